@@ -1,7 +1,11 @@
 //! Parses the task's name and hands over to its file; nothing else.
 
+mod build;
+mod cargo;
+mod lint;
 mod rust_src;
 mod setup;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -18,11 +22,20 @@ struct Arguments {
 enum Task {
     /// Install what building and the lab need (root); quick when all is there.
     Setup,
+    /// Compile mape-ctl, with the BPF programs inside, for release.
+    Build,
+    /// Check format, clippy (host and BPF) and licences.
+    Lint,
+    /// Set up, build, and run every test this machine can run (root).
+    Test,
 }
 
 fn main() -> Result<()> {
     mape_tests::process::watch_signals()?;
     match Arguments::parse().task {
         Task::Setup => setup::everything(),
+        Task::Build => build::build().map(drop),
+        Task::Lint => lint::lint(),
+        Task::Test => test::test(),
     }
 }

@@ -4,7 +4,12 @@ mod debian;
 mod linker;
 mod rust_source;
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use mape_tests::process::run;
@@ -35,6 +40,14 @@ pub(crate) fn check_for_building() -> Result<()> {
         bail!("bpf-linker {} is missing: run `cargo xtask setup`", linker::VERSION);
     }
     Ok(())
+}
+
+/// The folder of the bpf-linker that the build will find.
+pub(crate) fn linker_folder() -> Option<PathBuf> {
+    linker::installed()
+        .ok()
+        .flatten()
+        .and_then(|path| path.parent().map(Path::to_path_buf))
 }
 
 /// Says what a step found or did, or which one failed.

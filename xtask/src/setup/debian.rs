@@ -24,7 +24,7 @@ const PROGRAMS: [(&str, &str); 11] = [
 ];
 
 /// Fetching an index or a handful of packages over a slow line.
-const APT_LIMIT: Duration = Duration::from_secs(600);
+const APT_LIMIT: Duration = Duration::from_mins(10);
 
 /// Installs the packages of the programs that are missing.
 pub(super) fn packages() -> Result<String> {

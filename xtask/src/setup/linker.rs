@@ -10,7 +10,7 @@ use super::{debian::find, progress};
 /// The last line (0.10) that borrows the LLVM which rustc ships; later ones link a system LLVM that Debian 12 lacks.
 pub(super) const VERSION: &str = "0.10.3";
 /// Two cores need 100 s.
-const LIMIT: Duration = Duration::from_secs(1800);
+const LIMIT: Duration = Duration::from_mins(30);
 
 /// Installs bpf-linker unless the right version is there.
 pub(super) fn provide() -> Result<String> {

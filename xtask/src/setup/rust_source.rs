@@ -17,8 +17,8 @@ use crate::rust_src::{in_cache, rust_src, version};
 const SUITE: &str = "trixie-backports";
 /// Debian's own keys, as every Debian has them.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-const RUSTUP_LIMIT: Duration = Duration::from_secs(120);
-const APT_LIMIT: Duration = Duration::from_secs(600);
+const RUSTUP_LIMIT: Duration = Duration::from_mins(2);
+const APT_LIMIT: Duration = Duration::from_mins(10);
 
 /// Fetches the source unless it is there.
 pub(super) fn provide() -> Result<String> {
@@ -87,11 +87,9 @@ fn from_debian() -> Result<PathBuf> {
 
 fn fetch(version: &str, work: &Path) -> Result<PathBuf> {
     let list = work.join("sources.list");
-    let sources = mirrors()?
-        .iter()
-        .map(|uri| format!("deb [signed-by={KEYRING}] {uri} {SUITE} main\n"))
-        .collect::<String>();
-    fs::write(&list, sources).with_context(|| format!("cannot write {}", list.display()))?;
+    let line = |uri: String| format!("deb [signed-by={KEYRING}] {uri} {SUITE} main\n");
+    let sources: Vec<String> = mirrors()?.into_iter().map(line).collect();
+    fs::write(&list, sources.concat()).with_context(|| format!("cannot write {}", list.display()))?;
     let private = Private {
         list,
         lists: work.join("lists"),

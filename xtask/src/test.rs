@@ -1,0 +1,125 @@
+//! Owns `cargo xtask test`: everything that can be tested on this machine, and one line that sums it up.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use mape_tests::process::interrupted;
+
+use crate::{build::build, cargo::cargo, setup};
+
+/// What a test prints when this machine lacks something it needs; the reason follows.
+const SKIPPED: &str = "SKIPPED: ";
+
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+    skipped: Vec<String>,
+}
+
+/// Sets up, builds, runs all tests, and fails when one failed.
+pub(crate) fn test() -> Result<()> {
+    let begin = Instant::now();
+    setup::everything()?;
+    let program = build()?;
+    let mut count = Count::default();
+
+    let host = [
+        "test",
+        "--release",
+        "--no-fail-fast",
+        "-p",
+        "mape-common",
+        "-p",
+        "mape-ctl",
+        "-p",
+        "xtask",
+    ];
+    let mut command = cargo(&host);
+    command.args(["--features", "mape-common/host", "--", "--show-output"]);
+    run_tests(&mut command, &mut count)?;
+
+    // One lab at a time: two would share the processors and spoil each other's time limits.
+    let mut command = cargo(&["test", "--release", "--no-fail-fast", "-p", "mape-tests"]);
+    command
+        .args(["--", "--show-output", "--test-threads", "1"])
+        .env("MAPE_CTL", &program);
+    run_tests(&mut command, &mut count)?;
+
+    for reason in &count.skipped {
+        println!("skipped: {reason}");
+    }
+    println!("took {} s", begin.elapsed().as_secs());
+    println!(
+        "{} passed, {} failed, {} skipped",
+        count.passed,
+        count.failed,
+        count.skipped.len()
+    );
+    if count.failed > 0 {
+        bail!("{} tests failed; what they said stands above", count.failed);
+    }
+    Ok(())
+}
+
+/// Runs one `cargo test`, shows its output as it comes, and counts.
+fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo test")?;
+    let stdout = child.stdout.take().context("cargo test has no standard output")?;
+    let (mut results, failed_before) = (0, count.failed);
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("cannot read what cargo test says")?;
+        println!("{line}");
+        if let Some(result) = line.strip_prefix("test result: ") {
+            results += 1;
+            count.passed += number_before(result, "passed");
+            count.failed += number_before(result, "failed");
+            let ignored = number_before(result, "ignored");
+            count
+                .skipped
+                .extend((0..ignored).map(|_| "a test marked #[ignore]".to_owned()));
+        }
+        if let Some(reason) = line.strip_prefix(SKIPPED) {
+            count.passed = count.passed.saturating_sub(1);
+            count.skipped.push(reason.to_owned());
+        }
+    }
+    let status = child.wait().context("cannot read cargo test's exit status")?;
+    if interrupted() {
+        bail!("interrupted");
+    }
+    if !status.success() && count.failed == failed_before {
+        // It did not compile, or a test program died before its result line.
+        count.failed += 1;
+        println!("cargo test ended with {status} after {results} results");
+    }
+    Ok(())
+}
+
+/// The number in front of a word, as in `3 passed; 0 failed`.
+fn number_before(text: &str, word: &str) -> usize {
+    let parts = text.split([';', '.']).map(str::trim);
+    parts
+        .filter_map(|part| part.strip_suffix(word)?.trim().parse::<usize>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number_before;
+
+    #[test]
+    fn counts_are_read_from_a_result_line() {
+        let line = "ok. 12 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(number_before(line, "passed"), 12);
+        assert_eq!(number_before(line, "failed"), 1);
+        assert_eq!(number_before(line, "ignored"), 3);
+    }
+}
