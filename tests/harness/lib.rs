@@ -1,3 +1,10 @@
 //! What the integration tests and the project's tasks share: programs with time limits, network namespaces, the lab.
 
+pub mod capture;
+pub mod gateway;
+pub mod lab;
+pub mod netns;
+pub mod plan;
 pub mod process;
+pub mod servers;
+pub mod traffic;

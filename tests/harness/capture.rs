@@ -1,0 +1,267 @@
+//! Owns captures on the transit link: tcpdump writes them, tshark dissects them, and every frame is held to the rules.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    lab::Lab,
+    plan,
+    process::{Background, run, wait_for},
+};
+
+/// More frames than this are not written: dissecting takes about 20 µs for each.
+const MOST_FRAMES: &str = "200000";
+const DISSECT: Duration = Duration::from_mins(2);
+/// Only so many faults are described; the rest are counted.
+const DESCRIBED: usize = 10;
+
+/// What tshark is asked about each frame; a field that is there twice (outer, inner) gives two values.
+const FIELDS: [&str; 16] = [
+    "frame.number",
+    "_ws.col.Protocol",
+    "_ws.malformed",
+    "ipv6.src",
+    "ipv6.dst",
+    "ipv6.nxt",
+    "ip.src",
+    "ip.dst",
+    "ip.proto",
+    "tcp.srcport",
+    "tcp.dstport",
+    "udp.srcport",
+    "udp.dstport",
+    "icmp.ident",
+    "ipv6.opt.tel",
+    "ipv6.flow",
+];
+/// And about its checksums.
+const SUMS: [&str; 5] = [
+    "ip.checksum.status",
+    "tcp.checksum.status",
+    "udp.checksum.status",
+    "icmp.checksum.status",
+    "icmpv6.checksum.status",
+];
+/// tshark's words for a checksum: bad. (1 is good, 2 not verified, 3 not there.)
+const BAD: &str = "0";
+/// The IPv6 next header of IPv4.
+const IPV4_INSIDE: &str = "4";
+
+/// A capture that runs.
+#[derive(Debug)]
+pub struct Capture {
+    program: Background,
+    file: PathBuf,
+}
+
+/// What a capture showed.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Frames in it.
+    pub frames: usize,
+    /// Of these, IPv4 in IPv6 from the CE.
+    pub from_ce: usize,
+    /// Of these, IPv4 in IPv6 to the CE.
+    pub to_ce: usize,
+    /// Different flow labels among those from the CE.
+    pub flow_labels: usize,
+    /// What was wrong, with how many frames.
+    pub faults: BTreeMap<String, usize>,
+    /// The first of them, with their frame's number.
+    pub described: Vec<String>,
+}
+
+impl Report {
+    /// Whether every frame was as it must be.
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_empty()
+    }
+}
+
+impl Capture {
+    /// Starts to capture what passes a device of a node.
+    ///
+    /// # Errors
+    /// When tcpdump does not start.
+    pub fn start(lab: &Lab, node: &str, device: &str) -> Result<Self> {
+        let file = lab.folder().join(format!("{node}-{device}.pcap"));
+        let path = file.to_string_lossy().into_owned();
+        let words = [
+            "tcpdump",
+            "-i",
+            device,
+            "-n",
+            "-U",
+            "-s",
+            "0",
+            "-B",
+            "65536",
+            "-Z",
+            "root",
+            "-c",
+            MOST_FRAMES,
+            "-w",
+            &path,
+        ];
+        let program = lab.spawn(node, &words)?;
+        // The header is written once the socket is open; what is sent before that would be missed.
+        wait_for("tcpdump", Duration::from_secs(10), || {
+            Ok(file.metadata().is_ok_and(|data| data.len() > 0))
+        })?;
+        Ok(Self { program, file })
+    }
+
+    /// Ends the capture and judges every frame by the rules of RFC 7597 and this lab's plan.
+    ///
+    /// # Errors
+    /// When tshark fails.
+    pub fn judge(self) -> Result<Report> {
+        self.program.stop()?;
+        let mut tshark = Command::new("tshark");
+        // Checksums are not looked at unless asked for.
+        for protocol in ["ip", "tcp", "udp"] {
+            tshark.args(["-o", &format!("{protocol}.check_checksum:TRUE")]);
+        }
+        tshark
+            .arg("-n")
+            .arg("-r")
+            .arg(&self.file)
+            .args(["-T", "fields", "-E", "separator=;", "-E", "occurrence=a"]);
+        for field in fields() {
+            tshark.args(["-e", field]);
+        }
+        let finished = run(tshark.env("HOME", "/nonexistent"), DISSECT)?.success()?;
+        let mut report = Report::default();
+        let mut labels = std::collections::BTreeSet::new();
+        for line in finished.stdout.lines() {
+            let frame = Frame::parse(line).with_context(|| format!("tshark printed `{line}`"))?;
+            report.frames += 1;
+            match frame.way() {
+                Way::FromCe => {
+                    report.from_ce += 1;
+                    labels.insert(frame.first("ipv6.flow").to_owned());
+                }
+                Way::ToCe => report.to_ce += 1,
+                Way::Other => {}
+            }
+            for fault in frame.faults() {
+                if report.described.len() < DESCRIBED {
+                    report
+                        .described
+                        .push(format!("frame {}: {fault}", frame.first("frame.number")));
+                }
+                *report.faults.entry(fault).or_default() += 1;
+            }
+        }
+        report.flow_labels = labels.len();
+        Ok(report)
+    }
+}
+
+fn fields() -> impl Iterator<Item = &'static str> {
+    FIELDS.into_iter().chain(SUMS)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    FromCe,
+    ToCe,
+    Other,
+}
+
+/// One frame's fields, each with all its values, outermost first.
+struct Frame<'a> {
+    values: BTreeMap<&'static str, Vec<&'a str>>,
+}
+
+impl<'a> Frame<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let columns: Vec<&str> = line.split(';').collect();
+        if columns.len() != fields().count() {
+            return None;
+        }
+        let split = |column: &'a str| column.split(',').filter(|value| !value.is_empty()).collect();
+        Some(Self {
+            values: fields().zip(columns.into_iter().map(split)).collect(),
+        })
+    }
+
+    fn all(&self, field: &str) -> &[&'a str] {
+        self.values.get(field).map_or(&[], Vec::as_slice)
+    }
+
+    fn first(&self, field: &str) -> &'a str {
+        self.all(field).first().copied().unwrap_or_default()
+    }
+
+    fn way(&self) -> Way {
+        let ce = plan::CE_IPV6;
+        let is = |field| self.first(field).parse::<Ipv6Addr>() == Ok(ce);
+        match (
+            self.all("ipv6.nxt").contains(&IPV4_INSIDE),
+            is("ipv6.src"),
+            is("ipv6.dst"),
+        ) {
+            (true, true, _) => Way::FromCe,
+            (true, _, true) => Way::ToCe,
+            _ => Way::Other,
+        }
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !self.all("_ws.malformed").is_empty() {
+            faults.push(format!("malformed ({})", self.first("_ws.col.Protocol")));
+        }
+        for field in SUMS {
+            // An ICMP error carries the beginning of a packet, whose own sums cannot be checked.
+            if self.first(field) == BAD {
+                faults.push(format!(
+                    "{} is bad",
+                    field.trim_end_matches(".status").replace('.', " ")
+                ));
+            }
+        }
+        if !self.all("ipv6.opt.tel").is_empty() {
+            faults.push("carries an encapsulation limit option".to_owned());
+        }
+        match self.way() {
+            Way::FromCe => self.check_tunnel("ipv6.dst", "ip.src", ["tcp.srcport", "udp.srcport"], &mut faults),
+            Way::ToCe => self.check_tunnel("ipv6.src", "ip.dst", ["tcp.dstport", "udp.dstport"], &mut faults),
+            Way::Other if !self.all("ip.src").is_empty() => faults.push("IPv4 outside the CE's tunnel".to_owned()),
+            Way::Other => {}
+        }
+        faults
+    }
+
+    /// The other tunnel end must be the border relay, and the CE's own end inside must be in its port set.
+    fn check_tunnel(&self, far: &str, own: &str, ports: [&'static str; 2], faults: &mut Vec<String>) {
+        if self.first(far).parse() != Ok(plan::BR_IPV6) {
+            faults.push(format!("{far} is {}, not the border relay", self.first(far)));
+        }
+        if self.first(own).parse::<Ipv4Addr>() != Ok(plan::CE_IPV4) {
+            faults.push(format!("{own} is {}, not the CE's shared address", self.first(own)));
+        }
+        for field in ports.into_iter().chain(["icmp.ident"]) {
+            // icmp.ident stands there in both byte orders; the first is the wire's.
+            let value = self.first(field);
+            if !value.is_empty() && !number(value).is_some_and(plan::is_own_port) {
+                faults.push(format!("{field} is {value}, outside the port set"));
+            }
+        }
+    }
+}
+
+fn number(text: &str) -> Option<u16> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u16::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}

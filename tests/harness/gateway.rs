@@ -1,0 +1,182 @@
+//! Owns how the lab drives mape-ctl: the configuration files of the two gateways, load, unload and statistics.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{
+    netns::Netns,
+    plan,
+    process::{self, Finished},
+};
+
+const LIMIT: Duration = Duration::from_mins(1);
+/// Where mape-ctl keeps the pins of its instances.
+const PINS: &str = "/sys/fs/bpf/mape/v1";
+
+/// Which end of the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The customer edge.
+    Ce,
+    /// The border relay.
+    Br,
+}
+
+impl Role {
+    /// The node it runs in.
+    pub fn node(self) -> &'static str {
+        match self {
+            Self::Ce => "ce",
+            Self::Br => "br",
+        }
+    }
+}
+
+/// One mape-ctl instance in the lab.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    role: Role,
+    instance: String,
+    program: PathBuf,
+    config: PathBuf,
+}
+
+impl Gateway {
+    /// Writes the configuration file; nothing is loaded yet.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn new(role: Role, lab: &str, program: &Path, folder: &Path) -> Result<Self> {
+        let config = folder.join(format!("{}.toml", role.node()));
+        fs::write(&config, config_text(role)).with_context(|| format!("cannot write {}", config.display()))?;
+        // `lab down` is another process: it finds the program and the instance by these.
+        fs::write(folder.join("mape-ctl.path"), program.as_os_str().as_encoded_bytes())?;
+        Ok(Self {
+            role,
+            instance: instance(role, lab),
+            program: program.to_path_buf(),
+            config,
+        })
+    }
+
+    /// The gateways that an earlier process loaded into a lab.
+    pub fn left_by(folder: &Path) -> Vec<Self> {
+        let Ok(program) = fs::read_to_string(folder.join("mape-ctl.path")) else {
+            return Vec::new();
+        };
+        let id = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let id = id.strip_prefix("mape-").unwrap_or(id);
+        let gateway = |role: Role| Self {
+            role,
+            instance: instance(role, id),
+            program: PathBuf::from(&program),
+            config: folder.join(format!("{}.toml", role.node())),
+        };
+        [Role::Ce, Role::Br]
+            .map(gateway)
+            .into_iter()
+            .filter(|gateway| gateway.config.exists())
+            .collect()
+    }
+
+    /// Which end it is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The name mape-ctl knows it by.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The configuration file, for tests that change it.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Runs a mape-ctl command for this instance inside its node.
+    ///
+    /// # Errors
+    /// As [`process::run`].
+    pub fn ctl(&self, node: &Netns, words: &[&str]) -> Result<Finished> {
+        node.enter(|| {
+            process::run(
+                Command::new(&self.program)
+                    .args(["--instance", &self.instance])
+                    .args(words),
+                LIMIT,
+            )
+        })
+    }
+
+    /// `mape-ctl load`, and the default route that the box's administrator would have made.
+    ///
+    /// # Errors
+    /// When mape-ctl refuses.
+    pub fn load(&self, node: &Netns) -> Result<()> {
+        let config = self.config.to_string_lossy();
+        self.ctl(node, &["load", "--config", &config])?.success()?;
+        if self.role == Role::Ce && !node.tool("ip -4 route show default")?.contains("mape0") {
+            node.tool("ip -4 route add default dev mape0")?;
+        }
+        Ok(())
+    }
+
+    /// `mape-ctl stat --json`.
+    ///
+    /// # Errors
+    /// When mape-ctl refuses or prints something else.
+    pub fn stat(&self, node: &Netns) -> Result<Value> {
+        let finished = self.ctl(node, &["stat", "--json"])?.success()?;
+        serde_json::from_str(&finished.stdout).context("`mape-ctl stat --json` printed no JSON")
+    }
+
+    /// Unloads, and removes the pins even when mape-ctl cannot: they outlive the namespace.
+    pub fn unload(&self, node: &Netns) {
+        let _ = self.ctl(node, &["unload"]);
+        let _ = fs::remove_dir_all(Path::new(PINS).join(&self.instance));
+    }
+}
+
+fn instance(role: Role, lab: &str) -> String {
+    format!("{}-{}", lab, role.node())
+}
+
+fn config_text(role: Role) -> String {
+    let (lan, more) = match role {
+        Role::Ce => (r#"["lan0", "lan1"]"#, format!("prefix = \"{}\"\n", plan::CE_PREFIX)),
+        Role::Br => (r#"["inet0"]"#, String::new()),
+    };
+    let (name, br, offset) = (role.node(), plan::BR_IPV6, plan::PSID_OFFSET);
+    format!(
+        r#"role = "{name}"
+lan = {lan}
+wan = "wan0"
+
+[map]
+{more}br = "{br}"
+format = "rfc7597"
+
+[[map.rule]]
+ipv6 = "2001:db8::/40"
+ipv4 = "192.0.2.0/24"
+ea-len = 16
+psid-offset = {offset}
+fmr = false
+
+[tunnel]
+device = "mape0"
+mtu = 1460
+
+[nat]
+sessions = 65536
+"#
+    )
+}

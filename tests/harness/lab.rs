@@ -1,0 +1,322 @@
+//! Owns the lab: brings the namespaces of `plan` up, runs programs in them, and takes everything down again.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use crate::{
+    gateway::{self, Gateway},
+    netns::Netns,
+    plan,
+    process::{self, Background, Finished, interrupted, wait_for},
+};
+
+/// Begins the name of every namespace of every lab.
+const PREFIX: &str = "mape-";
+/// The id of the lab that stays open between commands.
+pub const OPEN_LAB: &str = "lab";
+
+/// What kind of lab to make.
+#[derive(Debug, Clone, Default)]
+pub struct LabOptions {
+    /// Tells this lab's namespaces from another's; a number of its own when empty.
+    pub id: String,
+    /// With a switch, a router and a network behind it on the second LAN interface.
+    pub lan_router: bool,
+}
+
+/// A running lab; dropped, it takes down all it made.
+#[derive(Debug)]
+pub struct Lab {
+    id: String,
+    folder: PathBuf,
+    nodes: BTreeMap<&'static str, Netns>,
+    gateways: Vec<Gateway>,
+    keep: bool,
+}
+
+impl Lab {
+    /// Makes the namespaces, links, addresses and routes; no gateway is loaded yet.
+    ///
+    /// # Errors
+    /// When a step fails; what was made until then is taken down.
+    pub fn up(options: &LabOptions) -> Result<Self> {
+        sweep();
+        let id = if options.id.is_empty() {
+            unique_id()
+        } else {
+            options.id.clone()
+        };
+        if !Netns::names(&format!("{PREFIX}{id}-")).is_empty() {
+            bail!("a lab \"{id}\" is open already: `cargo xtask lab down` closes it");
+        }
+        let folder = env::temp_dir().join(format!("{PREFIX}{id}"));
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let mut lab = Self {
+            id,
+            folder,
+            nodes: BTreeMap::new(),
+            gateways: Vec::new(),
+            keep: false,
+        };
+        lab.make_nodes(options)?;
+        lab.make_links(options)?;
+        lab.configure(&plan::ADDRESSES)?;
+        if options.lan_router {
+            lab.configure(&plan::ROUTER_ADDRESSES)?;
+            lab.node("lanrouter")?.sysctl("ipv4/conf/all/forwarding", "1")?;
+        }
+        for (node, setting) in plan::FORWARDING {
+            lab.node(node)?.sysctl(setting, "1")?;
+        }
+        Ok(lab)
+    }
+
+    /// Finds a lab that an earlier command left open.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(id: &str) -> Result<Self> {
+        let mut nodes = BTreeMap::new();
+        for node in plan::NODES.into_iter().chain(plan::ROUTER_NODES) {
+            if let Ok(netns) = Netns::open(&format!("{PREFIX}{id}-{node}")) {
+                nodes.insert(node, netns);
+            }
+        }
+        if nodes.is_empty() {
+            bail!("no lab is open: `cargo xtask lab up` makes one");
+        }
+        let folder = env::temp_dir().join(format!("{PREFIX}{id}"));
+        let gateways = Gateway::left_by(&folder);
+        Ok(Self {
+            id: id.to_owned(),
+            folder,
+            nodes,
+            gateways,
+            keep: true,
+        })
+    }
+
+    /// Leaves the lab running when this value goes.
+    pub fn keep(mut self) {
+        self.keep = true;
+    }
+
+    /// Takes the lab down when this value goes, also one that was found open.
+    pub fn down(mut self) {
+        self.keep = false;
+    }
+
+    /// What tells this lab from others.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A folder for captures and downloads; it goes with the lab.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The names of the nodes this lab has.
+    pub fn nodes(&self) -> impl Iterator<Item = &'static str> {
+        self.nodes.keys().copied()
+    }
+
+    /// A node's namespace.
+    ///
+    /// # Errors
+    /// When the lab has no such node.
+    pub fn node(&self, node: &str) -> Result<&Netns> {
+        let known = || self.nodes.keys().copied().collect::<Vec<_>>().join(", ");
+        self.nodes
+            .get(node)
+            .with_context(|| format!("the lab has no node {node}; it has {}", known()))
+    }
+
+    /// Runs a program in a node to its end.
+    ///
+    /// # Errors
+    /// As [`process::run`].
+    pub fn exec(&self, node: &str, words: &[&str], limit: Duration) -> Result<Finished> {
+        self.node(node)?.run(words, limit)
+    }
+
+    /// Starts a program in a node that runs until it is stopped.
+    ///
+    /// # Errors
+    /// As [`Background::start`].
+    pub fn spawn(&self, node: &str, words: &[&str]) -> Result<Background> {
+        self.node(node)?.start(words)
+    }
+
+    /// Makes IPv4 go through plain routes, without any gateway: to try the lab and its tools themselves.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn route_plainly(&self) -> Result<()> {
+        self.configure(&plan::PLAIN)
+    }
+
+    /// Loads the CE and the BR with this program; the lab unloads them at its end.
+    ///
+    /// # Errors
+    /// What `mape-ctl load` says.
+    pub fn load(&mut self, mape_ctl: &Path) -> Result<()> {
+        for role in [gateway::Role::Br, gateway::Role::Ce] {
+            let gateway = Gateway::new(role, &self.id, mape_ctl, &self.folder)?;
+            let node = self.node(role.node())?.clone();
+            // Kept before loading: what a failing load leaves must go too.
+            self.gateways.push(gateway);
+            if let Some(gateway) = self.gateways.last() {
+                gateway.load(&node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A loaded gateway.
+    ///
+    /// # Errors
+    /// When it is not loaded.
+    pub fn gateway(&self, role: gateway::Role) -> Result<&Gateway> {
+        let found = self.gateways.iter().find(|gateway| gateway.role() == role);
+        found.with_context(|| format!("the {} is not loaded", role.node()))
+    }
+
+    /// Waits until a host reaches the server: the first packets to an unresolved neighbour may be lost.
+    ///
+    /// # Errors
+    /// When it does not within ten seconds.
+    pub fn wait_until_reachable(&self, host: &str) -> Result<()> {
+        let server = plan::SERVER.to_string();
+        wait_for(
+            &format!("an answer from {server} to {host}"),
+            Duration::from_secs(10),
+            || {
+                let ping = self.exec(
+                    host,
+                    &["ping", "-n", "-c", "1", "-W", "1", &server],
+                    Duration::from_secs(5),
+                )?;
+                Ok(ping.status.success())
+            },
+        )
+    }
+
+    fn make_nodes(&mut self, options: &LabOptions) -> Result<()> {
+        let more: &[&'static str] = if options.lan_router { &plan::ROUTER_NODES } else { &[] };
+        for node in plan::NODES.iter().chain(more) {
+            let netns = Netns::create(&format!("{PREFIX}{}-{node}", self.id))?;
+            self.nodes.insert(node, netns);
+        }
+        Ok(())
+    }
+
+    fn make_links(&self, options: &LabOptions) -> Result<()> {
+        let links: &[[&str; 4]] = if options.lan_router {
+            &plan::ROUTER_LINKS
+        } else {
+            &plan::LINKS
+        };
+        for [near, near_device, far, far_device] in links {
+            let (near_name, far_name) = (self.node(near)?.name(), self.node(far)?.name());
+            let mut ip = Command::new("ip");
+            ip.args(["link", "add", near_device, "netns", near_name, "type", "veth"]);
+            ip.args(["peer", "name", far_device, "netns", far_name]);
+            process::run(&mut ip, Duration::from_secs(10))?.success()?;
+            for (node, device) in [(near, near_device), (far, far_device)] {
+                self.prepare_device(node, device)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a veth behave as a wire between two machines.
+    ///
+    /// * Sending offloads off: with them a frame has no checksum yet, or is 64 kB long, when XDP on the other end sees it.
+    /// * GRO on: a redirect puts the frame into the far end's NAPI queue, which only exists with XDP or GRO there;
+    ///   without it every redirected frame is lost silently.
+    /// * But nothing merged between the gateways, so that a capture shows what was on the wire.
+    fn prepare_device(&self, node: &str, device: &str) -> Result<()> {
+        let netns = self.node(node)?;
+        netns.tool(&format!("ethtool -K {device} tx off sg off tso off gso off gro on"))?;
+        if node == "transit" {
+            netns.tool(&format!("ip link set {device} gro_max_size 1"))?;
+        }
+        netns.tool(&format!("ip link set {device} up"))?;
+        Ok(())
+    }
+
+    fn configure(&self, lists: &[(&str, &[&str])]) -> Result<()> {
+        for (node, lines) in lists {
+            let netns = self.node(node)?;
+            for line in *lines {
+                let family = if line.contains("::") { "-6" } else { "-4" };
+                netns.tool(&format!("ip {family} {line}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.keep && !interrupted() {
+            return;
+        }
+        for gateway in &self.gateways {
+            if let Ok(node) = self.node(gateway.role().node()) {
+                gateway.unload(node);
+            }
+        }
+        self.nodes.values().for_each(end);
+        // What a full disk or another's mount keeps us from removing is only files.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Ends what still runs inside and deletes the namespace.
+fn end(netns: &Netns) {
+    for pid in netns.pids().unwrap_or_default() {
+        // Threads of this very process may still be on their way out of the namespace.
+        let own = i32::try_from(std::process::id()) == Ok(pid);
+        if let (false, Some(pid)) = (own, Pid::from_raw(pid)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    netns.delete();
+}
+
+/// The process id, so that a later run can tell whether the lab's owner is still there.
+fn unique_id() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Takes down the labs of processes that were killed before they could do so.
+fn sweep() {
+    for name in Netns::names(PREFIX) {
+        let mut parts = name[PREFIX.len()..].splitn(3, '-');
+        let owner = parts
+            .next()
+            .and_then(|owner| owner.parse().ok())
+            .and_then(Pid::from_raw);
+        let (Some(owner), Some(number)) = (owner, parts.next()) else {
+            continue;
+        };
+        if test_kill_process(owner).is_err() {
+            let id = format!("{}-{number}", owner.as_raw_nonzero());
+            if let Ok(lab) = Lab::open(&id) {
+                lab.down();
+            }
+        }
+    }
+}

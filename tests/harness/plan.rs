@@ -1,0 +1,199 @@
+//! Owns the lab's addresses and links: the one place that says who is connected to whom and what it is called.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Every node of the lab, in the order packets pass from the LAN to the Internet.
+pub const NODES: [&str; 6] = ["host1", "host2", "ce", "transit", "br", "internet"];
+/// The nodes that only the variant with a router on the LAN has.
+pub const ROUTER_NODES: [&str; 3] = ["switch", "lanrouter", "host3"];
+
+/// The links between nodes: node, device, node, device.
+pub const LINKS: [[&str; 4]; 5] = [
+    ["host1", "eth0", "ce", "lan0"],
+    ["host2", "eth0", "ce", "lan1"],
+    ["ce", "wan0", "transit", "ce0"],
+    ["transit", "br0", "br", "wan0"],
+    ["br", "inet0", "internet", "eth0"],
+];
+/// The same with a switch on the second LAN, and a router there with one more network behind it.
+pub const ROUTER_LINKS: [[&str; 4]; 8] = [
+    ["host1", "eth0", "ce", "lan0"],
+    ["switch", "port0", "ce", "lan1"],
+    ["host2", "eth0", "switch", "port1"],
+    ["lanrouter", "up0", "switch", "port2"],
+    ["host3", "eth0", "lanrouter", "down0"],
+    ["ce", "wan0", "transit", "ce0"],
+    ["transit", "br0", "br", "wan0"],
+    ["br", "inet0", "internet", "eth0"],
+];
+
+/// Each host's address.
+pub const HOST1: Ipv4Addr = Ipv4Addr::new(192, 168, 10, 2);
+/// The host on the second LAN interface.
+pub const HOST2: Ipv4Addr = Ipv4Addr::new(192, 168, 20, 2);
+/// The host behind the router on the second LAN.
+pub const HOST3: Ipv4Addr = Ipv4Addr::new(192, 168, 30, 2);
+
+/// The server most checks talk to; all of 198.51.100.0/24 answers.
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The name server.
+pub const DNS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
+/// A name that it knows, and its address.
+pub const NAME: (&str, Ipv4Addr) = ("www.lab.example", Ipv4Addr::new(198, 51, 100, 80));
+
+/// The CE's End-user IPv6 prefix: EA bits 0x1234, that is 192.0.2.18 and PSID 0x34.
+pub const CE_PREFIX: &str = "2001:db8:12:3400::/56";
+/// The CE's IPv4 address, shared with 255 others.
+pub const CE_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 18);
+/// The CE's MAP address: its interface identifier holds the IPv4 address and the PSID.
+pub const CE_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x12, 0x3400, 0, 0xc000, 0x0212, 0x0034);
+/// The CE's PSID.
+pub const PSID: u16 = 0x34;
+/// PSID offset 4 and 8 bits of PSID: 15 blocks of 16 ports, 240 in all, as on v6plus.
+pub const PSID_OFFSET: u32 = 4;
+/// Bits of the PSID.
+pub const PSID_LEN: u32 = 8;
+/// How many ports the CE has.
+pub const PORTS: usize = 240;
+/// The border relay's address.
+pub const BR_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
+
+/// Whether a port belongs to the CE.
+pub fn is_own_port(port: u16) -> bool {
+    let block = port >> (16 - PSID_OFFSET);
+    let psid = (port >> (16 - PSID_OFFSET - PSID_LEN)) & ((1 << PSID_LEN) - 1);
+    block > 0 && psid == PSID
+}
+
+/// What `ip` is told inside each node once the links are there, without the leading `ip`.
+pub const ADDRESSES: [(&str, &[&str]); 6] = [
+    (
+        "host1",
+        &[
+            "address add 192.168.10.2/24 dev eth0",
+            "route add default via 192.168.10.1",
+        ],
+    ),
+    (
+        "host2",
+        &[
+            "address add 192.168.20.2/24 dev eth0",
+            "route add default via 192.168.20.1",
+        ],
+    ),
+    (
+        "ce",
+        &[
+            "address add 192.168.10.1/24 dev lan0",
+            "address add 192.168.20.1/24 dev lan1",
+            "address add 2001:db8:12:3400::2/64 dev wan0 nodad",
+            // On the WAN link's own prefix, as an ISP delivers it: the router asks for this address by neighbour discovery.
+            "address add 2001:db8:12:3400:0:c000:212:34/128 dev wan0 nodad",
+            "route add default via 2001:db8:12:3400::1",
+        ],
+    ),
+    (
+        "transit",
+        &[
+            "address add 2001:db8:12:3400::1/64 dev ce0 nodad",
+            "address add 2001:db8:ffff::fffe/64 dev br0 nodad",
+        ],
+    ),
+    (
+        "br",
+        &[
+            "address add 2001:db8:ffff::1/64 dev wan0 nodad",
+            "route add default via 2001:db8:ffff::fffe",
+            "address add 203.0.113.1/24 dev inet0",
+            "route add default via 203.0.113.2",
+        ],
+    ),
+    (
+        "internet",
+        &[
+            "address add 203.0.113.2/24 dev eth0",
+            "route add local 198.51.100.0/24 dev lo",
+            // Programs choose one of these as their own; a local route alone would not let them be listened on by name.
+            "address add 198.51.100.1/32 dev lo",
+            "address add 198.51.100.53/32 dev lo",
+            "address add 198.51.100.80/32 dev lo",
+            "route add 192.0.2.0/24 via 203.0.113.1",
+        ],
+    ),
+];
+
+/// What the variant with a router on the LAN adds.
+pub const ROUTER_ADDRESSES: [(&str, &[&str]); 4] = [
+    (
+        "switch",
+        &[
+            "link add lan type bridge forward_delay 0",
+            "link set port0 master lan",
+            "link set port1 master lan",
+            "link set port2 master lan",
+            "link set lan up",
+        ],
+    ),
+    (
+        "lanrouter",
+        &[
+            "address add 192.168.20.254/24 dev up0",
+            "address add 192.168.30.1/24 dev down0",
+            "route add default via 192.168.20.1",
+        ],
+    ),
+    (
+        "host3",
+        &[
+            "address add 192.168.30.2/24 dev eth0",
+            "route add default via 192.168.30.1",
+        ],
+    ),
+    ("ce", &["route add 192.168.30.0/24 via 192.168.20.254"]),
+];
+
+/// What makes the lab an ordinary routed IPv4 network without any MAP-E: the lab's and its tools' own proof.
+pub const PLAIN: [(&str, &[&str]); 4] = [
+    (
+        "ce",
+        &["address add 10.0.0.1/30 dev wan0", "route add default via 10.0.0.2"],
+    ),
+    (
+        "transit",
+        &[
+            "address add 10.0.0.2/30 dev ce0",
+            "address add 10.0.1.1/30 dev br0",
+            "route add 192.168.0.0/16 via 10.0.0.1",
+            "route add default via 10.0.1.2",
+        ],
+    ),
+    (
+        "br",
+        &[
+            "address add 10.0.1.2/30 dev wan0",
+            "route add 192.168.0.0/16 via 10.0.1.1",
+        ],
+    ),
+    ("internet", &["route add 192.168.0.0/16 via 203.0.113.1"]),
+];
+
+/// Which nodes forward: node, setting below /proc/sys/net.
+pub const FORWARDING: [(&str, &str); 4] = [
+    ("ce", "ipv4/conf/all/forwarding"),
+    ("transit", "ipv4/conf/all/forwarding"),
+    ("transit", "ipv6/conf/all/forwarding"),
+    ("br", "ipv4/conf/all/forwarding"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_set_has_as_many_ports_as_it_says() {
+        let ports: Vec<u16> = (0..=u16::MAX).filter(|port| is_own_port(*port)).collect();
+        assert_eq!(ports.len(), PORTS);
+        assert_eq!(ports.first(), Some(&0x1340));
+        assert_eq!(ports.last(), Some(&0xf34f));
+    }
+}

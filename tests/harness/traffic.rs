@@ -1,0 +1,8 @@
+//! Owns the traffic checks: each sends something real through the lab and returns figures, judging nothing.
+
+pub mod iperf;
+pub mod names;
+pub mod numbered;
+pub mod ping;
+pub mod ports;
+pub mod web;

@@ -1,0 +1,199 @@
+//! Owns numbered UDP datagrams: counts exactly what was lost, doubled, out of order or changed on the way.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::iperf::Direction;
+use crate::{lab::Lab, plan, process::interrupted};
+
+/// Where the far side listens.
+const PORT: u16 = 7001;
+/// The number, and its complement at the end.
+const SMALLEST: usize = 16;
+/// How long the receiver waits after the last datagram was sent.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// How many of what size, and how fast.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Datagrams to send.
+    pub count: usize,
+    /// Payload of each, in bytes.
+    pub size: usize,
+    /// Datagrams per second.
+    pub rate: u32,
+}
+
+/// What arrived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Numbered {
+    /// Datagrams sent.
+    pub sent: usize,
+    /// Numbers that arrived at least once.
+    pub arrived: usize,
+    /// Numbers that never arrived.
+    pub lost: usize,
+    /// Arrivals of a number that had arrived before.
+    pub duplicates: usize,
+    /// Arrivals after a higher number.
+    pub reordered: usize,
+    /// Arrivals whose content is not what was sent.
+    pub damaged: usize,
+    /// The LAN host's address as the far side sees it.
+    pub seen_from: Option<SocketAddr>,
+}
+
+/// Sends a load one way. The host always speaks first, so that a NAT on the path knows the flow.
+///
+/// # Errors
+/// When a socket fails, or the far side never hears the host.
+pub fn send(lab: &Lab, host: &str, direction: Direction, load: Load) -> Result<Numbered> {
+    let far = lab.node("internet")?.enter(|| socket((plan::SERVER, PORT)))?;
+    let near = lab.node(host)?.enter(|| {
+        let socket = socket((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket
+            .connect((plan::SERVER, PORT))
+            .context("cannot reach the server's address")?;
+        Ok(socket)
+    })?;
+    let seen_from = greet(&near, &far)?;
+    far.connect(seen_from)?;
+    let (sender, receiver) = match direction {
+        Direction::Up => (&near, &far),
+        Direction::Down => (&far, &near),
+    };
+    let done = AtomicBool::new(false);
+    let mut result = thread::scope(|scope| {
+        let counter = scope.spawn(|| receive(receiver, load, &done));
+        let sent = transmit(sender, load);
+        done.store(true, Ordering::Relaxed);
+        let mut result = counter.join().map_err(|_| anyhow!("the receiving thread panicked"))??;
+        result.sent = sent?;
+        Ok::<_, anyhow::Error>(result)
+    })?;
+    result.lost = result.sent.saturating_sub(result.arrived);
+    result.seen_from = Some(seen_from);
+    Ok(result)
+}
+
+fn socket(address: (Ipv4Addr, u16)) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(address).with_context(|| format!("cannot bind {}:{}", address.0, address.1))?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    Ok(socket)
+}
+
+/// Speaks until it is heard, and lets the answer settle; the greeting is too short to count.
+fn greet(near: &UdpSocket, far: &UdpSocket) -> Result<SocketAddr> {
+    let mut buffer = [0; 64];
+    for _ in 0..50 {
+        near.send(b"hello")?;
+        if let Ok((_, seen_from)) = far.recv_from(&mut buffer) {
+            return Ok(seen_from);
+        }
+    }
+    bail!("the server heard no UDP from {:?}", near.local_addr())
+}
+
+/// Sends in bursts of a millisecond's worth, so that no timer finer than that is needed.
+fn transmit(socket: &UdpSocket, load: Load) -> Result<usize> {
+    let begin = Instant::now();
+    let mut sent = 0;
+    while sent < load.count && !interrupted() {
+        let due = begin.elapsed().as_secs_f64() * f64::from(load.rate);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a positive count far below 2^52"
+        )]
+        let due = (due as usize).min(load.count);
+        while sent < due {
+            match socket.send(&datagram(sent, load.size)) {
+                Ok(_) => sent += 1,
+                // An ICMP error about an earlier datagram, or a full queue: this one was not sent.
+                Err(error) if is_passing(&error) => break,
+                Err(error) => return Err(error).context("cannot send"),
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(sent)
+}
+
+fn receive(socket: &UdpSocket, load: Load, done: &AtomicBool) -> Result<Numbered> {
+    let mut result = Numbered::default();
+    let mut seen = vec![false; load.count];
+    let (mut highest, mut last) = (0, Instant::now());
+    let mut buffer = vec![0; 65_536];
+    while result.arrived < load.count && !interrupted() {
+        let length = match socket.recv(&mut buffer) {
+            Ok(length) => length,
+            Err(error) if is_passing(&error) => {
+                if done.load(Ordering::Relaxed) && last.elapsed() > QUIET {
+                    break;
+                }
+                continue;
+            }
+            Err(error) => return Err(error).context("cannot receive"),
+        };
+        last = Instant::now();
+        let Some(number) = number_of(&buffer[..length]) else {
+            continue;
+        };
+        if number >= load.count || buffer[..length] != datagram(number, load.size) {
+            result.damaged += 1;
+            continue;
+        }
+        if std::mem::replace(&mut seen[number], true) {
+            result.duplicates += 1;
+            continue;
+        }
+        result.arrived += 1;
+        if number < highest {
+            result.reordered += 1;
+        }
+        highest = highest.max(number);
+    }
+    Ok(result)
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut, WouldBlock};
+    let passing = [
+        WouldBlock,
+        TimedOut,
+        Interrupted,
+        ConnectionRefused,
+        HostUnreachable,
+        NetworkUnreachable,
+    ]
+    .contains(&error.kind());
+    // No room in the device's queue.
+    passing || error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
+}
+
+/// The number, then bytes that depend on it.
+fn datagram(number: usize, size: usize) -> Vec<u8> {
+    let bytes = (number as u64).to_be_bytes();
+    let size = size.max(SMALLEST);
+    bytes
+        .iter()
+        .copied()
+        .chain(bytes.iter().map(|byte| !byte).cycle())
+        .take(size)
+        .collect()
+}
+
+/// None for a greeting.
+fn number_of(payload: &[u8]) -> Option<usize> {
+    if payload.len() < SMALLEST {
+        return None;
+    }
+    usize::try_from(u64::from_be_bytes(*payload.first_chunk()?)).ok()
+}

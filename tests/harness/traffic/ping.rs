@@ -1,0 +1,85 @@
+//! Owns echo requests.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::lab::Lab;
+
+/// What one run of ping showed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ping {
+    /// Requests sent.
+    pub sent: u32,
+    /// Answers received.
+    pub received: u32,
+    /// Answers received twice.
+    pub duplicates: u32,
+    /// Mean round trip in milliseconds; none when nothing came back.
+    pub mean_ms: Option<f64>,
+}
+
+/// Sends `count` requests with `size` bytes of payload, a hundred each second.
+///
+/// # Errors
+/// When ping cannot run.
+pub fn ping(lab: &Lab, host: &str, target: &str, count: u32, size: u32) -> Result<Ping> {
+    let (count, size) = (count.to_string(), size.to_string());
+    let words = [
+        "ping", "-n", "-q", "-i", "0.01", "-W", "2", "-c", &count, "-s", &size, target,
+    ];
+    let finished = lab.exec(host, &words, Duration::from_mins(1))?;
+    parse(&finished.stdout).with_context(|| format!("ping said: {}{}", finished.stdout, finished.stderr))
+}
+
+fn parse(text: &str) -> Option<Ping> {
+    let line = text.lines().find(|line| line.contains("packets transmitted"))?;
+    let number = |what: &str| {
+        line.split(", ")
+            .find_map(|part| part.strip_suffix(what)?.trim_start_matches('+').parse().ok())
+    };
+    let mean_ms = text
+        .lines()
+        .find_map(|line| line.strip_prefix("rtt ")?.split('/').nth(4)?.parse().ok());
+    Some(Ping {
+        sent: number(" packets transmitted")?,
+        received: number(" received")?,
+        duplicates: number(" duplicates").unwrap_or(0),
+        mean_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ping, parse};
+
+    #[test]
+    fn loss_duplicates_and_the_mean_are_read() {
+        let text = "--- 198.51.100.1 ping statistics ---\n\
+                    5 packets transmitted, 4 received, +2 duplicates, 20% packet loss, time 40ms\n\
+                    rtt min/avg/max/mdev = 0.029/0.034/0.040/0.004 ms\n";
+        assert_eq!(
+            parse(text),
+            Some(Ping {
+                sent: 5,
+                received: 4,
+                duplicates: 2,
+                mean_ms: Some(0.034)
+            })
+        );
+    }
+
+    #[test]
+    fn a_run_without_any_answer_has_no_mean() {
+        let text = "3 packets transmitted, 0 received, 100% packet loss, time 2ms\n";
+        assert_eq!(
+            parse(text),
+            Some(Ping {
+                sent: 3,
+                received: 0,
+                duplicates: 0,
+                mean_ms: None
+            })
+        );
+    }
+}
