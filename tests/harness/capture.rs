@@ -1,7 +1,7 @@
 //! Owns captures on the transit link: tcpdump writes them, tshark dissects them, and every frame is held to the rules.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     process::Command,
@@ -139,7 +139,7 @@ impl Capture {
         }
         let finished = run(tshark.env("HOME", "/nonexistent"), DISSECT)?.success()?;
         let mut report = Report::default();
-        let mut labels = std::collections::BTreeSet::new();
+        let mut labels = BTreeSet::new();
         for line in finished.stdout.lines() {
             let frame = Frame::parse(line).with_context(|| format!("tshark printed `{line}`"))?;
             report.frames += 1;
@@ -263,5 +263,80 @@ fn number(text: &str) -> Option<u16> {
     match text.strip_prefix("0x") {
         Some(digits) => u16::from_str_radix(digits, 16).ok(),
         None => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Frame, Way};
+
+    /// A UDP datagram from the CE, as tshark prints its fields, with one of them replaced.
+    fn from_ce(field: &str, value: &str) -> String {
+        let good = [
+            ("frame.number", "1"),
+            ("_ws.col.Protocol", "UDP"),
+            ("ipv6.src", "2001:db8:12:3400:0:c000:212:34"),
+            ("ipv6.dst", "2001:db8:ffff::1"),
+            ("ipv6.nxt", "4"),
+            ("ip.src", "192.0.2.18"),
+            ("ip.dst", "198.51.100.1"),
+            ("ip.proto", "17"),
+            ("udp.srcport", "4928"),
+            ("udp.dstport", "7001"),
+            ("ip.checksum.status", "1"),
+            ("udp.checksum.status", "1"),
+        ];
+        let value_of = |name: &str| {
+            let usual = good
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map_or("", |(_, usual)| *usual);
+            if name == field { value } else { usual }.to_owned()
+        };
+        super::fields().map(value_of).collect::<Vec<_>>().join(";")
+    }
+
+    fn faults(line: &str) -> Vec<String> {
+        Frame::parse(line).expect("as many columns as fields").faults()
+    }
+
+    #[test]
+    fn a_right_frame_has_no_fault_and_a_way() {
+        let line = from_ce("", "");
+        assert_eq!(
+            Frame::parse(&line).expect("as many columns as fields").way(),
+            Way::FromCe
+        );
+        assert_eq!(faults(&line), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_thing_that_can_be_wrong_is_found() {
+        for (field, value, fault) in [
+            ("_ws.malformed", "[Malformed Packet]", "malformed (UDP)"),
+            ("ip.checksum.status", "0", "ip checksum is bad"),
+            ("udp.checksum.status", "0", "udp checksum is bad"),
+            ("ipv6.opt.tel", "4", "carries an encapsulation limit option"),
+            (
+                "ipv6.dst",
+                "2001:db8:ffff::2",
+                "ipv6.dst is 2001:db8:ffff::2, not the border relay",
+            ),
+            (
+                "ip.src",
+                "192.168.10.2",
+                "ip.src is 192.168.10.2, not the CE's shared address",
+            ),
+            ("udp.srcport", "4944", "udp.srcport is 4944, outside the port set"),
+            ("icmp.ident", "0x1350", "icmp.ident is 0x1350, outside the port set"),
+            ("ipv6.nxt", "59", "IPv4 outside the CE's tunnel"),
+        ] {
+            assert_eq!(faults(&from_ce(field, value)), [fault], "{field}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_another_shape_is_refused() {
+        assert!(Frame::parse("1;2").is_none());
     }
 }

@@ -191,12 +191,14 @@ impl Lab {
         found.with_context(|| format!("the {} is not loaded", role.node()))
     }
 
-    /// Waits until a host reaches the server: the first packets to an unresolved neighbour may be lost.
+    /// Pings the server until it answers and returns how many requests were lost before: the first packets to an
+    /// unresolved neighbour may be.
     ///
     /// # Errors
-    /// When it does not within ten seconds.
-    pub fn wait_until_reachable(&self, host: &str) -> Result<()> {
+    /// When there is no answer within ten seconds.
+    pub fn wait_until_reachable(&self, host: &str) -> Result<usize> {
         let server = plan::SERVER.to_string();
+        let mut lost = 0;
         wait_for(
             &format!("an answer from {server} to {host}"),
             Duration::from_secs(10),
@@ -206,9 +208,11 @@ impl Lab {
                     &["ping", "-n", "-c", "1", "-W", "1", &server],
                     Duration::from_secs(5),
                 )?;
+                lost += usize::from(!ping.status.success());
                 Ok(ping.status.success())
             },
-        )
+        )?;
+        Ok(lost)
     }
 
     fn make_nodes(&mut self, options: &LabOptions) -> Result<()> {
@@ -259,7 +263,7 @@ impl Lab {
         for (node, lines) in lists {
             let netns = self.node(node)?;
             for line in *lines {
-                let family = if line.contains("::") { "-6" } else { "-4" };
+                let family = if line.contains(':') { "-6" } else { "-4" };
                 netns.tool(&format!("ip {family} {line}"))?;
             }
         }

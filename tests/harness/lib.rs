@@ -1,6 +1,7 @@
 //! What the integration tests and the project's tasks share: programs with time limits, network namespaces, the lab.
 
 pub mod capture;
+pub mod checks;
 pub mod gateway;
 pub mod lab;
 pub mod netns;

@@ -104,7 +104,8 @@ impl Servers {
             "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --user=root --pid-file= \
              --bind-interfaces --listen-address={dns} --cache-size=0 --address=/{name}/{address}"
         );
-        for line in ["iperf3 --server".to_owned(), dnsmasq] {
+        // Bound by name: an answer over UDP would otherwise come from the link's address.
+        for line in [format!("iperf3 --server --bind {}", plan::SERVER), dnsmasq] {
             self.programs
                 .push(lab.spawn("internet", &line.split_whitespace().collect::<Vec<_>>())?);
         }
