@@ -23,10 +23,11 @@ const DISSECT: Duration = Duration::from_mins(2);
 const DESCRIBED: usize = 10;
 
 /// What tshark is asked about each frame; a field that is there twice (outer, inner) gives two values.
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 17] = [
     "frame.number",
     "_ws.col.Protocol",
     "_ws.malformed",
+    "_ws.expert.severity",
     "ipv6.src",
     "ipv6.dst",
     "ipv6.nxt",
@@ -51,6 +52,8 @@ const SUMS: [&str; 5] = [
 ];
 /// tshark's words for a checksum: bad. (1 is good, 2 not verified, 3 not there.)
 const BAD: &str = "0";
+/// tshark's number for what it calls an error (a retransmission, say, is only a note).
+const ERROR: &str = "8388608";
 /// The IPv6 next header of IPv4.
 const IPV4_INSIDE: &str = "4";
 
@@ -232,9 +235,12 @@ impl<'a> Frame<'a> {
         if !self.all("ipv6.opt.tel").is_empty() {
             faults.push("carries an encapsulation limit option".to_owned());
         }
+        if faults.is_empty() && self.all("_ws.expert.severity").contains(&ERROR) {
+            faults.push(format!("tshark finds an error ({})", self.first("_ws.col.Protocol")));
+        }
         match self.way() {
-            Way::FromCe => self.check_tunnel("ipv6.dst", "ip.src", ["tcp.srcport", "udp.srcport"], &mut faults),
-            Way::ToCe => self.check_tunnel("ipv6.src", "ip.dst", ["tcp.dstport", "udp.dstport"], &mut faults),
+            Way::FromCe => self.check_tunnel("ipv6.dst", "ip.src", "srcport", &mut faults),
+            Way::ToCe => self.check_tunnel("ipv6.src", "ip.dst", "dstport", &mut faults),
             Way::Other if !self.all("ip.src").is_empty() => faults.push("IPv4 outside the CE's tunnel".to_owned()),
             Way::Other => {}
         }
@@ -242,19 +248,23 @@ impl<'a> Frame<'a> {
     }
 
     /// The other tunnel end must be the border relay, and the CE's own end inside must be in its port set.
-    fn check_tunnel(&self, far: &str, own: &str, ports: [&'static str; 2], faults: &mut Vec<String>) {
+    fn check_tunnel(&self, far: &str, own: &str, port: &str, faults: &mut Vec<String>) {
         if self.first(far).parse() != Ok(plan::BR_IPV6) {
             faults.push(format!("{far} is {}, not the border relay", self.first(far)));
         }
         if self.first(own).parse::<Ipv4Addr>() != Ok(plan::CE_IPV4) {
             faults.push(format!("{own} is {}, not the CE's shared address", self.first(own)));
         }
-        for field in ports.into_iter().chain(["icmp.ident"]) {
-            // icmp.ident stands there in both byte orders; the first is the wire's.
-            let value = self.first(field);
-            if !value.is_empty() && !number(value).is_some_and(plan::is_own_port) {
-                faults.push(format!("{field} is {value}, outside the port set"));
-            }
+        // The first protocol is the packet's own; an ICMP error shows those of the packet inside it, too.
+        let field = match self.first("ip.proto") {
+            "1" => "icmp.ident".to_owned(),
+            "6" => format!("tcp.{port}"),
+            "17" => format!("udp.{port}"),
+            other => return faults.push(format!("IP protocol {other}, which has no port")),
+        };
+        let value = self.first(&field);
+        if !value.is_empty() && !number(value).is_some_and(plan::is_own_port) {
+            faults.push(format!("{field} is {value}, outside the port set"));
         }
     }
 }
@@ -314,6 +324,7 @@ mod tests {
     fn each_thing_that_can_be_wrong_is_found() {
         for (field, value, fault) in [
             ("_ws.malformed", "[Malformed Packet]", "malformed (UDP)"),
+            ("_ws.expert.severity", "2097152,8388608", "tshark finds an error (UDP)"),
             ("ip.checksum.status", "0", "ip checksum is bad"),
             ("udp.checksum.status", "0", "udp checksum is bad"),
             ("ipv6.opt.tel", "4", "carries an encapsulation limit option"),
@@ -328,11 +339,19 @@ mod tests {
                 "ip.src is 192.168.10.2, not the CE's shared address",
             ),
             ("udp.srcport", "4944", "udp.srcport is 4944, outside the port set"),
-            ("icmp.ident", "0x1350", "icmp.ident is 0x1350, outside the port set"),
+            ("ip.proto", "47", "IP protocol 47, which has no port"),
             ("ipv6.nxt", "59", "IPv4 outside the CE's tunnel"),
         ] {
             assert_eq!(faults(&from_ce(field, value)), [fault], "{field}");
         }
+    }
+
+    #[test]
+    fn an_error_message_is_not_judged_by_the_ports_of_the_packet_inside_it() {
+        let line = from_ce("ip.proto", "1,17").replace(";4928;7001;", ";7;4928;");
+        assert_eq!(faults(&line), Vec::<String>::new());
+        let echo = from_ce("ip.proto", "1").replace(";4928;7001;;", ";;;0x1350;");
+        assert_eq!(faults(&echo), ["icmp.ident is 0x1350, outside the port set"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     gateway::{self, Gateway},
     netns::Netns,
     plan,
-    process::{self, Background, Finished, interrupted, wait_for},
+    process::{self, Background, Finished, wait_for},
 };
 
 /// Begins the name of every namespace of every lab.
@@ -273,7 +273,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.keep && !interrupted() {
+        if self.keep {
             return;
         }
         for gateway in &self.gateways {

@@ -86,6 +86,15 @@ impl Netns {
         })
     }
 
+    /// Moves the calling thread into the namespace for good.
+    ///
+    /// # Errors
+    /// When the namespace is gone.
+    pub fn enter_here(&self) -> Result<()> {
+        move_into_link_name_space(self.file()?.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("cannot enter {}", self.name))
+    }
+
     /// As [`Self::enter`], but beside the caller.
     ///
     /// # Errors

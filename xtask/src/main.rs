@@ -2,6 +2,8 @@
 
 mod build;
 mod cargo;
+mod demo;
+mod lab;
 mod lint;
 mod rust_src;
 mod setup;
@@ -26,6 +28,11 @@ enum Task {
     Build,
     /// Check format, clippy (host and BPF) and licences.
     Lint,
+    /// Keep the lab open to play in (root).
+    #[command(subcommand)]
+    Lab(lab::LabTask),
+    /// Set up, build, and show what the gateway does with real traffic (root).
+    Demo,
     /// Set up, build, and run every test this machine can run (root).
     Test,
 }
@@ -36,6 +43,8 @@ fn main() -> Result<()> {
         Task::Setup => setup::everything(),
         Task::Build => build::build().map(drop),
         Task::Lint => lint::lint(),
+        Task::Lab(task) => lab::lab(task),
+        Task::Demo => demo::demo(),
         Task::Test => test::test(),
     }
 }
