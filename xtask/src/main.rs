@@ -3,11 +3,14 @@
 mod build;
 mod cargo;
 mod demo;
+mod ebpf_check;
 mod lab;
 mod lint;
 mod rust_src;
 mod setup;
 mod test;
+
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -28,6 +31,12 @@ enum Task {
     Build,
     /// Check format, clippy (host and BPF) and licences.
     Lint,
+    /// Hold the BPF object to its budgets: panic paths, stack, instructions, map memory.
+    EbpfCheck {
+        /// An object to look at instead of the one inside mape-ctl; nothing is loaded then.
+        #[arg(long)]
+        object: Option<PathBuf>,
+    },
     /// Keep the lab open to play in (root).
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -37,12 +46,23 @@ enum Task {
     Test,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     mape_tests::process::watch_signals()?;
     match Arguments::parse().task {
         Task::Setup => setup::everything(),
         Task::Build => build::build().map(drop),
         Task::Lint => lint::lint(),
+        Task::EbpfCheck { object } => ebpf_check::ebpf_check(object.as_deref()),
         Task::Lab(task) => lab::lab(task),
         Task::Demo => demo::demo(),
         Task::Test => test::test(),

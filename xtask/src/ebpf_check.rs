@@ -1,0 +1,95 @@
+//! Owns `cargo xtask ebpf-check`: holds the built BPF object to its budgets before any kernel sees it.
+
+mod object;
+mod stack;
+
+use std::{env, fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use mape_tests::process::{run, show};
+
+use self::{object::Object, stack::Chain};
+use crate::{build::build, cargo::cargo};
+
+/// The kernel's limit for a chain of calls is 512 bytes; what is left is room for the next change.
+const STACK_BUDGET: u32 = 480;
+/// The kernel's limit of nested calls.
+const FRAMES: usize = 8;
+
+/// Builds, dissects the object, prints the figures, and fails when one is out of bounds; with a file, only dissects it.
+pub(crate) fn ebpf_check(file: Option<&Path>) -> Result<()> {
+    if let Some(file) = file {
+        return judge(&fs::read(file).with_context(|| format!("cannot read {}", file.display()))?);
+    }
+    let program = build()?;
+    let file = env::temp_dir().join(format!("mape-object-{}.o", std::process::id()));
+    let path = file.to_string_lossy().into_owned();
+    let dumped = run(
+        Command::new(&program).args(["object", "--output", &path]),
+        Duration::from_secs(10),
+    )
+    .and_then(mape_tests::process::Finished::success)
+    .and_then(|_| fs::read(&file).context("cannot read the object"));
+    // Only a temporary file; it may not even be there.
+    let _ = fs::remove_file(&file);
+    judge(&dumped.context("mape-ctl did not give its BPF object")?)?;
+    if !rustix::process::geteuid().is_root() {
+        println!("verifier and map memory: skipped, loading needs root");
+        return Ok(());
+    }
+    let mut test = cargo(&["test", "--release", "--quiet", "-p", "mape-tests", "--test", "budget"]);
+    test.args(["--", "--nocapture"]).env("MAPE_CTL", &program);
+    show(&mut test, Duration::from_hours(1)).context("the kernel's figures, printed above, are out of bounds")
+}
+
+fn judge(bytes: &[u8]) -> Result<()> {
+    let object = Object::parse(bytes)?;
+    let mut faults = Vec::new();
+    for symbol in object.panic_symbols() {
+        faults.push(format!(
+            "{symbol} is in the object: some path can panic, and the kernel refuses such a program"
+        ));
+    }
+    println!(
+        "{:<20} {:>12} {:>9} {:>11}  deepest chain of calls",
+        "program", "instructions", "functions", "stack bytes"
+    );
+    let mut programs = object.programs();
+    programs.sort_by_key(|program| object.name(*program));
+    if programs.is_empty() {
+        bail!("the object has no XDP or tc program");
+    }
+    for program in programs {
+        let reached = object.reached_from(program);
+        let instructions: usize = reached.iter().map(|function| object.instructions(*function)).sum();
+        let Chain { bytes, functions } = stack::deepest(&object, program)?;
+        let names: Vec<String> = functions
+            .iter()
+            .map(|(id, own)| format!("{} {own}", object.name(*id)))
+            .collect();
+        println!(
+            "{:<20} {instructions:>12} {:>9} {bytes:>11}  {}",
+            object.name(program),
+            reached.len(),
+            names.join(" > ")
+        );
+        if bytes > STACK_BUDGET {
+            faults.push(format!(
+                "{} uses {bytes} bytes of stack; the budget is {STACK_BUDGET}",
+                object.name(program)
+            ));
+        }
+        if functions.len() > FRAMES {
+            faults.push(format!(
+                "{} nests {} calls; the kernel allows {FRAMES}",
+                object.name(program),
+                functions.len()
+            ));
+        }
+    }
+    if faults.is_empty() {
+        println!("no panic path; every chain within {STACK_BUDGET} bytes of stack and {FRAMES} calls");
+        return Ok(());
+    }
+    bail!("{}", faults.join("\n"))
+}
