@@ -18,4 +18,15 @@
 )]
 #![expect(clippy::inline_always, reason = "the verifier follows offsets only through inlined leaves (docs/design)")]
 
+pub mod checksum;
+pub mod env;
+pub mod hop;
+pub mod layout;
+pub mod map;
+pub mod nat;
+pub mod packet;
+pub mod step;
+pub mod time;
+pub mod verdict;
 pub mod wire;
+pub mod word;

@@ -1,5 +1,80 @@
-//! The entry points.
+//! The entry points, one line each: decisions are mape-common's, actions are `action.rs`'s.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
+#![expect(clippy::inline_always, reason = "the verifier follows packet offsets only through inlined leaves")]
+
+mod action;
+mod env;
+mod maps;
+mod packet;
+mod sweep;
+
+use aya_ebpf::{macros::xdp, programs::XdpContext};
+
+/// Customer edge, a NIC that is only LAN.
+#[xdp]
+pub fn mape_lan_xdp(ctx: XdpContext) -> u32 {
+    action::lan(&ctx)
+}
+
+/// Customer edge, a NIC that is only WAN.
+#[xdp]
+pub fn mape_wan_xdp(ctx: XdpContext) -> u32 {
+    action::wan(&ctx)
+}
+
+/// Customer edge, one NIC for both.
+#[xdp]
+pub fn mape_one_arm_xdp(ctx: XdpContext) -> u32 {
+    action::one_arm(&ctx)
+}
+
+/// Border relay, a NIC towards the IPv4 Internet.
+#[xdp]
+pub fn mape_relay4_xdp(ctx: XdpContext) -> u32 {
+    action::relay_v4(&ctx)
+}
+
+/// Border relay, a NIC towards the domain.
+#[xdp]
+pub fn mape_relay6_xdp(ctx: XdpContext) -> u32 {
+    action::relay_v6(&ctx)
+}
+
+/// Border relay, one NIC for both.
+#[xdp]
+pub fn mape_relay_xdp(ctx: XdpContext) -> u32 {
+    action::relay_one_arm(&ctx)
+}
+
+/// Passes everything: for the far end of a veth, which takes redirected frames only from a device with a program.
+#[xdp]
+pub fn mape_pass_xdp(_: XdpContext) -> u32 {
+    aya_ebpf::bindings::xdp_action::XDP_PASS
+}
+
+/// Redirects everything to the interface in REDIRECT_TO: the ceiling that the others are measured against.
+#[xdp]
+pub fn mape_bare_xdp(ctx: XdpContext) -> u32 {
+    action::bare_redirect(&ctx)
+}
+
+/// Never attached: run once by user space. Sweeps the session table as SWEEP_ORDER says and arms the timer.
+#[xdp]
+pub fn mape_sweep_xdp(_: XdpContext) -> u32 {
+    sweep::run()
+}
+
+#[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! { loop {} }
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Never linked: `cargo xtask ebpf-check` fails on an object that has a panic path.
+    loop {}
+}
+
+/// The helpers that are called want a GPL-compatible program.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+#[expect(unsafe_code, reason = "the kernel looks for the licence in this section")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,135 @@
+//! What the steps need from outside a frame: configuration, state, clock, routes. BPF maps in the kernel, memory on the host.
+
+use crate::{
+    hop::{Hop, Link, NextHop},
+    layout::{Config, FlowKey, Gauge, PermissionKey, RuleRef, SessionRef, Transport},
+    map::rule::Rule,
+    nat::session::Session,
+    time::Tick,
+    word::Word,
+};
+
+/// Which of the two tables of flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Keyed by the LAN host's end.
+    Inside,
+    /// Keyed by the external end.
+    Outside,
+}
+
+/// Why an entry was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// The key is there.
+    Exists,
+    /// No room.
+    Full,
+}
+
+/// What the kernel's routing table says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Out of this NIC to this neighbour.
+    Resolved(Hop),
+    /// Out of this NIC; the neighbour's MAC is not known, or the device has none (a tunnel).
+    Unresolved {
+        /// Kernel interface index.
+        ifindex: u32,
+    },
+    /// To this machine, to nowhere, or by something that only the stack can do.
+    Other,
+}
+
+impl Route {
+    /// The device to leave by, whether the neighbour is known or not.
+    #[inline(always)]
+    pub const fn ifindex(&self) -> Option<u32> {
+        match self {
+            Self::Resolved(hop) => Some(hop.ifindex),
+            Self::Unresolved { ifindex } => Some(*ifindex),
+            Self::Other => None,
+        }
+    }
+}
+
+/// A search over numbered candidates, one call a candidate; see [`Env::search`].
+pub trait Search {
+    /// Looks at candidate `index`; true to go on, false when found.
+    fn step(&mut self, index: u32) -> bool;
+}
+
+/// State and clock. Methods take `&self`: everything shared changes by single atomic operations.
+pub trait Env {
+    /// The configuration; none before it has been written.
+    fn config(&self) -> Option<&Config>;
+    /// Whether forwarding is switched on.
+    fn is_gate_open(&self) -> bool;
+    /// The time.
+    fn now(&self) -> Tick;
+    /// A random number, hard to guess.
+    fn random(&self) -> u32;
+
+    /// A NIC by interface index.
+    fn link(&self, ifindex: u32) -> Option<&Link>;
+    /// A next hop by index.
+    fn hop(&self, index: u16) -> Option<&NextHop>;
+    /// What the routing table does with a packet that came in by `ifindex`.
+    fn route(&self, ifindex: u32, source: [u8; 4], destination: [u8; 4]) -> Route;
+    /// The forwarding rule whose IPv4 prefix holds an address, longest first, and the next hop towards its addresses.
+    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef>;
+    /// The rule whose IPv6 prefix holds an address, longest first.
+    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef>;
+    /// A rule by index.
+    fn rule(&self, index: u32) -> Option<&Rule>;
+
+    /// The session a flow has.
+    fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef>;
+    /// Makes an entry for a flow that has none.
+    ///
+    /// # Errors
+    /// [`InsertError`]; nothing was changed.
+    fn insert(&self, side: Side, key: &FlowKey, session: SessionRef) -> Result<(), InsertError>;
+    /// Takes an entry away; only for who made it.
+    fn remove(&self, side: Side, key: &FlowKey);
+    /// A record of the session table.
+    fn session(&self, slot: u32) -> Option<&Session>;
+    /// Takes a slot off the free list.
+    fn take_slot(&self) -> Option<u32>;
+    /// Puts a slot back.
+    fn give_slot(&self, slot: u32);
+
+    /// State of a port, by position in the set; see [`crate::nat::port`].
+    fn port(&self, transport: Transport, ordinal: u32) -> Option<&Word>;
+    /// A cell of the overlap table; see [`crate::nat::overlap`].
+    fn overlap(&self, cell: u32) -> Option<&Word>;
+    /// A remembered refusal; see [`crate::nat::refusal`].
+    fn refusal(&self, index: u32) -> Option<&Word>;
+    /// When a remote host was last sent to from a mapping.
+    fn permission(&self, key: &PermissionKey) -> Option<Tick>;
+    /// Notes that a remote host may send to a mapping; false where there is no room.
+    fn permit(&self, key: &PermissionKey, now: Tick) -> bool;
+    /// Takes a permission away; true where there was one.
+    fn forbid(&self, key: &PermissionKey) -> bool;
+    /// A gauge.
+    fn gauge(&self, gauge: Gauge) -> Option<&Word>;
+
+    /// Calls `search` for 0, 1, … until it has found, at most `steps` times.
+    fn search<S: Search>(&self, steps: u32, search: &mut S);
+
+    /// Raises a gauge by one.
+    #[inline(always)]
+    fn raise(&self, gauge: Gauge) {
+        if let Some(word) = self.gauge(gauge) {
+            word.add(1);
+        }
+    }
+
+    /// Lowers a gauge by one.
+    #[inline(always)]
+    fn lower(&self, gauge: Gauge) {
+        if let Some(word) = self.gauge(gauge) {
+            word.add(u64::MAX);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! NICs and next hops: where a frame comes from and where it goes, as the data path sees it.
+//!
+//! A next hop's record belongs to one address on one NIC; who uses an index checks that it still does. Records of the
+//! tunnel's far ends are written by user space, those of LAN hosts by the programs when a session is made.
+
+use crate::{time::Tick, word::Word};
+
+/// A MAC address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The address in the low 48 bits, first byte highest.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+
+    /// The address from the low 48 bits.
+    #[inline(always)]
+    pub const fn from_bits(bits: u64) -> Self {
+        let [_, _, a, b, c, d, e, f] = bits.to_be_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
+    /// True for a group address (multicast or broadcast) and for all zeros.
+    pub const fn is_unusable(self) -> bool {
+        self.0[0] & 1 != 0 || self.to_bits() == 0
+    }
+}
+
+const MAC_BITS: u32 = 48;
+const MAC_MASK: u64 = (1 << MAC_BITS) - 1;
+
+/// One NIC, by interface index. Words: `MTU << 48 | MAC`, flags.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Link([Word; 2]);
+
+impl Link {
+    /// The NIC is one of ours: an XDP program of ours is attached.
+    pub const ATTACHED: u64 = 1;
+    /// The program has run on this NIC: set by the program, which is the proof.
+    pub const ALIVE: u64 = 2;
+
+    /// The NIC's MAC address.
+    #[inline(always)]
+    pub fn mac(&self) -> u64 {
+        self.0[0].load() & MAC_MASK
+    }
+
+    /// The NIC's MTU: the largest IP packet that leaves by it, in bytes.
+    #[inline(always)]
+    pub fn mtu(&self) -> u16 {
+        high_bits(self.0[0].load())
+    }
+
+    /// [`Self::ATTACHED`] and [`Self::ALIVE`].
+    #[inline(always)]
+    pub fn flags(&self) -> u64 {
+        self.0[1].load()
+    }
+
+    /// Notes that the program runs here.
+    #[inline(always)]
+    pub fn set_alive(&self) {
+        self.0[1].store(Self::ATTACHED | Self::ALIVE);
+    }
+
+    /// The two words as user space writes them, not yet alive.
+    pub const fn words(mac: Mac, mtu: u16) -> [u64; 2] {
+        [pack(mac, mtu), Self::ATTACHED]
+    }
+}
+
+/// One next hop. Words: `address << 32 | ifindex`, `MTU << 48 | destination MAC`, source MAC, last confirmed.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct NextHop([Word; 4]);
+
+/// A next hop, copied out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Kernel interface index.
+    pub ifindex: u32,
+    /// Largest IP packet on that NIC, bytes.
+    pub mtu: u16,
+    /// The neighbour's MAC address.
+    pub destination: Mac,
+    /// The NIC's.
+    pub source: Mac,
+}
+
+impl NextHop {
+    /// Address of a record whose neighbour is a tunnel's far end: no LAN host has it.
+    pub const FAR_END: [u8; 4] = [0; 4];
+    /// Key of a record that somebody is writing.
+    const BUSY: u64 = u64::MAX;
+
+    const fn key(address: [u8; 4], ifindex: u32) -> u64 {
+        let [a, b, c, d] = address;
+        let [e, f, g, h] = ifindex.to_be_bytes();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// The hop, if the record still belongs to `address`.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the low half is the interface index")]
+    pub fn get(&self, address: [u8; 4]) -> Option<Hop> {
+        let key = self.0[0].load();
+        let ifindex = key as u32;
+        if key != Self::key(address, ifindex) || ifindex == 0 {
+            return None;
+        }
+        let to = self.0[1].load();
+        let from = self.0[2].load();
+        // Read again: the record may have been given to another address between the first look and here.
+        if self.0[0].load() != key {
+            return None;
+        }
+        Some(Hop { ifindex, mtu: high_bits(to), destination: Mac::from_bits(to), source: Mac::from_bits(from) })
+    }
+
+    /// The destination MAC address, whoever's record this is.
+    #[inline(always)]
+    pub fn destination(&self) -> u64 {
+        self.0[1].load() & MAC_MASK
+    }
+
+    /// When a frame last came from that neighbour.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "a tick has 32 bits")]
+    pub fn confirmed(&self) -> Tick {
+        Tick(self.0[3].load() as u32)
+    }
+
+    /// Notes that a frame came from the neighbour.
+    #[inline(always)]
+    pub fn confirm(&self, now: Tick) {
+        let [a, b, c, d] = now.0.to_be_bytes();
+        self.0[3].store(u64::from_be_bytes([0, 0, 0, 0, a, b, c, d]));
+    }
+
+    /// True where the record is free, or has not been confirmed for so long that it may be given away.
+    #[inline(always)]
+    pub fn is_free(&self, now: Tick) -> bool {
+        let key = self.0[0].load();
+        key == 0 || (key != Self::BUSY && now.since(self.confirmed()) > Self::ABANDONED)
+    }
+
+    /// A LAN host's record that no frame has confirmed for ten minutes may be given to another host.
+    const ABANDONED: Tick = Tick::at_least_seconds(600);
+
+    /// True where the record belongs to `address` on that NIC.
+    #[inline(always)]
+    pub fn is_for(&self, address: [u8; 4], ifindex: u32) -> bool {
+        self.0[0].load() == Self::key(address, ifindex)
+    }
+
+    /// Makes the record `address`'s; false where somebody else was faster.
+    #[inline(always)]
+    #[must_use]
+    pub fn assign(&self, address: [u8; 4], hop: &Hop, now: Tick) -> bool {
+        let old = self.0[0].load();
+        if old == Self::BUSY || !self.0[0].compare_exchange(old, Self::BUSY) {
+            return false;
+        }
+        self.0[1].store(pack(hop.destination, hop.mtu));
+        self.0[2].store(hop.source.to_bits());
+        self.confirm(now);
+        self.0[0].store(Self::key(address, hop.ifindex));
+        true
+    }
+
+    /// The record as user space writes it.
+    pub const fn words(address: [u8; 4], hop: &Hop, now: Tick) -> [u64; 4] {
+        let [a, b, c, d] = now.0.to_be_bytes();
+        [
+            Self::key(address, hop.ifindex),
+            pack(hop.destination, hop.mtu),
+            hop.source.to_bits(),
+            u64::from_be_bytes([0, 0, 0, 0, a, b, c, d]),
+        ]
+    }
+}
+
+#[inline(always)]
+const fn pack(mac: Mac, mtu: u16) -> u64 {
+    let [a, b] = mtu.to_be_bytes();
+    mac.to_bits() | u64::from_be_bytes([a, b, 0, 0, 0, 0, 0, 0])
+}
+
+#[inline(always)]
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "16 bits are left after the shift")]
+const fn high_bits(word: u64) -> u16 {
+    (word >> MAC_BITS) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOP: Hop = Hop { ifindex: 7, mtu: 1500, destination: Mac([2, 0, 0, 0, 0, 1]), source: Mac([2, 0, 0, 0, 0, 2]) };
+
+    #[test]
+    fn a_record_answers_only_for_its_own_address() {
+        let record = NextHop::default();
+        assert_eq!(record.get([192, 168, 1, 1]), None);
+        assert!(record.assign([192, 168, 1, 1], &HOP, Tick(9)));
+        assert_eq!(record.get([192, 168, 1, 1]), Some(HOP));
+        assert_eq!(record.get([192, 168, 1, 2]), None);
+        assert_eq!(record.confirmed(), Tick(9));
+    }
+
+    #[test]
+    fn user_space_writes_what_the_programs_read() {
+        let [a, b, c, d] = NextHop::words(NextHop::FAR_END, &HOP, Tick(3));
+        let record = NextHop([Word::new(a), Word::new(b), Word::new(c), Word::new(d)]);
+        assert_eq!(record.get(NextHop::FAR_END), Some(HOP));
+        let [a, b] = Link::words(Mac([2, 0, 0, 0, 0, 2]), 9000);
+        let link = Link([Word::new(a), Word::new(b)]);
+        assert_eq!((Mac::from_bits(link.mac()), link.mtu(), link.flags()), (Mac([2, 0, 0, 0, 0, 2]), 9000, Link::ATTACHED));
+    }
+
+    #[test]
+    fn a_silent_hosts_record_is_given_away_after_ten_minutes() {
+        let record = NextHop::default();
+        assert!(record.is_free(Tick(0)));
+        assert!(record.assign([192, 168, 1, 1], &HOP, Tick(0)));
+        assert!(!record.is_free(Tick(2000)));
+        assert!(record.is_free(Tick(2300)));
+    }
+}

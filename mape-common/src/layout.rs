@@ -1,0 +1,419 @@
+//! Every key and value of a map, as bytes: what the programs and user space must agree on.
+//!
+//! Addresses and MACs are bytes in network order, everything else is a number in the machine's order. Reserved bytes are
+//! zero (hash keys compare every byte). A change of any type here, or of [`crate::nat::session::Session`],
+//! [`crate::hop::NextHop`] or [`crate::map::rule::Rule`], raises [`LAYOUT_VERSION`]: pins of another version are refused.
+#![cfg_attr(feature = "user", expect(unsafe_code, reason = "aya::Pod is a promise about bytes; each is asserted below"))]
+
+use crate::{
+    map::{psid::PortSet, rule::Rule},
+    time::Tick,
+    wire::port::Port,
+};
+
+/// Raised with every change of a map's key or value; part of the pin path.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Sessions that the table holds unless configured otherwise.
+pub const DEFAULT_SESSIONS: u32 = 65_536;
+/// Next hops: the first [`STATIC_HOPS`] are written by user space (towards the tunnel's far ends), the others by the programs.
+pub const NEXT_HOPS: u32 = 4_096;
+/// Next hops towards the WAN, by index; 0 is the border relay's.
+pub const STATIC_HOPS: u32 = 64;
+/// Remembered refusals, a power of two.
+pub const REFUSALS: u32 = 4_096;
+/// 64-bit cells of the overlap table, a power of two; a row has one cell per port.
+pub const OVERLAP_CELLS: u32 = 262_144;
+
+/// Names of the maps in the object, as user space opens and pins them (the kernel keeps 15 characters).
+pub mod maps {
+    /// `Array<Config>`, one entry.
+    pub const CONFIG: &str = "CONFIG";
+    /// `Array<u64>`, one entry: 1 = open.
+    pub const GATE: &str = "GATE";
+    /// `Array<Link>`, by interface index.
+    pub const LINKS: &str = "LINKS";
+    /// `Array<NextHop>`.
+    pub const HOPS: &str = "HOPS";
+    /// `Array<Rule>`.
+    pub const RULES: &str = "RULES";
+    /// `LpmTrie<[u8; 4], RuleRef>`: rules by IPv4 prefix.
+    pub const RULES_V4: &str = "RULES_V4";
+    /// `LpmTrie<[u8; 16], RuleRef>`: rules by IPv6 prefix.
+    pub const RULES_V6: &str = "RULES_V6";
+    /// `HashMap<FlowKey, SessionRef>`: from the LAN's point of view.
+    pub const INSIDE: &str = "INSIDE";
+    /// `HashMap<FlowKey, SessionRef>`: from the WAN's point of view.
+    pub const OUTSIDE: &str = "OUTSIDE";
+    /// `Array<Session>`, memory-mappable.
+    pub const SESSIONS: &str = "SESSIONS";
+    /// `Stack<u32>`: slots of SESSIONS that are free.
+    pub const FREE_SLOTS: &str = "FREE_SLOTS";
+    /// `Array<u64>`, memory-mappable: `Transport::index() * ports + ordinal`, see `nat::port`.
+    pub const PORTS: &str = "PORTS";
+    /// `Array<u64>`: which destinations use which shared port, see `nat::overlap`.
+    pub const OVERLAP: &str = "OVERLAP";
+    /// `Array<u64>`: refusals of the last second, see `nat::refusal`.
+    pub const REFUSED: &str = "REFUSED";
+    /// `HashMap<PermissionKey, u64>`: who may send to an endpoint-independent mapping.
+    pub const PERMISSIONS: &str = "PERMISSIONS";
+    /// `PerCpuArray<Counter>`: `direction * OUTCOMES + outcome`.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// `Array<u64>` of [`super::Gauge`].
+    pub const GAUGES: &str = "GAUGES";
+    /// `Array<SweepTimer>`, one entry.
+    pub const SWEEP: &str = "SWEEP";
+    /// `Array<SweepOrder>`, one entry: what the sweeper's next direct call shall end.
+    pub const SWEEP_ORDER: &str = "SWEEP_ORDER";
+    /// All maps that are pinned, in the order above.
+    pub const ALL: [&str; 19] = [
+        CONFIG, GATE, LINKS, HOPS, RULES, RULES_V4, RULES_V6, INSIDE, OUTSIDE, SESSIONS, FREE_SLOTS, PORTS, OVERLAP, REFUSED,
+        PERMISSIONS, COUNTERS, GAUGES, SWEEP, SWEEP_ORDER,
+    ];
+}
+
+/// Names of the programs in the object.
+pub mod programs {
+    /// XDP, customer edge, a NIC that is only LAN.
+    pub const LAN: &str = "mape_lan_xdp";
+    /// XDP, customer edge, a NIC that is only WAN.
+    pub const WAN: &str = "mape_wan_xdp";
+    /// XDP, customer edge, one NIC for both.
+    pub const ONE_ARM: &str = "mape_one_arm_xdp";
+    /// XDP, border relay, a NIC towards the IPv4 Internet.
+    pub const RELAY_V4: &str = "mape_relay4_xdp";
+    /// XDP, border relay, a NIC towards the domain.
+    pub const RELAY_V6: &str = "mape_relay6_xdp";
+    /// XDP, border relay, one NIC for both.
+    pub const RELAY_ONE_ARM: &str = "mape_relay_xdp";
+    /// XDP that passes everything: for the far end of a veth.
+    pub const PASS: &str = "mape_pass_xdp";
+    /// XDP, never attached: run once by user space, sweeps the session table as SWEEP_ORDER says and arms the timer.
+    pub const SWEEP: &str = "mape_sweep_xdp";
+}
+
+/// The protocols whose ports are shared out. The discriminant is the row in PORTS and in the gauges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Transport {
+    /// User datagrams.
+    Udp = 0,
+    /// Transmission control.
+    Tcp = 1,
+    /// ICMP echo, whose identifier is the port (RFC 7597 §8.2).
+    Icmp = 2,
+}
+
+impl Transport {
+    /// All of them, in the order of their rows.
+    pub const ALL: [Self; 3] = [Self::Udp, Self::Tcp, Self::Icmp];
+
+    /// Row number.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Udp => 0,
+            Self::Tcp => 1,
+            Self::Icmp => 2,
+        }
+    }
+
+    /// The IP protocol number.
+    #[inline(always)]
+    pub const fn protocol(self) -> u8 {
+        match self {
+            Self::Udp => 17,
+            Self::Tcp => 6,
+            Self::Icmp => 1,
+        }
+    }
+
+    /// The transport with this IP protocol number.
+    #[inline(always)]
+    pub const fn from_protocol(protocol: u8) -> Option<Self> {
+        match protocol {
+            17 => Some(Self::Udp),
+            6 => Some(Self::Tcp),
+            1 => Some(Self::Icmp),
+            _ => None,
+        }
+    }
+
+    /// The word used in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Icmp => "icmp",
+        }
+    }
+}
+
+/// One end of the box and one remote end: the key of INSIDE (local = LAN host) and of OUTSIDE (local = external address).
+///
+/// A remote of all zeros stands for "any": the key of an endpoint-independent mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct FlowKey {
+    /// LAN host's address, or the external one.
+    pub local: [u8; 4],
+    /// The remote host's address.
+    pub remote: [u8; 4],
+    /// LAN host's port or query identifier, or the external one; network order.
+    pub local_port: [u8; 2],
+    /// The remote port; zero for ICMP; network order.
+    pub remote_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+impl FlowKey {
+    /// A flow's key.
+    #[inline(always)]
+    pub const fn new(transport: Transport, local: [u8; 4], local_port: Port, remote: [u8; 4], remote_port: Port) -> Self {
+        Self {
+            local,
+            remote,
+            local_port: local_port.to_bytes(),
+            remote_port: remote_port.to_bytes(),
+            protocol: transport.protocol(),
+            reserved: [0; 3],
+        }
+    }
+
+    /// The key of the endpoint's mapping: any remote.
+    #[inline(always)]
+    pub const fn endpoint(transport: Transport, local: [u8; 4], local_port: Port) -> Self {
+        Self::new(transport, local, local_port, [0; 4], Port(0))
+    }
+}
+
+/// What INSIDE and OUTSIDE hold: a slot of SESSIONS and the generation it must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct SessionRef {
+    /// Index into SESSIONS.
+    pub slot: u32,
+    /// Generation of the record meant; another one in the slot means "absent".
+    pub generation: u32,
+}
+
+/// Who may send to an endpoint-independent mapping although it has no session there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PermissionKey {
+    /// The mapping's slot and generation.
+    pub mapping: SessionRef,
+    /// The remote host, whatever its port (RFC 4787 §5, address-dependent).
+    pub remote: [u8; 4],
+    /// Zero.
+    pub reserved: [u8; 4],
+}
+
+/// What the LPM tries hold: a rule and the next hop towards its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RuleRef {
+    /// Index into RULES.
+    pub rule: u32,
+    /// Index into HOPS.
+    pub hop: u32,
+}
+
+/// Packets and bytes of one outcome, on one processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Counter {
+    /// Frames.
+    pub packets: u64,
+    /// Bytes of the frames as they came, Ethernet header included.
+    pub bytes: u64,
+}
+
+/// Live quantities that the data path keeps, so that showing them costs nothing. Index into GAUGES.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gauge {
+    /// Sessions.
+    Sessions(Transport),
+    /// Endpoint-independent mappings.
+    Mappings(Transport),
+    /// Ports held by one endpoint alone.
+    Exclusive(Transport),
+    /// Ports in use by any number of sessions that differ in their destination.
+    Shared(Transport),
+    /// Sessions made since loading.
+    Created(Transport),
+    /// New endpoints that got a shared port because no port was left for them alone.
+    Degraded(Transport),
+    /// Entries of PERMISSIONS.
+    Permissions,
+    /// Permissions that could not be noted because the map was full.
+    PermissionsLost,
+    /// Records that have come to their end.
+    Ended,
+}
+
+impl Gauge {
+    /// Number of gauges.
+    pub const COUNT: u32 = 32;
+
+    /// Index into GAUGES.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Sessions(t) => t.index(),
+            Self::Mappings(t) => 4 | t.index(),
+            Self::Exclusive(t) => 8 | t.index(),
+            Self::Shared(t) => 12 | t.index(),
+            Self::Created(t) => 16 | t.index(),
+            Self::Degraded(t) => 20 | t.index(),
+            Self::Permissions => 24,
+            Self::PermissionsLost => 25,
+            Self::Ended => 26,
+        }
+    }
+}
+
+/// Idle times after which a session is over. Each from [`Tick::at_least_seconds`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Timeouts {
+    /// ICMP echo (RFC 5508 REQ-2: at least 60 s).
+    pub icmp: Tick,
+    /// UDP (RFC 4787 REQ-5: at least 120 s, better 300 s).
+    pub udp: Tick,
+    /// UDP towards query ports (RFC 4787 REQ-5a).
+    pub udp_query: Tick,
+    /// TCP before it is established and after it is closed (RFC 5382 REQ-5: at least 240 s).
+    pub tcp_transitory: Tick,
+    /// Established TCP (RFC 5382 REQ-5: at least 7440 s).
+    pub tcp_established: Tick,
+}
+
+impl Timeouts {
+    /// Seconds of each, as the RFCs recommend: ICMP, UDP, UDP query, TCP transitory, TCP established.
+    pub const DEFAULT: Self = Self {
+        icmp: Tick::at_least_seconds(60),
+        udp: Tick::at_least_seconds(300),
+        udp_query: Tick::at_least_seconds(60),
+        tcp_transitory: Tick::at_least_seconds(240),
+        tcp_established: Tick::at_least_seconds(7_440),
+    };
+}
+
+/// How many client-server ports the overlap list holds.
+pub const OVERLAP_PORTS: usize = 8;
+
+/// What one gateway is, computed by user space. Written only while the gate is closed.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Config {
+    /// Customer edge: its MAP IPv6 address (RFC 7597 §6). Border relay: its own address.
+    pub tunnel_address: [u8; 16],
+    /// Customer edge: the border relay's address. Border relay: the same as `tunnel_address`.
+    pub relay_address: [u8; 16],
+    /// Secret of the overlap and refusal tables.
+    pub hash_key: [u64; 2],
+    /// Idle times.
+    pub timeouts: Timeouts,
+    /// The external IPv4 address that sessions are translated to.
+    pub external_address: [u8; 4],
+    /// Mask of the IPv4 prefix that is this customer edge's own, host order (all ones for an address).
+    pub external_mask: u32,
+    /// Interface index of the tunnel device: what the routing table points at for tunnelled destinations.
+    pub tunnel_ifindex: u32,
+    /// Ports of the set: the length of a row of PORTS and of OVERLAP.
+    pub ports: u32,
+    /// First ordinal handed out to endpoints that do not ask for a port by their own number (system ports are kept back).
+    pub first_dynamic: u32,
+    /// Rows of OVERLAP less one.
+    pub overlap_row_mask: u32,
+    /// Destination ports of UDP whose new endpoints overlap like TCP; zero = unused place.
+    pub overlap_ports: [Port; OVERLAP_PORTS],
+    /// The port set (RFC 7597 §5.1).
+    pub port_set: PortSet,
+    /// Largest inner packet, bytes.
+    pub tunnel_mtu: u16,
+    /// Largest TCP MSS let through in either direction; zero = no clamp.
+    pub mss: u16,
+    /// [`Self::EIM_UDP`] and the like.
+    pub flags: u32,
+    /// Slots of SESSIONS.
+    pub sessions: u32,
+}
+
+impl Config {
+    /// UDP endpoints get an endpoint-independent mapping (RFC 4787 REQ-1).
+    pub const EIM_UDP: u32 = 1;
+    /// TCP endpoints get an endpoint-independent mapping (RFC 5382 REQ-1) instead of overlapping ports.
+    pub const EIM_TCP: u32 = 2;
+    /// Copy the inner DSCP to the outer header (RFC 2983 uniform model); else the outer one is zero.
+    pub const COPY_DSCP: u32 = 4;
+
+    /// Whether a flag is set.
+    #[inline(always)]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Whether new endpoints of this protocol get a mapping that does not depend on the destination.
+    #[inline(always)]
+    pub const fn endpoint_independent(&self, transport: Transport) -> bool {
+        match transport {
+            Transport::Udp => self.has(Self::EIM_UDP),
+            Transport::Tcp => self.has(Self::EIM_TCP),
+            Transport::Icmp => false,
+        }
+    }
+
+    /// Whether an address is this customer edge's own.
+    #[inline(always)]
+    pub const fn owns(&self, address: [u8; 4]) -> bool {
+        (u32::from_be_bytes(address) ^ u32::from_be_bytes(self.external_address)) & self.external_mask == 0
+    }
+}
+
+/// What a direct call of the sweeper shall end, beside what has expired. Zero means any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SweepOrder {
+    /// LAN host's address.
+    pub inside: [u8; 4],
+    /// Remote address.
+    pub remote: [u8; 4],
+    /// LAN host's port, network order.
+    pub inside_port: [u8; 2],
+    /// External port, network order.
+    pub external_port: [u8; 2],
+    /// Remote port, network order.
+    pub remote_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 1: end what matches, expired or not. 0: only what has expired.
+    pub flush: u8,
+    /// First slot to look at; the call writes back where it stopped.
+    pub next_slot: u32,
+    /// Written by the call: records ended.
+    pub ended: u32,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 16);
+const _: () = assert!(size_of::<SessionRef>() == 8);
+const _: () = assert!(size_of::<PermissionKey>() == 16);
+const _: () = assert!(size_of::<RuleRef>() == 8);
+const _: () = assert!(size_of::<Counter>() == 16);
+const _: () = assert!(size_of::<SweepOrder>() == 24);
+
+#[cfg(feature = "user")]
+macro_rules! pod {
+    ($($type:ty),*) => {$(
+        // SAFETY: `repr(C)`, made of integers and byte arrays without padding (sizes asserted above), so any bytes are valid.
+        unsafe impl aya::Pod for $type {}
+    )*};
+}
+#[cfg(feature = "user")]
+pod!(FlowKey, SessionRef, PermissionKey, RuleRef, Counter, SweepOrder, Config);
+
+const _: () = assert!(size_of::<Rule>().is_multiple_of(4));

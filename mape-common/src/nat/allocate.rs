@@ -1,0 +1,295 @@
+//! Choosing a port of the set: the host's own number if it can be had, else one that is hard to guess.
+//!
+//! Every search is bounded: [`MAX_LOOKS`] ports from a random place. Sets of up to that many ports (all shared addresses
+//! in use: 240, 1008) are searched whole, so nothing is refused while a usable port exists; of a larger set a part is
+//! searched, and when a fraction `f` of it is unusable the search fails with probability `f^MAX_LOOKS`.
+
+use super::{
+    overlap::{self, Cell, Fingerprint},
+    port::{self, PortState, Share},
+    session::Session,
+    table::{self, Draft},
+};
+use crate::{
+    env::{Env, InsertError, Search, Side},
+    layout::{Config, FlowKey, Gauge, Transport},
+    verdict::Reason,
+    wire::port::Port,
+};
+
+/// Ports looked at in one search.
+pub const MAX_LOOKS: u32 = 1_024;
+/// Free ports passed over in the hope of one that is shared already.
+const PASSED_OVER: u32 = 64;
+/// Ports whose session may have expired without having been swept yet, looked at before refusing.
+const RECLAIM_LOOKS: u32 = 24;
+/// A port found by the search may be taken by another processor before we have it; so often in a row it is not chance.
+const ATTEMPTS: u32 = 3;
+const NONE: u32 = u32::MAX;
+
+/// A walk around the set from a random place, each port once.
+struct Walk {
+    next: u32,
+    first: u32,
+    end: u32,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn new<E: Env>(env: &E, config: &Config) -> Self {
+        let size = config.ports.saturating_sub(config.first_dynamic);
+        let start = env.random().checked_rem(size).unwrap_or(0);
+        Self { next: config.first_dynamic.wrapping_add(start), first: config.first_dynamic, end: config.ports }
+    }
+
+    /// Candidates of the whole set, or as many as a search may look at.
+    #[inline(always)]
+    fn looks(&self) -> u32 {
+        let size = self.end.saturating_sub(self.first);
+        if size < MAX_LOOKS { size } else { MAX_LOOKS }
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> u32 {
+        let ordinal = self.next;
+        let after = ordinal.wrapping_add(1);
+        self.next = if after >= self.end { self.first } else { after };
+        ordinal
+    }
+}
+
+/// Looks for a port that has no session with the destination.
+struct SharedSearch<'a, E> {
+    env: &'a E,
+    config: &'a Config,
+    transport: Transport,
+    destination: Fingerprint,
+    row: u32,
+    remote: [u8; 4],
+    remote_port: [u8; 2],
+    walk: Walk,
+    /// Free ports are left to endpoints that need one alone, as long as a shared one will do.
+    spare_free: bool,
+    passed_over: u32,
+    free: u32,
+    found: u32,
+}
+
+impl<E: Env> Search for SharedSearch<'_, E> {
+    #[inline(always)]
+    fn step(&mut self, _: u32) -> bool {
+        let ordinal = self.walk.next();
+        let Some(word) = self.env.port(self.transport, ordinal) else { return true };
+        let state = PortState::from_word(word.load());
+        if !state.is_sharable() {
+            return true;
+        }
+        let Some(cell) = self.env.overlap(self.row.wrapping_add(ordinal)) else { return true };
+        match overlap::read(cell, self.destination) {
+            Cell::Taken => return true,
+            Cell::Unclear => {
+                let Some(key) = self.outside_key(ordinal) else { return true };
+                if self.env.find(Side::Outside, &key).is_some() {
+                    return true;
+                }
+            }
+            Cell::Usable => {}
+        }
+        if self.spare_free && state == PortState::Free {
+            if self.free == NONE {
+                self.free = ordinal;
+            }
+            self.passed_over = self.passed_over.wrapping_add(1);
+            return self.passed_over < PASSED_OVER;
+        }
+        self.found = ordinal;
+        false
+    }
+}
+
+impl<E: Env> SharedSearch<'_, E> {
+    #[inline(always)]
+    fn outside_key(&self, ordinal: u32) -> Option<FlowKey> {
+        Some(FlowKey {
+            local: self.config.external_address,
+            remote: self.remote,
+            local_port: self.config.port_set.port(ordinal)?.to_bytes(),
+            remote_port: self.remote_port,
+            protocol: self.transport.protocol(),
+            reserved: [0; 3],
+        })
+    }
+}
+
+/// Looks for a port whose session with the draft's destination has expired, and ends that session.
+struct Reclaim<'a, E> {
+    env: &'a E,
+    config: &'a Config,
+    record: &'a Session,
+    walk: Walk,
+    found: u32,
+}
+
+impl<E: Env> Search for Reclaim<'_, E> {
+    #[inline(always)]
+    fn step(&mut self, _: u32) -> bool {
+        let ordinal = self.walk.next();
+        let Some(port) = self.config.port_set.port(ordinal) else { return true };
+        let facts = self.record.facts();
+        let key = FlowKey::new(facts.transport, facts.external, port, facts.remote, facts.remote_port);
+        if table::end_if_expired(self.env, self.config, Side::Outside, &key, facts.created) {
+            self.found = ordinal;
+            return false;
+        }
+        true
+    }
+}
+
+/// Takes a port for a session that shares it, and makes the session's entry in OUTSIDE.
+///
+/// The draft's record says whose session it is and, as its time of creation, what time it is; it gets the port.
+///
+/// # Errors
+/// [`Reason::PortsExhausted`], [`Reason::SessionsExhausted`]; nothing is held then.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn take_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
+    let facts = draft.record(env)?.facts();
+    if let Some(ordinal) = config.port_set.ordinal(facts.inside_port)
+        && let Some(word) = env.port(facts.transport, ordinal)
+        && PortState::from_word(word.load()) == PortState::Free
+        && claim(env, config, draft, ordinal)?
+    {
+        return Ok(());
+    }
+    for _ in 0..ATTEMPTS {
+        let ordinal = find_shared(env, config, draft);
+        if ordinal == NONE {
+            break;
+        }
+        if claim(env, config, draft, ordinal)? {
+            return Ok(());
+        }
+    }
+    let ordinal = reclaim(env, config, draft);
+    if ordinal != NONE && claim(env, config, draft, ordinal)? {
+        return Ok(());
+    }
+    Err(Reason::PortsExhausted)
+}
+
+/// A port that the draft's session can share, or [`NONE`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
+    let Ok(record) = draft.record(env) else { return NONE };
+    let facts = record.facts();
+    let destination = Fingerprint::new(config, facts.transport, facts.remote, facts.remote_port);
+    let mut search = SharedSearch {
+        env,
+        config,
+        transport: facts.transport,
+        destination,
+        row: destination.row(config),
+        remote: facts.remote,
+        remote_port: facts.remote_port.to_bytes(),
+        walk: Walk::new(env, config),
+        spare_free: config.endpoint_independent(facts.transport),
+        passed_over: 0,
+        free: NONE,
+        found: NONE,
+    };
+    let looks = search.walk.looks();
+    env.search(looks, &mut search);
+    if search.found == NONE { search.free } else { search.found }
+}
+
+/// A port whose session with the draft's destination was over and has been ended, or [`NONE`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn reclaim<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
+    let Ok(record) = draft.record(env) else { return NONE };
+    let mut reclaim = Reclaim { env, config, record, walk: Walk::new(env, config), found: NONE };
+    env.search(RECLAIM_LOOKS, &mut reclaim);
+    reclaim.found
+}
+
+/// Takes a share of one port: `Ok(false)` where it cannot be had.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn claim<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> Result<bool, Reason> {
+    let record = draft.record(env)?;
+    let facts = record.facts();
+    let destination = Fingerprint::new(config, facts.transport, facts.remote, facts.remote_port);
+    let (Some(word), Some(cell), Some(external_port), Ok(short)) = (
+        env.port(facts.transport, ordinal),
+        env.overlap(destination.row(config).wrapping_add(ordinal)),
+        config.port_set.port(ordinal),
+        u16::try_from(ordinal),
+    ) else {
+        return Ok(false);
+    };
+    let share = port::take_share(word);
+    if share == Share::Refused {
+        return Ok(false);
+    }
+    record.set_port(external_port, short);
+    match table::enter(env, config, Side::Outside, draft) {
+        Ok(()) => {
+            overlap::add(cell, destination);
+            if share == Share::First {
+                env.raise(Gauge::Shared(facts.transport));
+            }
+            Ok(true)
+        }
+        Err(error) => {
+            port::give_share(word);
+            match error {
+                InsertError::Exists => Ok(false),
+                InsertError::Full => Err(Reason::SessionsExhausted),
+            }
+        }
+    }
+}
+
+/// Looks for a free port.
+struct FreeSearch<'a, E> {
+    env: &'a E,
+    transport: Transport,
+    walk: Walk,
+    found: u32,
+}
+
+impl<E: Env> Search for FreeSearch<'_, E> {
+    #[inline(always)]
+    fn step(&mut self, _: u32) -> bool {
+        let ordinal = self.walk.next();
+        if self.env.port(self.transport, ordinal).is_some_and(|word| PortState::from_word(word.load()) == PortState::Free) {
+            self.found = ordinal;
+            return false;
+        }
+        true
+    }
+}
+
+/// Takes a port for one endpoint alone, the wanted one if it can be had; gives its ordinal.
+///
+/// # Errors
+/// [`Reason::PortsExhausted`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn take_exclusive<E: Env>(env: &E, config: &Config, transport: Transport, wanted: Port) -> Result<u32, Reason> {
+    if let Some(ordinal) = config.port_set.ordinal(wanted)
+        && env.port(transport, ordinal).is_some_and(port::take_exclusive)
+    {
+        return Ok(ordinal);
+    }
+    let mut search = FreeSearch { env, transport, walk: Walk::new(env, config), found: NONE };
+    let looks = search.walk.looks();
+    for _ in 0..ATTEMPTS {
+        search.found = NONE;
+        env.search(looks, &mut search);
+        if search.found == NONE {
+            break;
+        }
+        if env.port(transport, search.found).is_some_and(port::take_exclusive) {
+            return Ok(search.found);
+        }
+    }
+    Err(Reason::PortsExhausted)
+}

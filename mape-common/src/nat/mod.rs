@@ -1,0 +1,18 @@
+//! The NAT: sessions, ports and how one gets the other (RFC 2663, 4787, 5382, 5508, 6888, 7857).
+//!
+//! * [`session`]: the record and its state word; * [`table`]: how a record comes into the two tables of flows and out;
+//! * [`port`]: the state of each port of the set; * [`overlap`]: which destinations a shared port already has;
+//! * [`allocate`]: choosing a port; * [`mapping`]: endpoint-independent mappings and who may send to them;
+//! * [`open`]: a flow without a session gets one; * [`tcp`]: what a TCP packet does to its session;
+//! * [`refusal`]: what was refused a moment ago; * [`sweep`]: returning what has expired.
+
+pub mod allocate;
+pub mod mapping;
+pub mod open;
+pub mod overlap;
+pub mod port;
+pub mod refusal;
+pub mod session;
+pub mod sweep;
+pub mod table;
+pub mod tcp;

@@ -1,0 +1,189 @@
+//! A flow without a session gets one: the slow part of translation, a few times per connection.
+
+use super::{
+    allocate,
+    mapping,
+    overlap::Fingerprint,
+    refusal::Refusal,
+    session::{Facts, Hold, Phase},
+    table::{self, Draft},
+};
+use crate::{
+    env::{Env, Side},
+    layout::{Config, Gauge, SessionRef, Transport},
+    time::Tick,
+    verdict::Reason,
+    wire::port::Port,
+};
+
+/// A packet's five-tuple as NAT sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Protocol.
+    pub transport: Transport,
+    /// This side: the LAN host (outbound), the external address (inbound).
+    pub local: [u8; 4],
+    /// Its port or query identifier.
+    pub local_port: Port,
+    /// The other side.
+    pub remote: [u8; 4],
+    /// Its port; zero for ICMP.
+    pub remote_port: Port,
+}
+
+/// Where a session's packets go, found by the routing table and the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The tunnel's far end for this remote.
+    pub far_end: [u8; 16],
+    /// Next hop towards it.
+    pub wan_hop: u16,
+    /// Next hop towards the LAN host.
+    pub lan_hop: u16,
+}
+
+/// Takes a record and writes whose session it shall be; it starts its life in the phase `first`.
+///
+/// # Errors
+/// [`Reason::SessionsExhausted`], [`Reason::Contended`].
+#[inline(always)]
+pub fn draft<E: Env>(env: &E, config: &Config, flow: &Flow, path: &Path, first: Phase, now: Tick) -> Result<Draft, Reason> {
+    let draft = Draft::take(env, now)?;
+    draft.record(env)?.write(&Facts {
+        transport: flow.transport,
+        hold: Hold::Overlap,
+        inside: flow.local,
+        inside_port: flow.local_port,
+        external: config.external_address,
+        external_port: Port(0),
+        ordinal: 0,
+        first,
+        remote: flow.remote,
+        remote_port: flow.remote_port,
+        far_end: path.far_end,
+        wan_hop: path.wan_hop,
+        lan_hop: path.lan_hop,
+        created: now,
+        mapping: SessionRef::default(),
+    });
+    Ok(draft)
+}
+
+/// Whether a LAN host was refused this destination less than a second ago.
+#[inline(always)]
+pub fn was_refused<E: Env>(env: &E, config: &Config, flow: &Flow, now: Tick) -> bool {
+    refusal(config, flow).is_recent(env, now)
+}
+
+#[inline(always)]
+fn refusal(config: &Config, flow: &Flow) -> Refusal {
+    Refusal::new(config, flow.local, Fingerprint::new(config, flow.transport, flow.remote, flow.remote_port))
+}
+
+/// Opens the session of a LAN host's packet: finds its port, by a mapping or shared, and makes its entries.
+///
+/// # Errors
+/// Why there is none: [`Reason::PortsExhausted`], [`Reason::SessionsExhausted`], [`Reason::Contended`]; the draft is free again.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn outbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
+    match take_port(env, config, draft).and_then(|()| finish(env, config, draft)) {
+        Ok(()) => {
+            let facts = draft.record(env)?.facts();
+            if matches!(facts.hold, Hold::Member) {
+                mapping::permit(env, facts.mapping, facts.remote, facts.created);
+            }
+            Ok(())
+        }
+        Err(reason) => {
+            if matches!(reason, Reason::PortsExhausted) {
+                let (flow, now) = flow(env, draft)?;
+                refusal(config, &flow).note(env, now);
+            }
+            draft.give_back(env);
+            Err(reason)
+        }
+    }
+}
+
+/// Opens the session of a remote host's packet, drafted as a member of a mapping that has sent to that host before.
+///
+/// # Errors
+/// [`Reason::SessionsExhausted`], [`Reason::Contended`]; the draft is free again.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn inbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
+    let mapping = draft.record(env)?.facts().mapping;
+    match join(env, config, draft, mapping).and_then(|()| finish(env, config, draft)) {
+        Ok(()) => Ok(()),
+        Err(reason) => {
+            draft.give_back(env);
+            Err(reason)
+        }
+    }
+}
+
+#[inline(always)]
+fn flow<E: Env>(env: &E, draft: Draft) -> Result<(Flow, Tick), Reason> {
+    let facts = draft.record(env)?.facts();
+    let flow = Flow {
+        transport: facts.transport,
+        local: facts.inside,
+        local_port: facts.inside_port,
+        remote: facts.remote,
+        remote_port: facts.remote_port,
+    };
+    Ok((flow, facts.created))
+}
+
+#[inline(always)]
+fn take_port<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
+    let (flow, now) = flow(env, draft)?;
+    if config.endpoint_independent(flow.transport) {
+        // An endpoint that has a mapping uses it for everything, also towards client-server ports.
+        if let Some(mapping) = mapping::find(env, config, Side::Inside, &flow, now) {
+            return join(env, config, draft, mapping);
+        }
+        if !overlaps(config, flow.remote_port) {
+            let mut made = None;
+            match mapping::create(env, config, draft, &mut made) {
+                Ok(()) => return join(env, config, draft, made.ok_or(Reason::Contended)?),
+                Err(Reason::PortsExhausted) => env.raise(Gauge::Degraded(flow.transport)),
+                Err(reason) => return Err(reason),
+            }
+        }
+    }
+    allocate::take_shared(env, config, draft)
+}
+
+/// Whether new endpoints that send to this port share a port although their protocol has mappings.
+#[inline(always)]
+fn overlaps(config: &Config, remote_port: Port) -> bool {
+    let mut found = false;
+    for port in &config.overlap_ports {
+        found |= *port == remote_port;
+    }
+    found && remote_port != Port(0)
+}
+
+/// Makes the draft a member of a mapping and makes its entry in OUTSIDE.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn join<E: Env>(env: &E, config: &Config, draft: Draft, mapping: SessionRef) -> Result<(), Reason> {
+    let record = draft.record(env)?;
+    let of = env.session(mapping.slot).ok_or(Reason::Contended)?.facts();
+    record.set_member(mapping, of.external_port, of.ordinal);
+    // After the facts were read: it says that the mapping was still itself.
+    if !mapping::touch(env, mapping, record.facts().created) {
+        return Err(Reason::Contended);
+    }
+    table::enter(env, config, Side::Outside, draft).map_err(mapping::refused)
+}
+
+/// Makes the last entry and the record live; undoes what was done before where that fails.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn finish<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
+    if let Err(error) = table::enter(env, config, Side::Inside, draft) {
+        table::leave_outside(env, draft);
+        table::release_port(env, config, draft.record(env)?);
+        return Err(mapping::refused(error));
+    }
+    draft.publish(env)
+}

@@ -1,0 +1,150 @@
+//! The state of one port of the set for one protocol: a word that changes only by compare-and-swap.
+//!
+//! The high byte says what holds the port, the low half how many sessions share it. A port that nobody shares is free:
+//! so giving a share back is one subtraction that cannot fail.
+
+use crate::word::Word;
+
+/// What holds a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortState {
+    /// Nobody.
+    Free,
+    /// That many sessions, each with a destination of its own.
+    Shared(u32),
+    /// One LAN endpoint alone (its endpoint-independent mapping).
+    Exclusive,
+    /// Kept from translation: port 0, the box's own services.
+    Reserved,
+}
+
+const EXCLUSIVE: u64 = 1 << 56;
+const RESERVED: u64 = 2 << 56;
+
+impl PortState {
+    /// The state as it stands in PORTS.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        match self {
+            Self::Free => 0,
+            Self::Shared(count) => {
+                let [a, b, c, d] = count.to_be_bytes();
+                u64::from_be_bytes([0, 0, 0, 0, a, b, c, d])
+            }
+            Self::Exclusive => EXCLUSIVE,
+            Self::Reserved => RESERVED,
+        }
+    }
+
+    /// The state that a word of PORTS means.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the low half is the count")]
+    pub const fn from_word(word: u64) -> Self {
+        match word >> 56 {
+            0 if word as u32 == 0 => Self::Free,
+            0 => Self::Shared(word as u32),
+            1 => Self::Exclusive,
+            _ => Self::Reserved,
+        }
+    }
+
+    /// Whether a session that shares its port may be put there.
+    #[inline(always)]
+    pub const fn is_sharable(self) -> bool {
+        matches!(self, Self::Free | Self::Shared(_))
+    }
+}
+
+/// Takes a free port for one endpoint; false where it is not free.
+#[inline(always)]
+#[must_use]
+pub fn take_exclusive(port: &Word) -> bool {
+    port.compare_exchange(PortState::Free.to_word(), EXCLUSIVE)
+}
+
+/// Gives an exclusive port back.
+#[inline(always)]
+pub fn give_exclusive(port: &Word) {
+    port.store(PortState::Free.to_word());
+}
+
+/// What became of the wish for a share of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// It is the port's first.
+    First,
+    /// It is one of several.
+    Another,
+    /// The port is not to be shared, or too many processors want it at this moment.
+    Refused,
+}
+
+/// Takes a share of a port.
+#[inline(always)]
+#[must_use]
+pub fn take_share(port: &Word) -> Share {
+    // Each failure means that another processor got its share in between; four in a row do not happen by chance.
+    for _ in 0..4 {
+        let word = port.load();
+        match PortState::from_word(word) {
+            PortState::Free if port.compare_exchange(word, PortState::Shared(1).to_word()) => return Share::First,
+            PortState::Shared(count) if port.compare_exchange(word, PortState::Shared(count.saturating_add(1)).to_word()) => {
+                return Share::Another;
+            }
+            PortState::Exclusive | PortState::Reserved => return Share::Refused,
+            PortState::Free | PortState::Shared(_) => {}
+        }
+    }
+    Share::Refused
+}
+
+/// Gives a share back; true where it was the last.
+#[inline(always)]
+pub fn give_share(port: &Word) -> bool {
+    port.add(u64::MAX) == PortState::Shared(1).to_word()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_port_is_taken_alone_or_shared_but_never_both() {
+        let port = Word::new(0);
+        assert!(take_exclusive(&port));
+        assert_eq!(take_share(&port), Share::Refused);
+        assert!(!take_exclusive(&port));
+        give_exclusive(&port);
+        assert_eq!(take_share(&port), Share::First);
+        assert_eq!(take_share(&port), Share::Another);
+        assert!(!take_exclusive(&port));
+        assert!(!give_share(&port));
+        assert!(!take_exclusive(&port), "one share is still held");
+        assert!(give_share(&port));
+        assert!(take_exclusive(&port), "free again without anybody saying so");
+    }
+
+    #[test]
+    fn a_reserved_port_is_nobodys() {
+        let port = Word::new(PortState::Reserved.to_word());
+        assert!(!take_exclusive(&port));
+        assert_eq!(take_share(&port), Share::Refused);
+    }
+
+    #[test]
+    fn shares_taken_and_given_back_by_four_threads_leave_a_free_port() {
+        let port = Word::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        if take_share(&port) != Share::Refused {
+                            give_share(&port);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(PortState::from_word(port.load()), PortState::Free);
+    }
+}

@@ -1,0 +1,447 @@
+//! One record of the session table: its state word, what it translates to what, and how its life begins and ends.
+//!
+//! A record is 64 bytes, one cache line, all [`Word`]s. The state word holds generation, phase and time of last use
+//! together, so that every transition (use, TCP state, expiry, death) is one compare-and-swap: a record that was used a
+//! moment ago cannot be ended by somebody who read it before. Whoever wins the step from live to dead deletes the table
+//! entries; to everybody else a dead record, or one of another generation, is absent.
+
+use crate::{
+    layout::{FlowKey, SessionRef, Timeouts, Transport},
+    time::Tick,
+    wire::port::Port,
+    word::Word,
+};
+
+/// What a record is at the moment; live phases also choose the idle time. The number is the index into the timeouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// On the free list.
+    Free = 0,
+    /// Taken off the free list and being written.
+    Building = 1,
+    /// Ended; whoever ended it is deleting its table entries.
+    Dead = 2,
+    /// An ICMP echo session.
+    Icmp = 4,
+    /// A UDP session.
+    Udp = 5,
+    /// A UDP session with a query port (53, 123): shorter-lived.
+    UdpQuery = 6,
+    /// A TCP session that the LAN host has opened and nobody has answered.
+    TcpOpening = 8,
+    /// A TCP connection both sides of which have spoken.
+    TcpEstablished = 9,
+    /// The LAN host has sent FIN.
+    TcpFinOutbound = 10,
+    /// The remote host has sent FIN.
+    TcpFinInbound = 11,
+    /// Both have, or one has reset the connection.
+    TcpClosing = 12,
+}
+
+impl Phase {
+    /// All phases.
+    pub const ALL: [Self; 11] = [
+        Self::Free,
+        Self::Building,
+        Self::Dead,
+        Self::Icmp,
+        Self::Udp,
+        Self::UdpQuery,
+        Self::TcpOpening,
+        Self::TcpEstablished,
+        Self::TcpFinOutbound,
+        Self::TcpFinInbound,
+        Self::TcpClosing,
+    ];
+
+    /// The phase with this number; an unknown number is nothing that could be used.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Free,
+            1 => Self::Building,
+            4 => Self::Icmp,
+            5 => Self::Udp,
+            6 => Self::UdpQuery,
+            8 => Self::TcpOpening,
+            9 => Self::TcpEstablished,
+            10 => Self::TcpFinOutbound,
+            11 => Self::TcpFinInbound,
+            12 => Self::TcpClosing,
+            _ => Self::Dead,
+        }
+    }
+
+    /// The number, as it stands in the state word.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, reason = "the discriminant of a repr(u8) enum")]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// Whether packets may use the record.
+    #[inline(always)]
+    pub const fn is_live(self) -> bool {
+        self.number() >= Self::Icmp.number()
+    }
+
+    /// The word used in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Building => "building",
+            Self::Dead => "dead",
+            Self::Icmp | Self::Udp => "open",
+            Self::UdpQuery => "query",
+            Self::TcpOpening => "opening",
+            Self::TcpEstablished => "established",
+            Self::TcpFinOutbound => "fin-sent",
+            Self::TcpFinInbound => "fin-received",
+            Self::TcpClosing => "closing",
+        }
+    }
+}
+
+/// The state word, taken apart: `generation << 40 | phase << 32 | last used`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Counts the lives of the slot; 24 bits.
+    pub generation: u32,
+    /// What the record is.
+    pub phase: Phase,
+    /// When a packet last used it.
+    pub used: Tick,
+}
+
+impl State {
+    const GENERATION_MASK: u32 = 0xff_ffff;
+
+    /// Takes a word apart.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "each part fits what is left after its shift")]
+    pub const fn from_word(word: u64) -> Self {
+        Self { generation: (word >> 40) as u32, phase: Phase::from_number((word >> 32) as u8), used: Tick(word as u32) }
+    }
+
+    /// Puts the word together.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        let [_, a, b, c] = self.generation.to_be_bytes();
+        let [d, e, f, g] = self.used.0.to_be_bytes();
+        u64::from_be_bytes([a, b, c, self.phase.number(), d, e, f, g])
+    }
+
+    /// Whether its idle time is over; a record that is not live has none.
+    #[inline(always)]
+    pub const fn is_expired(self, timeouts: &Timeouts, now: Tick) -> bool {
+        let limit = match self.phase {
+            Phase::Free | Phase::Building | Phase::Dead => Tick(0),
+            Phase::Icmp => timeouts.icmp,
+            Phase::Udp => timeouts.udp,
+            Phase::UdpQuery => timeouts.udp_query,
+            Phase::TcpOpening | Phase::TcpClosing => timeouts.tcp_transitory,
+            Phase::TcpEstablished | Phase::TcpFinOutbound | Phase::TcpFinInbound => timeouts.tcp_established,
+        };
+        now.since(self.used).0 > limit.0
+    }
+}
+
+/// How a record came by its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hold {
+    /// An endpoint-independent mapping: it holds its port for one LAN endpoint alone.
+    Mapping = 1,
+    /// A session of a mapping, which holds the port.
+    Member = 2,
+    /// A session on a shared port: it alone has this remote address and port there.
+    Overlap = 3,
+}
+
+impl Hold {
+    #[inline(always)]
+    const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Mapping,
+            2 => Self::Member,
+            _ => Self::Overlap,
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::as_conversions, reason = "the discriminant of a repr(u8) enum")]
+    const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// What a record says, apart from its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Protocol.
+    pub transport: Transport,
+    /// How the port is held.
+    pub hold: Hold,
+    /// LAN host.
+    pub inside: [u8; 4],
+    /// LAN host's port or query identifier.
+    pub inside_port: Port,
+    /// The shared address.
+    pub external: [u8; 4],
+    /// Port of the set.
+    pub external_port: Port,
+    /// Its position in the set.
+    pub ordinal: u16,
+    /// The phase it starts its life in.
+    pub first: Phase,
+    /// Remote host; zeros for a mapping.
+    pub remote: [u8; 4],
+    /// Remote port; zero for a mapping and for ICMP.
+    pub remote_port: Port,
+    /// The outer address of the tunnel's far end for this remote: the border relay or another customer edge.
+    pub far_end: [u8; 16],
+    /// Next hop towards that far end, index into HOPS.
+    pub wan_hop: u16,
+    /// Next hop towards the LAN host, index into HOPS.
+    pub lan_hop: u16,
+    /// When the record was made.
+    pub created: Tick,
+    /// For [`Hold::Member`]: the mapping.
+    pub mapping: SessionRef,
+}
+
+impl Facts {
+    /// Key in INSIDE.
+    #[inline(always)]
+    pub const fn inside_key(&self) -> FlowKey {
+        FlowKey::new(self.transport, self.inside, self.inside_port, self.remote, self.remote_port)
+    }
+
+    /// Key in OUTSIDE.
+    #[inline(always)]
+    pub const fn outside_key(&self) -> FlowKey {
+        FlowKey::new(self.transport, self.external, self.external_port, self.remote, self.remote_port)
+    }
+}
+
+/// The record. Words: state; inside | its port | external port; remote | its port | protocol | hold; external | ordinal |
+/// first phase; far end (two); created | WAN hop | LAN hop; mapping's generation and slot.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Session([Word; 8]);
+
+const _: () = assert!(size_of::<Session>() == 64);
+
+impl Session {
+    /// Bytes of a record.
+    pub const SIZE: usize = 64;
+
+    /// The state, as it is now.
+    #[inline(always)]
+    pub fn state(&self) -> State {
+        State::from_word(self.0[0].load())
+    }
+
+    /// Goes from one state to the next, unless somebody was faster.
+    #[inline(always)]
+    #[must_use]
+    pub fn advance(&self, from: State, to: State) -> bool {
+        self.0[0].compare_exchange(from.to_word(), to.to_word())
+    }
+
+    /// The facts, if the record is still of that generation and alive after they were read.
+    #[inline(always)]
+    pub fn read(&self, generation: u32) -> Option<(State, Facts)> {
+        let state = self.state();
+        if state.generation != generation || !state.phase.is_live() {
+            return None;
+        }
+        let facts = self.facts();
+        // A processor that was held up here for milliseconds may have read the next life's facts.
+        (self.state().generation == generation).then_some((state, facts))
+    }
+
+    /// The facts, whatever the state: for who holds the record in Building or Dead, and for reports that check the state after.
+    #[inline(always)]
+    pub fn facts(&self) -> Facts {
+        let [i0, i1, i2, i3, ip0, ip1, ep0, ep1] = self.0[1].load().to_be_bytes();
+        let [r0, r1, r2, r3, rp0, rp1, protocol, hold] = self.0[2].load().to_be_bytes();
+        let [e0, e1, e2, e3, o0, o1, first, _] = self.0[3].load().to_be_bytes();
+        let [f0, f1, f2, f3, f4, f5, f6, f7] = self.0[4].load().to_ne_bytes();
+        let [g0, g1, g2, g3, g4, g5, g6, g7] = self.0[5].load().to_ne_bytes();
+        let [c0, c1, c2, c3, w0, w1, l0, l1] = self.0[6].load().to_be_bytes();
+        let [m0, m1, m2, m3, s0, s1, s2, s3] = self.0[7].load().to_be_bytes();
+        Facts {
+            transport: match Transport::from_protocol(protocol) {
+                Some(transport) => transport,
+                None => Transport::Udp,
+            },
+            hold: Hold::from_number(hold),
+            inside: [i0, i1, i2, i3],
+            inside_port: Port::from_bytes([ip0, ip1]),
+            external: [e0, e1, e2, e3],
+            external_port: Port::from_bytes([ep0, ep1]),
+            ordinal: u16::from_be_bytes([o0, o1]),
+            first: Phase::from_number(first),
+            remote: [r0, r1, r2, r3],
+            remote_port: Port::from_bytes([rp0, rp1]),
+            far_end: [f0, f1, f2, f3, f4, f5, f6, f7, g0, g1, g2, g3, g4, g5, g6, g7],
+            wan_hop: u16::from_be_bytes([w0, w1]),
+            lan_hop: u16::from_be_bytes([l0, l1]),
+            created: Tick(u32::from_be_bytes([c0, c1, c2, c3])),
+            mapping: SessionRef {
+                generation: u32::from_be_bytes([m0, m1, m2, m3]),
+                slot: u32::from_be_bytes([s0, s1, s2, s3]),
+            },
+        }
+    }
+
+    /// Takes a free record into Building; gives the state it is in now, or nothing if the record is not free.
+    #[inline(always)]
+    pub fn begin(&self, now: Tick) -> Option<State> {
+        let old = self.state();
+        let new = State {
+            generation: old.generation.wrapping_add(1) & State::GENERATION_MASK,
+            phase: Phase::Building,
+            used: now,
+        };
+        (matches!(old.phase, Phase::Free) && self.advance(old, new)).then_some(new)
+    }
+
+    /// Writes the facts; only for who holds the record in Building.
+    #[inline(always)]
+    pub fn write(&self, facts: &Facts) {
+        let [i0, i1, i2, i3] = facts.inside;
+        let [ip0, ip1] = facts.inside_port.to_bytes();
+        let [ep0, ep1] = facts.external_port.to_bytes();
+        self.0[1].store(u64::from_be_bytes([i0, i1, i2, i3, ip0, ip1, ep0, ep1]));
+        let [r0, r1, r2, r3] = facts.remote;
+        let [rp0, rp1] = facts.remote_port.to_bytes();
+        self.0[2].store(u64::from_be_bytes([r0, r1, r2, r3, rp0, rp1, facts.transport.protocol(), facts.hold.number()]));
+        let [e0, e1, e2, e3] = facts.external;
+        let [o0, o1] = facts.ordinal.to_be_bytes();
+        self.0[3].store(u64::from_be_bytes([e0, e1, e2, e3, o0, o1, facts.first.number(), 0]));
+        let [f0, f1, f2, f3, f4, f5, f6, f7, g0, g1, g2, g3, g4, g5, g6, g7] = facts.far_end;
+        self.0[4].store(u64::from_ne_bytes([f0, f1, f2, f3, f4, f5, f6, f7]));
+        self.0[5].store(u64::from_ne_bytes([g0, g1, g2, g3, g4, g5, g6, g7]));
+        self.set_hops(facts.created, facts.wan_hop, facts.lan_hop);
+        self.set_mapping(facts.mapping);
+    }
+
+    /// Puts another port into a record in Building.
+    #[inline(always)]
+    pub fn set_port(&self, external_port: Port, ordinal: u16) {
+        let [i0, i1, i2, i3, ip0, ip1, _, _] = self.0[1].load().to_be_bytes();
+        let [ep0, ep1] = external_port.to_bytes();
+        self.0[1].store(u64::from_be_bytes([i0, i1, i2, i3, ip0, ip1, ep0, ep1]));
+        let [e0, e1, e2, e3, _, _, first, _] = self.0[3].load().to_be_bytes();
+        let [o0, o1] = ordinal.to_be_bytes();
+        self.0[3].store(u64::from_be_bytes([e0, e1, e2, e3, o0, o1, first, 0]));
+    }
+
+    /// Makes a record in Building a member of a mapping, whose port it gets.
+    #[inline(always)]
+    pub fn set_member(&self, mapping: SessionRef, external_port: Port, ordinal: u16) {
+        self.set_port(external_port, ordinal);
+        let [r0, r1, r2, r3, rp0, rp1, protocol, _] = self.0[2].load().to_be_bytes();
+        self.0[2].store(u64::from_be_bytes([r0, r1, r2, r3, rp0, rp1, protocol, Hold::Member.number()]));
+        self.set_mapping(mapping);
+    }
+
+    #[inline(always)]
+    fn set_mapping(&self, mapping: SessionRef) {
+        let [m0, m1, m2, m3] = mapping.generation.to_be_bytes();
+        let [s0, s1, s2, s3] = mapping.slot.to_be_bytes();
+        self.0[7].store(u64::from_be_bytes([m0, m1, m2, m3, s0, s1, s2, s3]));
+    }
+
+    /// Points the record at other next hops: one store, so readers see the old pair or the new one.
+    #[inline(always)]
+    pub fn set_hops(&self, created: Tick, wan_hop: u16, lan_hop: u16) {
+        let [c0, c1, c2, c3] = created.0.to_be_bytes();
+        let [w0, w1] = wan_hop.to_be_bytes();
+        let [l0, l1] = lan_hop.to_be_bytes();
+        self.0[6].store(u64::from_be_bytes([c0, c1, c2, c3, w0, w1, l0, l1]));
+    }
+
+    /// A record from the eight words that user space reads out of SESSIONS.
+    pub const fn from_words(words: [u64; 8]) -> Self {
+        let [a, b, c, d, e, f, g, h] = words;
+        Self([
+            Word::new(a),
+            Word::new(b),
+            Word::new(c),
+            Word::new(d),
+            Word::new(e),
+            Word::new(f),
+            Word::new(g),
+            Word::new(h),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn facts() -> Facts {
+        Facts {
+            transport: Transport::Tcp,
+            hold: Hold::Member,
+            inside: [192, 168, 1, 10],
+            inside_port: Port(40_000),
+            external: [192, 0, 2, 18],
+            external_port: Port(1232),
+            ordinal: 511,
+            first: Phase::TcpOpening,
+            remote: [198, 51, 100, 7],
+            remote_port: Port(443),
+            far_end: core::array::from_fn(|i| u8::try_from(i).unwrap_or(0)),
+            wan_hop: 3,
+            lan_hop: 77,
+            created: Tick(123),
+            mapping: SessionRef { slot: 60_000, generation: 0x12_3456 },
+        }
+    }
+
+    #[test]
+    fn facts_come_back_as_they_were_written() {
+        let record = Session::default();
+        let state = record.begin(Tick(5)).unwrap();
+        record.write(&facts());
+        assert_eq!(record.facts(), facts());
+        assert_eq!(record.read(state.generation), None, "building is not live");
+        assert!(record.advance(state, State { phase: Phase::TcpOpening, ..state }));
+        assert_eq!(record.read(state.generation).map(|(_, f)| f), Some(facts()));
+        assert_eq!(record.read(state.generation + 1), None, "another generation is absent");
+    }
+
+    #[test]
+    fn setting_port_and_mapping_changes_nothing_else() {
+        let record = Session::default();
+        record.write(&Facts { hold: Hold::Overlap, external_port: Port(9), ordinal: 9, mapping: SessionRef::default(), ..facts() });
+        record.set_member(facts().mapping, facts().external_port, facts().ordinal);
+        assert_eq!(record.facts(), facts());
+    }
+
+    #[test]
+    fn a_record_used_since_cannot_be_ended_by_who_read_it_before() {
+        let record = Session::default();
+        let building = record.begin(Tick(0)).unwrap();
+        let live = State { phase: Phase::Udp, ..building };
+        assert!(record.advance(building, live));
+        let seen = record.state();
+        assert!(record.advance(seen, State { used: Tick(9), ..seen }));
+        assert!(!record.advance(seen, State { phase: Phase::Dead, ..seen }));
+    }
+
+    #[test]
+    fn every_state_survives_the_word() {
+        for phase in Phase::ALL {
+            let state = State { generation: 0xab_cdef, phase, used: Tick(0x1234_5678) };
+            assert_eq!(State::from_word(state.to_word()), state);
+        }
+    }
+}

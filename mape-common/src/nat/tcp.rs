@@ -1,0 +1,70 @@
+//! What a TCP packet does to its session: RFC 7857 §2 and RFC 6146 §3.5.2, kept as small as the idle times need.
+
+use super::session::Phase;
+use crate::{verdict::Direction, wire::tcp::Flags};
+
+/// The phase after a packet with these flags, going this way.
+///
+/// A reset leads to the short idle time but ends nothing (RFC 7857 §2.2: it may be forged). An answer of any kind to an
+/// opening establishes. FIN both ways closes. A SYN of the LAN host on a closing session opens a new connection in its place.
+#[inline(always)]
+pub const fn next(phase: Phase, direction: Direction, flags: Flags) -> Phase {
+    if flags.has(Flags::RST) {
+        return Phase::TcpClosing;
+    }
+    if flags.is_open() && matches!(direction, Direction::Outbound) {
+        return match phase {
+            Phase::TcpEstablished => Phase::TcpEstablished,
+            _ => Phase::TcpOpening,
+        };
+    }
+    let phase = match (phase, direction) {
+        (Phase::TcpOpening, Direction::Inbound) => Phase::TcpEstablished,
+        _ => phase,
+    };
+    if !flags.has(Flags::FIN) {
+        return phase;
+    }
+    match (phase, direction) {
+        (Phase::TcpEstablished | Phase::TcpOpening, Direction::Outbound) => Phase::TcpFinOutbound,
+        (Phase::TcpEstablished, Direction::Inbound) => Phase::TcpFinInbound,
+        (Phase::TcpFinOutbound, Direction::Inbound) | (Phase::TcpFinInbound, Direction::Outbound) => Phase::TcpClosing,
+        _ => phase,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Direction::{Inbound, Outbound};
+
+    const SYN: u8 = Flags::SYN;
+    const ACK: u8 = Flags::ACK;
+    const FIN: u8 = Flags::FIN | Flags::ACK;
+    const RST: u8 = Flags::RST;
+
+    fn after(packets: &[(Direction, u8)]) -> Phase {
+        packets.iter().fold(Phase::TcpOpening, |phase, (direction, flags)| next(phase, *direction, Flags(*flags)))
+    }
+
+    #[test]
+    fn a_connections_life() {
+        for (packets, phase) in [
+            (&[(Outbound, SYN)][..], Phase::TcpOpening),
+            (&[(Outbound, SYN), (Outbound, SYN)], Phase::TcpOpening),
+            (&[(Outbound, SYN), (Inbound, SYN | ACK)], Phase::TcpEstablished),
+            (&[(Outbound, SYN), (Inbound, SYN)], Phase::TcpEstablished), // simultaneous open
+            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, FIN)], Phase::TcpFinOutbound),
+            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Inbound, FIN)], Phase::TcpFinInbound),
+            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Inbound, FIN), (Outbound, ACK)], Phase::TcpFinInbound),
+            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Inbound, FIN), (Outbound, FIN)], Phase::TcpClosing),
+            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, FIN), (Inbound, FIN), (Outbound, ACK)], Phase::TcpClosing),
+            (&[(Outbound, SYN), (Inbound, RST | ACK)], Phase::TcpClosing),
+            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, RST)], Phase::TcpClosing),
+            (&[(Outbound, SYN), (Inbound, RST | ACK), (Outbound, SYN)], Phase::TcpOpening),
+            (&[(Outbound, ACK), (Inbound, ACK)], Phase::TcpEstablished), // picked up in its middle
+        ] {
+            assert_eq!(after(packets), phase, "{packets:?}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! WAN to LAN on a customer edge: validate the sender, find the session, decapsulate, translate the destination.
+
+use crate::{
+    env::{Env, Side},
+    hop::Hop,
+    layout::{Config, FlowKey, SessionRef, Transport},
+    nat::{
+        mapping,
+        open::{self, Flow, Path},
+        session::{Hold, Phase, State},
+        table::Draft,
+        tcp,
+    },
+    packet::Packet,
+    time::Tick,
+    verdict::{Broken, Direction, Reason, Verdict},
+    wire::{
+        eth::{self, EtherType},
+        ipv6,
+        port::Port,
+    },
+};
+
+use super::{
+    Need, Stop,
+    admit::Arrival,
+    inner::{self, Inner},
+    path,
+    translate::{self, End, Translation},
+    tunnel::{self, Decapsulation, INNER, Outer},
+};
+
+/// Everything decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    hop: Hop,
+    translation: Translation,
+    decapsulation: Decapsulation,
+}
+
+/// Decides what becomes of an IPv6 frame from the WAN whose session was used a moment ago; looks, and changes nothing.
+///
+/// # Errors
+/// [`Stop::Refused`] with the reason, or [`Stop::Unsettled`] where [`prepare`] has to look after the session first.
+#[inline(always)]
+pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
+    let config = arrival.config;
+    let (outer, inner, flow) = read(frame, env, config)?;
+    let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
+    let session = env.find(Side::Outside, &key).ok_or(Stop::Unsettled)?;
+    let (state, facts) =
+        env.session(session.slot).and_then(|record| record.read(session.generation)).ok_or(Stop::Unsettled)?;
+    if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
+        return Err(Stop::Unsettled);
+    }
+    let hop = env.hop(facts.lan_hop).and_then(|hop| hop.get(facts.inside)).ok_or(Reason::NextHopUnknown)?;
+    tunnel::fits(&inner.header, &hop)?;
+    let translation =
+        translate::plan::<P, INNER>(frame, &inner, End::Destination, facts.inside, facts.inside_port, config.mss);
+    let decapsulation = tunnel::plan_decapsulation(&outer, &inner.header, translation.header, inner.excess)?;
+    Ok(Plan { hop, translation, decapsulation })
+}
+
+/// Carries the plan out.
+///
+/// # Errors
+/// [`Broken`]: the frame is neither old nor new.
+#[inline(always)]
+pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
+    translate::apply::<P, INNER>(frame, &plan.translation)?;
+    let header = eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV4);
+    tunnel::decapsulate(frame, &plan.decapsulation, &header)?;
+    Ok(Verdict::Forward { ifindex: plan.hop.ifindex })
+}
+
+/// The packet and its flow, if it is for this customer edge and its sender may have sent it.
+#[inline(always)]
+fn read<P: Packet, E: Env>(frame: &P, env: &E, config: &Config) -> Result<(Outer, Inner, Flow), Reason> {
+    let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
+    let inner = inner::read::<P, INNER>(frame, usize::from(outer.payload_len))?;
+    let flow = Flow {
+        transport: inner.transport,
+        local: inner.header.destination(),
+        local_port: inner.destination_port,
+        remote: inner.header.source(),
+        remote_port: if matches!(inner.transport, Transport::Icmp) { Port(0) } else { inner.source_port },
+    };
+    if !config.owns(flow.local) {
+        return Err(Reason::NotMyAddress);
+    }
+    if !config.port_set.contains(flow.local_port) {
+        return Err(Reason::ForeignPort);
+    }
+    // Section 8.1: what comes from the relay needs no check; from anywhere else the rules must allow the inner source.
+    if outer.source != config.relay_address {
+        path::check_source(env, &outer.source, flow.remote, inner.source_port)?;
+    }
+    Ok((outer, inner, flow))
+}
+
+#[inline(always)]
+fn next_phase(phase: Phase, inner: &Inner) -> Phase {
+    match inner.transport {
+        Transport::Tcp => tcp::next(phase, Direction::Inbound, inner.flags),
+        Transport::Udp | Transport::Icmp => phase,
+    }
+}
+
+/// Says what the session of a packet needs before the packet can be forwarded.
+///
+/// # Errors
+/// Why the packet is not forwarded.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn look<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, need: &mut Option<Need>) -> Result<(), Reason> {
+    let (config, now) = (arrival.config, arrival.now);
+    let (_, inner, flow) = read(frame, env, config)?;
+    let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
+    if let Some(session) = env.find(Side::Outside, &key)
+        && let Some(record) = env.session(session.slot)
+    {
+        let state = record.state();
+        if state.generation == session.generation && state.phase.is_live() && !state.is_expired(&config.timeouts, now) {
+            *need = Some(Need { flow, phase: next_phase(state.phase, &inner), session: Some(session) });
+            return Ok(());
+        }
+    }
+    if !config.endpoint_independent(flow.transport) {
+        return Err(Reason::NoSession);
+    }
+    let phase = match flow.transport {
+        Transport::Tcp => tcp::next(Phase::TcpOpening, Direction::Inbound, inner.flags),
+        Transport::Udp => Phase::Udp,
+        Transport::Icmp => Phase::Icmp,
+    };
+    *need = Some(Need { flow, phase, session: None });
+    Ok(())
+}
+
+/// Notes that a session is used: its record, its mapping, and the neighbour that the frame came from.
+///
+/// # Errors
+/// [`Reason::NoSession`] where it has ended since.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, session: SessionRef, phase: Phase) -> Result<(), Reason> {
+    let record = env.session(session.slot).ok_or(Reason::NoSession)?;
+    let (state, facts) = record.read(session.generation).ok_or(Reason::NoSession)?;
+    if matches!(facts.hold, Hold::Member) {
+        mapping::touch(env, facts.mapping, arrival.now);
+    }
+    // A packet that was faster has noted as much; an ended session is found ended by the next packet.
+    let _ = record.advance(state, State { phase, used: arrival.now, ..state });
+    path::confirm(env, facts.wan_hop, arrival.source, arrival.now);
+    Ok(())
+}
+
+/// The mapping that lets a remote host in although it has no session: its port is mapped independently of the remote, and
+/// has sent to that host.
+///
+/// # Errors
+/// [`Reason::NoSession`] where the port is not mapped, [`Reason::Filtered`] where it is, but not for this host.
+#[inline(always)]
+pub fn admitting_mapping<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<SessionRef, Reason> {
+    let (config, now) = (arrival.config, arrival.now);
+    let mapping = mapping::find(env, config, Side::Outside, flow, now).ok_or(Reason::NoSession)?;
+    if mapping::is_permitted(env, config, flow.transport, mapping, flow.remote, now) {
+        Ok(mapping)
+    } else {
+        Err(Reason::Filtered)
+    }
+}
+
+/// Drafts the record of a session that a remote host opens through `mapping`.
+///
+/// # Errors
+/// [`Reason::NoSession`], [`Reason::SessionsExhausted`], [`Reason::Contended`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn draft<E: Env>(
+    env: &E,
+    arrival: &Arrival<'_>,
+    flow: &Flow,
+    mapping: SessionRef,
+    made: &mut Option<Draft>,
+) -> Result<(), Reason> {
+    let (_, of) = env.session(mapping.slot).and_then(|record| record.read(mapping.generation)).ok_or(Reason::NoSession)?;
+    let (far_end, wan_hop) = path::far_end(env, arrival.config, flow);
+    let inside = Flow { local: of.inside, local_port: of.inside_port, ..*flow };
+    let path = Path { far_end, wan_hop, lan_hop: of.lan_hop };
+    let draft = open::draft(env, arrival.config, &inside, &path, of.first, arrival.now)?;
+    draft.record(env)?.set_member(mapping, of.external_port, of.ordinal);
+    *made = Some(draft);
+    Ok(())
+}
+
+const _: () = assert!(INNER == eth::LEN + ipv6::LEN);

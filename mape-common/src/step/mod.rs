@@ -1,0 +1,50 @@
+//! What happens to a packet, step by step: each plans on `&frame`, which it cannot write, then applies its plan.
+//!
+//! * [`admit`]: is the frame for us at all; * [`inner`]: the IPv4 packet and its transport header;
+//! * [`translate`]: rewriting one end of it; * [`mss`]: the TCP MSS clamp; * [`tunnel`]: TTL, ECN, MTU and the outer header;
+//! * [`path`]: where a new session's packets go;
+//! * [`edge`]: the whole of a customer edge's program, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's.
+
+pub mod admit;
+pub mod edge;
+pub mod inbound;
+pub mod inner;
+pub mod mss;
+pub mod outbound;
+pub mod path;
+pub mod relay;
+pub mod translate;
+pub mod tunnel;
+
+use crate::{
+    layout::SessionRef,
+    nat::{open::Flow, session::Phase},
+    verdict::Reason,
+};
+
+/// Why a plan was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The packet is not forwarded.
+    Refused(Reason),
+    /// Its session is not there, or has to be looked after first.
+    Unsettled,
+}
+
+impl From<Reason> for Stop {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+/// What a packet needs before it can be forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The packet's flow.
+    pub flow: Flow,
+    /// Phase of its session after the packet, or at its start.
+    pub phase: Phase,
+    /// The session to look after; none = one has to be opened.
+    pub session: Option<SessionRef>,
+}

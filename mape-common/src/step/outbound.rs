@@ -1,0 +1,200 @@
+//! LAN to WAN on a customer edge: find or open the session, translate the source, encapsulate.
+
+use crate::{
+    env::{Env, Side},
+    hop::NextHop,
+    layout::{FlowKey, SessionRef, Transport},
+    nat::{
+        mapping,
+        open::{self, Flow, Path},
+        session::{Hold, Phase, State},
+        table::{self, Draft},
+        tcp,
+    },
+    packet::Packet,
+    time::Tick,
+    verdict::{Broken, Direction, Reason, Verdict},
+    wire::{
+        eth,
+        ipv4,
+        port::Port,
+        tcp::Flags,
+    },
+};
+
+use super::{
+    Need, Stop,
+    admit::Arrival,
+    inner::{self, Inner},
+    path,
+    translate::{self, End, Translation},
+    tunnel::{self, Encapsulation},
+};
+
+/// Everything decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    translation: Translation,
+    encapsulation: Encapsulation,
+}
+
+/// Decides what becomes of an IPv4 frame from the LAN whose session was used a moment ago; looks, and changes nothing.
+///
+/// # Errors
+/// [`Stop::Refused`] with the reason, or [`Stop::Unsettled`] where [`prepare`] has to look after the session first.
+#[inline(always)]
+pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
+    let config = arrival.config;
+    let (inner, flow) = read(frame)?;
+    let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
+    let session = env.find(Side::Inside, &key).ok_or(Stop::Unsettled)?;
+    let (state, facts) =
+        env.session(session.slot).and_then(|record| record.read(session.generation)).ok_or(Stop::Unsettled)?;
+    // No idle time is as short as this, so a record that was just used has not expired.
+    if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
+        return Err(Stop::Unsettled);
+    }
+    let hop = env.hop(facts.wan_hop).and_then(|hop| hop.get(NextHop::FAR_END)).ok_or(Reason::NextHopUnknown)?;
+    let translation =
+        translate::plan::<P, { eth::LEN }>(frame, &inner, End::Source, facts.external, facts.external_port, config.mss);
+    let label = tunnel::flow_label(facts.external_port, flow.remote, flow.remote_port, flow.transport.protocol());
+    let encapsulation =
+        tunnel::plan_encapsulation(config, &inner.header, translation.header, hop, facts.far_end, label, inner.excess)?;
+    Ok(Plan { translation, encapsulation })
+}
+
+/// Carries the plan out.
+///
+/// # Errors
+/// [`Broken`]: the frame is neither old nor new.
+#[inline(always)]
+pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
+    translate::apply::<P, { eth::LEN }>(frame, &plan.translation)?;
+    tunnel::encapsulate(frame, &plan.encapsulation)?;
+    Ok(Verdict::Forward { ifindex: plan.encapsulation.hop.ifindex })
+}
+
+/// The packet and its flow, if it is one that can have a session.
+#[inline(always)]
+fn read<P: Packet>(frame: &P) -> Result<(Inner, Flow), Reason> {
+    let room = frame.len().saturating_sub(eth::LEN);
+    let inner = inner::read::<P, { eth::LEN }>(frame, room)?;
+    let flow = Flow {
+        transport: inner.transport,
+        local: inner.header.source(),
+        local_port: inner.source_port,
+        remote: inner.header.destination(),
+        // The identifier is the LAN host's own: the remote has none.
+        remote_port: if matches!(inner.transport, Transport::Icmp) { Port(0) } else { inner.destination_port },
+    };
+    if !ipv4::is_routable(flow.remote) || !ipv4::is_routable(flow.local) {
+        return Err(Reason::NotUnicast);
+    }
+    // The stack answers and counts what ends here; it must not make a session first.
+    if inner.header.ttl() <= 1 {
+        return Err(Reason::TtlExpired);
+    }
+    Ok((inner, flow))
+}
+
+#[inline(always)]
+fn next_phase(phase: Phase, inner: &Inner) -> Phase {
+    match inner.transport {
+        Transport::Tcp => tcp::next(phase, Direction::Outbound, inner.flags),
+        Transport::Udp | Transport::Icmp => phase,
+    }
+}
+
+/// A packet that is refused because of what it carries is still not ours if the routing table sends it elsewhere.
+///
+/// # Errors
+/// The reason that holds.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn unsupported<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Reason {
+    let Ok(bytes) = frame.read(eth::LEN) else { return Reason::BadLength };
+    let header = ipv4::Header::from_bytes(bytes);
+    if !ipv4::is_routable(header.destination()) {
+        return Reason::NotUnicast;
+    }
+    match path::is_tunnelled(env, arrival, header.source(), header.destination()) {
+        Ok(()) => Reason::UnsupportedProtocol,
+        Err(elsewhere) => elsewhere,
+    }
+}
+
+/// Says what the session of a packet needs before the packet can be forwarded.
+///
+/// # Errors
+/// Why the packet is not forwarded.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn look<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, need: &mut Option<Need>) -> Result<(), Reason> {
+    let config = arrival.config;
+    let (inner, flow) = read(frame)?;
+    let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
+    if let Some(session) = env.find(Side::Inside, &key)
+        && let Some(record) = env.session(session.slot)
+    {
+        let state = record.state();
+        if state.generation == session.generation && state.phase.is_live() && !state.is_expired(&config.timeouts, arrival.now) {
+            *need = Some(Need { flow, phase: next_phase(state.phase, &inner), session: Some(session) });
+            return Ok(());
+        }
+    }
+    if config.owns(flow.remote) && config.port_set.contains(inner.destination_port) {
+        return Err(Reason::Hairpin);
+    }
+    let phase = match flow.transport {
+        Transport::Tcp if inner.flags.has(Flags::RST) => return Err(Reason::ResetWithoutSession),
+        Transport::Tcp => tcp::next(Phase::TcpOpening, Direction::Outbound, inner.flags),
+        Transport::Udp if is_query_port(flow.remote_port) => Phase::UdpQuery,
+        Transport::Udp => Phase::Udp,
+        // An answer to a query that never came through here has nobody to go to.
+        Transport::Icmp if inner.flags != inner::QUERY => return Err(Reason::NoSession),
+        Transport::Icmp => Phase::Icmp,
+    };
+    *need = Some(Need { flow, phase, session: None });
+    Ok(())
+}
+
+/// Drafts the record of a new session whose packets go by `path`.
+///
+/// # Errors
+/// [`Reason::RecentlyRefused`], [`Reason::SessionsExhausted`], [`Reason::Contended`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn draft<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, path: &Path, made: &mut Option<Draft>) -> Result<(), Reason> {
+    if open::was_refused(env, arrival.config, &need.flow, arrival.now) {
+        return Err(Reason::RecentlyRefused);
+    }
+    *made = Some(open::draft(env, arrival.config, &need.flow, path, need.phase, arrival.now)?);
+    Ok(())
+}
+
+/// Notes that a session is used, once a second or when its phase changes: its way, which was just looked up again, its
+/// mapping and its permission.
+///
+/// # Errors
+/// [`Reason::Contended`] where the session or its mapping is gone: the next packet opens another.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, session: SessionRef, phase: Phase, path: &Path) -> Result<(), Reason> {
+    let now = arrival.now;
+    let record = env.session(session.slot).ok_or(Reason::Contended)?;
+    let (state, facts) = record.read(session.generation).ok_or(Reason::Contended)?;
+    if path.lan_hop != facts.lan_hop || path.wan_hop != facts.wan_hop {
+        record.set_hops(facts.created, path.wan_hop, path.lan_hop);
+    }
+    if matches!(facts.hold, Hold::Member) {
+        if !mapping::touch(env, facts.mapping, now) {
+            table::end_now(env, arrival.config, session);
+            return Err(Reason::Contended);
+        }
+        mapping::permit(env, facts.mapping, facts.remote, now);
+    }
+    // Where another packet of the session was faster, that is as good as ours.
+    let _ = record.advance(state, State { phase, used: now, ..state });
+    Ok(())
+}
+
+/// DNS and NTP: one question, one answer (RFC 4787 REQ-5a lets their sessions be shorter).
+const fn is_query_port(port: Port) -> bool {
+    matches!(port.0, 53 | 123)
+}

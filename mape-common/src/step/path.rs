@@ -1,0 +1,140 @@
+//! Where a new session's packets go: the routing table, the mapping rules and the next hops decide.
+
+use crate::{
+    env::{Env, Route},
+    hop::{Hop, Mac, NextHop},
+    layout::{Config, NEXT_HOPS, STATIC_HOPS, Transport},
+    map::address::map_address,
+    nat::open::{Flow, Path},
+    time::Tick,
+    verdict::Reason,
+    wire::port::Port,
+};
+
+use super::admit::{Arrival, is_proven};
+
+/// Places of the next-hop table that one address may have.
+const PROBES: u16 = 8;
+/// Index of the border relay's next hop.
+const RELAY_HOP: u16 = 0;
+
+/// The path of a LAN host's packet.
+///
+/// # Errors
+/// [`Reason::NotTunnelled`], [`Reason::SourceNotLan`], [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn outbound<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow, path: &mut Option<Path>) -> Result<(), Reason> {
+    is_tunnelled(env, arrival, flow.local, flow.remote)?;
+    let lan_hop = lan_hop(env, arrival, flow)?;
+    let (far_end, wan_hop) = far_end(env, arrival.config, flow);
+    let hop = env.hop(wan_hop).and_then(|hop| hop.get(NextHop::FAR_END)).ok_or(Reason::NextHopUnknown)?;
+    if !is_proven(env, hop.ifindex) {
+        return Err(Reason::LinkUnproven);
+    }
+    *path = Some(Path { far_end, wan_hop, lan_hop });
+    Ok(())
+}
+
+/// Whether the routing table sends the packet into the tunnel.
+///
+/// The shared address is decided before: it is on no interface, and another customer edge that has it is behind the tunnel.
+///
+/// # Errors
+/// [`Reason::NotTunnelled`].
+#[inline(always)]
+pub fn is_tunnelled<E: Env>(env: &E, arrival: &Arrival<'_>, source: [u8; 4], destination: [u8; 4]) -> Result<(), Reason> {
+    if arrival.config.owns(destination) {
+        return Ok(());
+    }
+    match env.route(arrival.ifindex, source, destination).ifindex() {
+        Some(ifindex) if ifindex == arrival.config.tunnel_ifindex => Ok(()),
+        _ => Err(Reason::NotTunnelled),
+    }
+}
+
+/// The tunnel's far end for a remote host, and the next hop towards it: another customer edge where a forwarding rule
+/// holds the address (RFC 7597 §5.3), else the border relay (§5.4).
+///
+/// An ICMP identifier is the sender's: it says nothing about which of the customer edges that share an address is meant.
+#[inline(always)]
+pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow) -> ([u8; 16], u16) {
+    if let Some(found) = env.rule_by_ipv4(flow.remote)
+        && let Some(rule) = env.rule(found.rule)
+        && !(matches!(flow.transport, Transport::Icmp) && rule.psid_len() > 0)
+        && let Some(address) = map_address(rule, flow.remote, flow.remote_port)
+        && let Ok(hop) = u16::try_from(found.hop)
+    {
+        return (address, hop);
+    }
+    (config.relay_address, RELAY_HOP)
+}
+
+/// The next hop back to the LAN host: the routing table's, with the frame's sender where the kernel has no neighbour entry.
+///
+/// The packet must have come by the interface that leads back to its source (RFC 3704, strict).
+#[inline(always)]
+fn lan_hop<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<u16, Reason> {
+    let hop = match env.route(arrival.config.tunnel_ifindex, flow.remote, flow.local) {
+        Route::Resolved(hop) => hop,
+        Route::Unresolved { ifindex } => learned(env, arrival, ifindex)?,
+        Route::Other => return Err(Reason::SourceNotLan),
+    };
+    if hop.ifindex != arrival.ifindex {
+        return Err(Reason::SourceNotLan);
+    }
+    note_lan_hop(env, flow.local, &hop, arrival.now)
+}
+
+/// The frame's sender as a next hop.
+#[inline(always)]
+fn learned<E: Env>(env: &E, arrival: &Arrival<'_>, ifindex: u32) -> Result<Hop, Reason> {
+    let link = env.link(ifindex).ok_or(Reason::SourceNotLan)?;
+    Ok(Hop { ifindex, mtu: link.mtu(), destination: arrival.source, source: Mac::from_bits(link.mac()) })
+}
+
+/// Finds or makes the record of a LAN host's next hop; gives its index.
+#[inline(always)]
+fn note_lan_hop<E: Env>(env: &E, address: [u8; 4], hop: &Hop, now: Tick) -> Result<u16, Reason> {
+    let start = u32::from_be_bytes(address).wrapping_mul(0x9e37_79b1) >> 16;
+    for probe in 0..PROBES {
+        let offset = start.wrapping_add(u32::from(probe)).checked_rem(NEXT_HOPS.saturating_sub(STATIC_HOPS)).unwrap_or(0);
+        let Ok(index) = u16::try_from(offset.wrapping_add(STATIC_HOPS)) else { continue };
+        let Some(record) = env.hop(index) else { continue };
+        if record.is_for(address, hop.ifindex) {
+            if record.get(address) == Some(*hop) {
+                record.confirm(now);
+                return Ok(index);
+            }
+            return if record.assign(address, hop, now) { Ok(index) } else { Err(Reason::Contended) };
+        }
+        if record.is_free(now) && record.assign(address, hop, now) {
+            return Ok(index);
+        }
+    }
+    Err(Reason::NextHopUnknown)
+}
+
+/// Whether the inner source of a packet may have come from its outer source (RFC 7597 §8.1).
+///
+/// # Errors
+/// [`Reason::InvalidV6`] where no rule holds the outer source, [`Reason::InvalidV4`] where its rule gives it another
+/// address or port set.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn check_source<E: Env>(env: &E, outer: &[u8; 16], inner: [u8; 4], port: Port) -> Result<(), Reason> {
+    let Some(rule) = env.rule_by_ipv6(*outer).and_then(|found| env.rule(found.rule)) else { return Err(Reason::InvalidV6) };
+    match map_address(rule, inner, port) {
+        Some(address) if address == *outer => Ok(()),
+        _ => Err(Reason::InvalidV4),
+    }
+}
+
+/// Whether a frame came from the neighbour of a next hop: then that neighbour is alive.
+#[inline(always)]
+pub fn confirm<E: Env>(env: &E, index: u16, sender: Mac, now: Tick) {
+    if let Some(hop) = env.hop(index)
+        && hop.destination() == sender.to_bits()
+        && now.since(hop.confirmed()) >= Tick::STALE
+    {
+        hop.confirm(now);
+    }
+}

@@ -1,0 +1,249 @@
+//! IPv4 in IPv6 (RFC 2473): TTL, ECN and DSCP (RFC 6040, 2983), MTU, the outer header.
+
+use crate::{
+    checksum::Delta,
+    hop::Hop,
+    layout::Config,
+    packet::Packet,
+    verdict::{Broken, Reason, Truncated},
+    wire::{
+        eth::{self, EtherType},
+        ipv4::{self, Protocol},
+        ipv6, port::Port,
+    },
+};
+
+/// Where the inner packet stands in a tunnelled frame.
+pub const INNER: usize = eth::LEN + ipv6::LEN;
+/// Hop limit of the outer header.
+const HOP_LIMIT: u8 = 64;
+const ECN: u8 = 3;
+const CE: u8 = 3;
+const ECT_1: u8 = 1;
+
+/// What will be written around and into the inner header, besides the translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encapsulation {
+    /// Where the frame goes.
+    pub hop: Hop,
+    /// Outer source address.
+    pub near_end: [u8; 16],
+    /// Outer destination address.
+    pub far_end: [u8; 16],
+    start: [u8; 8],
+    ttl: u8,
+    header_checksum: u16,
+    excess: u16,
+}
+
+/// The parts of a session that its outer headers' flow label is made of, so that routers and NICs spread sessions (RFC 6438).
+#[inline(always)]
+pub const fn flow_label(external_port: Port, remote: [u8; 4], remote_port: Port, protocol: u8) -> u32 {
+    let [a, b, c, d] = remote;
+    let [e, f] = external_port.to_bytes();
+    let [g, h] = remote_port.to_bytes();
+    let hash = u64::from_be_bytes([a, b, c, d, e, f, g, h]) ^ ((protocol as u64) << 20);
+    (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44) as u32
+}
+
+/// Plans the encapsulation of the packet whose header is given.
+///
+/// `change` is what the translation adds to the header's checksum, `excess` the padding behind the packet.
+///
+/// # Errors
+/// [`Reason::TtlExpired`], [`Reason::TooBig`]: the stack answers those.
+#[inline(always)]
+pub fn plan_encapsulation(
+    config: &Config,
+    header: &ipv4::Header,
+    change: Delta,
+    hop: Hop,
+    far_end: [u8; 16],
+    label: u32,
+    excess: u16,
+) -> Result<Encapsulation, Reason> {
+    let ttl = lowered(header)?;
+    let total = header.total_len();
+    if total > config.tunnel_mtu || total > hop.mtu.saturating_sub(40) {
+        return Err(Reason::TooBig);
+    }
+    let traffic_class = if config.has(Config::COPY_DSCP) { header.tos() } else { header.tos() & ECN };
+    Ok(Encapsulation {
+        hop,
+        near_end: config.tunnel_address,
+        far_end,
+        start: ipv6::start(traffic_class, label, total, Protocol::IPV4, HOP_LIMIT),
+        ttl,
+        header_checksum: ttl_change(header, ttl, change).apply(header.checksum()),
+        excess,
+    })
+}
+
+/// Puts the outer header and the Ethernet header before the packet that starts at [`eth::LEN`].
+///
+/// # Errors
+/// [`Broken`].
+#[inline(always)]
+pub fn encapsulate<P: Packet>(frame: &mut P, plan: &Encapsulation) -> Result<(), Broken> {
+    if plan.excess != 0 {
+        frame.trim_end(plan.excess)?;
+    }
+    frame.grow_front::<{ ipv6::LEN }>()?;
+    frame.write(0, eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV6).as_bytes())?;
+    frame.write(eth::LEN, &plan.start)?;
+    frame.write(eth::LEN.wrapping_add(8), &plan.near_end)?;
+    frame.write(eth::LEN.wrapping_add(24), &plan.far_end)?;
+    frame.write(INNER.wrapping_add(ipv4::TTL), &[plan.ttl])?;
+    frame.write(INNER.wrapping_add(ipv4::CHECKSUM), &plan.header_checksum.to_be_bytes())?;
+    Ok(())
+}
+
+/// The outer header of a tunnelled packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outer {
+    /// Who sent it.
+    pub source: [u8; 16],
+    /// Traffic class.
+    pub traffic_class: u8,
+    /// Bytes that the inner packet may have.
+    pub payload_len: u16,
+    /// Bytes of the frame after the outer packet's end.
+    pub excess: u16,
+}
+
+/// Reads the outer header of a frame whose type is IPv6.
+///
+/// # Errors
+/// [`Reason::OtherIpv6`] where it is no IPv4-in-IPv6 for `address`, [`Reason::OuterExtension`], [`Reason::BadLength`].
+#[inline(always)]
+pub fn read_outer<P: Packet>(frame: &P, address: &[u8; 16]) -> Result<Outer, Reason> {
+    let header = ipv6::Header::from_bytes(frame.read(eth::LEN).map_err(|_| Reason::OtherIpv6)?);
+    if !header.is_ipv6() || header.destination() != *address {
+        return Err(Reason::OtherIpv6);
+    }
+    if header.next_header() != Protocol::IPV4 {
+        return Err(if header.has_extension() { Reason::OuterExtension } else { Reason::OtherIpv6 });
+    }
+    let Some(room) = frame.len().checked_sub(INNER) else { return Err(Reason::BadLength) };
+    let Some(excess) = room.checked_sub(usize::from(header.payload_len())) else { return Err(Reason::BadLength) };
+    let Ok(excess) = u16::try_from(excess) else { return Err(Reason::BadLength) };
+    Ok(Outer { source: header.source(), traffic_class: header.traffic_class(), payload_len: header.payload_len(), excess })
+}
+
+/// What will be written into the inner header when the outer one is taken off, besides the translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decapsulation {
+    tos: u8,
+    ttl: u8,
+    header_checksum: u16,
+    excess: u16,
+}
+
+/// Plans the decapsulation of the packet whose header is given.
+///
+/// # Errors
+/// [`Reason::TtlExpired`], [`Reason::EcnInvalid`].
+#[inline(always)]
+pub fn plan_decapsulation(outer: &Outer, header: &ipv4::Header, change: Delta, excess: u16) -> Result<Decapsulation, Reason> {
+    let ttl = lowered(header)?;
+    let tos = (header.tos() & !ECN) | merge_ecn(header.tos() & ECN, outer.traffic_class & ECN)?;
+    // The word before the length: version and header length are 0x45, since there are no options.
+    let change = change.word(u16::from_be_bytes([0x45, header.tos()]), u16::from_be_bytes([0x45, tos]));
+    Ok(Decapsulation {
+        tos,
+        ttl,
+        header_checksum: ttl_change(header, ttl, change).apply(header.checksum()),
+        excess: outer.excess.saturating_add(excess),
+    })
+}
+
+/// The largest packet that leaves by a next hop.
+///
+/// # Errors
+/// [`Reason::TooBig`].
+#[inline(always)]
+pub const fn fits(header: &ipv4::Header, hop: &Hop) -> Result<(), Reason> {
+    if header.total_len() > hop.mtu { Err(Reason::TooBig) } else { Ok(()) }
+}
+
+/// Writes what changes in the inner header, takes the outer one off and puts the Ethernet header before it.
+///
+/// # Errors
+/// [`Broken`].
+#[inline(always)]
+pub fn decapsulate<P: Packet>(frame: &mut P, plan: &Decapsulation, header: &eth::Header) -> Result<(), Broken> {
+    write_inner(frame, plan)?;
+    if plan.excess != 0 {
+        frame.trim_end(plan.excess)?;
+    }
+    frame.shrink_front::<{ ipv6::LEN }>()?;
+    frame.write(0, header.as_bytes())?;
+    Ok(())
+}
+
+#[inline(always)]
+fn write_inner<P: Packet>(frame: &mut P, plan: &Decapsulation) -> Result<(), Truncated> {
+    frame.write(INNER.wrapping_add(ipv4::TOS), &[plan.tos])?;
+    frame.write(INNER.wrapping_add(ipv4::TTL), &[plan.ttl])?;
+    frame.write(INNER.wrapping_add(ipv4::CHECKSUM), &plan.header_checksum.to_be_bytes())
+}
+
+/// What becomes of the inner ECN field when the outer header is taken off (RFC 6040 §4.2, figure 4).
+///
+/// # Errors
+/// [`Reason::EcnInvalid`] for congestion on a packet that cannot say so.
+#[inline(always)]
+pub const fn merge_ecn(inner: u8, outer: u8) -> Result<u8, Reason> {
+    match (inner, outer) {
+        (0, CE) => Err(Reason::EcnInvalid),
+        (0, _) => Ok(0),
+        (_, CE) => Ok(CE),
+        (CE, _) => Ok(CE),
+        (_, ECT_1) => Ok(ECT_1),
+        (inner, _) => Ok(inner),
+    }
+}
+
+#[inline(always)]
+const fn lowered(header: &ipv4::Header) -> Result<u8, Reason> {
+    match header.ttl() {
+        0 | 1 => Err(Reason::TtlExpired),
+        ttl => Ok(ttl.wrapping_sub(1)),
+    }
+}
+
+#[inline(always)]
+const fn ttl_change(header: &ipv4::Header, ttl: u8, change: Delta) -> Delta {
+    let protocol = header.protocol().0;
+    change.word(u16::from_be_bytes([header.ttl(), protocol]), u16::from_be_bytes([ttl, protocol]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ecn_is_merged_as_rfc_6040_figure_4_says() {
+        const NOT: u8 = 0;
+        const ECT0: u8 = 2;
+        let table = [
+            (NOT, [Ok(NOT), Ok(NOT), Ok(NOT), Err(Reason::EcnInvalid)]),
+            (ECT0, [Ok(ECT0), Ok(ECT0), Ok(ECT_1), Ok(CE)]),
+            (ECT_1, [Ok(ECT_1), Ok(ECT_1), Ok(ECT_1), Ok(CE)]),
+            (CE, [Ok(CE), Ok(CE), Ok(CE), Ok(CE)]),
+        ];
+        for (inner, row) in table {
+            for (outer, merged) in [NOT, ECT0, ECT_1, CE].into_iter().zip(row) {
+                assert_eq!(merge_ecn(inner, outer), merged, "inner {inner} outer {outer}");
+            }
+        }
+    }
+
+    #[test]
+    fn flow_labels_have_twenty_bits_and_differ() {
+        let label = |port| flow_label(Port(port), [198, 51, 100, 7], Port(443), 6);
+        let labels: std::collections::HashSet<_> = (0..1000).map(label).collect();
+        assert!(labels.iter().all(|l| *l < 1 << 20));
+        assert!(labels.len() > 990, "{}", labels.len());
+    }
+}

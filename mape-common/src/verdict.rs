@@ -1,0 +1,224 @@
+//! What can become of a packet: the only list of outcomes, with the action of each.
+//!
+//! A step ends in a [`Verdict`], in a [`Reason`] (the frame is as it came) or in [`Broken`] (it is neither old nor new).
+//! Numbers are counters' indices, shared with user space and never reused.
+
+/// Which way a packet crosses the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Into the tunnel: LAN to WAN on a customer edge, Internet to domain on a border relay.
+    Outbound,
+    /// Out of the tunnel: WAN to LAN on a customer edge, domain to Internet on a border relay.
+    Inbound,
+}
+
+impl Direction {
+    /// Both, in the order of the counters.
+    pub const ALL: [Self; 2] = [Self::Outbound, Self::Inbound];
+
+    /// The word used in reports and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
+/// A packet that was changed as planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Out of the NIC with this interface index.
+    Forward {
+        /// Kernel interface index of the NIC to leave by.
+        ifindex: u32,
+    },
+    /// To this machine's own stack, which does the rest (a neighbour to resolve, its own address).
+    Deliver,
+}
+
+/// What happens to a packet that is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Not ours: the stack gets it as it came.
+    PassNotOurs,
+    /// Ours, but not for the fast path: the stack and the slow path get it as it came.
+    PassSlow,
+    /// Ours and refused: dropped, in the fast and in the slow path alike.
+    Drop,
+}
+
+impl Action {
+    /// True where the stack gets the packet.
+    pub const fn passes(self) -> bool {
+        matches!(self, Self::PassNotOurs | Self::PassSlow)
+    }
+
+    /// The word used in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PassNotOurs => "pass",
+            Self::PassSlow => "slow",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// Number of counter slots per direction: room for every number below.
+pub const OUTCOMES: u32 = 64;
+/// Counter slot of packets that left by a NIC.
+pub const FORWARDED: u32 = 0;
+/// Counter slot of packets handed to the stack after translation and decapsulation.
+pub const DELIVERED: u32 = 1;
+
+macro_rules! reasons {
+    ($($name:ident = $number:literal, $label:literal, $action:ident, $meaning:literal;)*) => {
+        /// Why a packet was not forwarded. The frame is untouched, or (for [`Broken`]) can only be dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Reason {
+            $(#[doc = $meaning] $name = $number,)*
+        }
+
+        impl Reason {
+            /// All of them, in numerical order.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The counter's index.
+            #[inline(always)]
+            pub const fn number(self) -> u32 {
+                match self { $(Self::$name => $number,)* }
+            }
+
+            /// The stable name in reports and metrics.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+
+            /// One sentence for people.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning,)* }
+            }
+
+            /// What happens to the packet. The match has no default: a new reason does not compile without its action.
+            #[inline(always)]
+            pub const fn action(self) -> Action {
+                match self { $(Self::$name => Action::$action,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    NotConfigured = 2, "not-configured", PassNotOurs, "the program runs but has no configuration yet";
+    GateClosed = 3, "gate-closed", PassNotOurs, "forwarding is switched off: loading, unloading, or after a failure";
+    OtherEtherType = 4, "other-ethertype", PassNotOurs, "neither IPv4 from the LAN nor IPv6 from the WAN (ARP, native IPv6, ...)";
+    OtherMac = 5, "other-mac", PassNotOurs, "the frame is not addressed to this NIC (broadcast, multicast, other hosts)";
+    VlanTagged = 6, "vlan-tagged", PassNotOurs, "the frame carries an 802.1Q tag; attach to the NIC that the VLAN device stands on without a tag";
+    NotTunnelled = 7, "not-tunnelled", PassNotOurs, "the kernel's routing table sends this destination elsewhere, not into the tunnel";
+    NotUnicast = 8, "not-unicast", PassNotOurs, "multicast, broadcast or loopback address";
+    OtherIpv6 = 9, "other-ipv6", PassNotOurs, "IPv6 that carries no IPv4, or is not for the tunnel address";
+    SourceNotLan = 10, "source-not-lan", PassNotOurs, "the route back to the source is not the interface the packet came from";
+    OwnAddress = 11, "own-address", PassNotOurs, "for this machine itself";
+    NoRule = 12, "no-rule", PassNotOurs, "the destination is in no mapping rule of this border relay";
+
+    Fragment = 16, "fragment", PassSlow, "an IPv4 fragment";
+    IpOptions = 17, "ip-options", PassSlow, "the IPv4 header has options";
+    TtlExpired = 18, "ttl-expired", PassSlow, "the TTL ends here; the stack answers with time exceeded";
+    TooBig = 19, "too-big", PassSlow, "larger than the tunnel's or the next link's MTU";
+    NextHopUnknown = 20, "next-hop-unknown", PassSlow, "the next hop's MAC address is not known yet";
+    IcmpError = 21, "icmp-error", PassSlow, "an ICMP error or other message that is no echo";
+    OuterExtension = 22, "outer-extension", PassSlow, "the tunnel packet has IPv6 extension headers (fragmented on the way)";
+    LinkUnproven = 23, "link-unproven", PassSlow, "the NIC to leave by has not yet shown that its XDP program runs";
+
+    BadLength = 32, "bad-length", Drop, "lengths in the headers contradict each other or the frame";
+    NoSession = 33, "no-session", Drop, "nobody on the LAN has opened this port";
+    Filtered = 34, "filtered", Drop, "the port is open, but not for this sender (address-dependent filtering, RFC 7597 section 10)";
+    NotMyAddress = 35, "not-my-address", Drop, "decapsulated, but for another IPv4 address (RFC 7597 section 8.1)";
+    ForeignPort = 36, "foreign-port", Drop, "decapsulated, but for a port of another customer edge";
+    InvalidV4 = 37, "security-invalid-v4", Drop, "inner source outside what its outer source may use (mapSecurityCheckInvalidv4)";
+    InvalidV6 = 38, "security-invalid-v6", Drop, "outer source in no rule and not the border relay (mapSecurityCheckInvalidv6)";
+    PortsExhausted = 39, "ports-exhausted", Drop, "no port of the set is usable towards this destination";
+    SessionsExhausted = 40, "sessions-exhausted", Drop, "the session table is full";
+    RecentlyRefused = 41, "recently-refused", Drop, "the same host and destination was refused less than a second ago";
+    Contended = 42, "contended", Drop, "two packets opened the same session at once; the sender's next packet finds it";
+    EcnInvalid = 43, "ecn-invalid", Drop, "congestion marked on a flow that cannot react (RFC 6040)";
+    UnsupportedProtocol = 44, "unsupported-protocol", Drop, "neither TCP, UDP nor ICMP: there is no port to share";
+    Hairpin = 45, "hairpin", Drop, "a LAN host towards the shared address itself";
+    ResetWithoutSession = 46, "reset-without-session", Drop, "a TCP reset for no session";
+    ForeignSource = 47, "foreign-source", Drop, "an inner source that the domain cannot have";
+
+    NoHeadroom = 60, "no-headroom", Drop, "the NIC leaves no room before the frame for the IPv6 header";
+    WriteFailed = 61, "write-failed", Drop, "the frame ended before a byte that had been checked";
+}
+
+/// Why a frame is not forwarded, and whether it is still whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The frame is as it came.
+    Refused(Reason),
+    /// The frame is neither old nor new.
+    Broken(Broken),
+}
+
+impl From<Reason> for Failure {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+impl From<Broken> for Failure {
+    #[inline(always)]
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+impl Failure {
+    /// What it is counted by.
+    #[inline(always)]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Refused(reason) | Self::Broken(Broken(reason)) => reason,
+        }
+    }
+}
+
+/// A frame half rewritten: it can only be dropped. Holds the reason it is counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken(pub Reason);
+
+/// The frame ends before what a step wanted to read or write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated;
+
+impl From<Truncated> for Broken {
+    #[inline(always)]
+    fn from(_: Truncated) -> Self {
+        Self(Reason::WriteFailed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_has_a_counter_of_its_own() {
+        let mut seen = [false; 64];
+        for slot in [FORWARDED, DELIVERED].into_iter().chain(Reason::ALL.iter().map(|r| r.number())) {
+            assert!(slot < OUTCOMES);
+            assert!(!std::mem::replace(&mut seen[usize::try_from(slot).unwrap()], true), "{slot} twice");
+        }
+    }
+
+    #[test]
+    fn labels_are_kebab_case_and_unique() {
+        let mut labels: Vec<_> = Reason::ALL.iter().map(|r| r.label()).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), Reason::ALL.len());
+        assert!(labels.iter().all(|l| l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')));
+    }
+}

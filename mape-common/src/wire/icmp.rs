@@ -1,0 +1,46 @@
+//! ICMP (RFC 792): the 8 bytes of an echo message.
+
+use super::port::Port;
+
+/// The first bytes of an ICMP message, copied out of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header([u8; LEN]);
+
+/// Bytes of an echo message's header.
+pub const LEN: usize = 8;
+/// Where the checksum is.
+pub const CHECKSUM: usize = 2;
+/// Where an echo message's identifier is.
+pub const IDENTIFIER: usize = 4;
+
+impl Header {
+    /// From the bytes after the IP header.
+    #[inline(always)]
+    pub const fn from_bytes(bytes: [u8; LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// A query.
+    #[inline(always)]
+    pub const fn is_echo_request(&self) -> bool {
+        self.0[0] == 8
+    }
+
+    /// An answer.
+    #[inline(always)]
+    pub const fn is_echo_reply(&self) -> bool {
+        self.0[0] == 0
+    }
+
+    /// Checksum.
+    #[inline(always)]
+    pub const fn checksum(&self) -> u16 {
+        u16::from_be_bytes([self.0[2], self.0[3]])
+    }
+
+    /// An echo message's identifier.
+    #[inline(always)]
+    pub const fn identifier(&self) -> Port {
+        Port::from_bytes([self.0[4], self.0[5]])
+    }
+}

@@ -1,0 +1,221 @@
+//! The kernel's state and clock, for the steps.
+#![expect(unsafe_code, reason = "helpers take pointers")]
+
+use aya_ebpf::{
+    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup},
+    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
+    maps::lpm_trie::Key,
+    programs::XdpContext,
+};
+use mape_common::{
+    env::{Env, InsertError, Route, Search, Side},
+    hop::{Hop, Link, Mac, NextHop},
+    layout::{Config, FlowKey, Gauge, PermissionKey, RuleRef, SessionRef, Transport},
+    map::rule::Rule,
+    nat::session::Session,
+    time::Tick,
+    word::Word,
+};
+
+use crate::maps;
+
+const EEXIST: i32 = -17;
+const AF_INET: u8 = 2;
+
+/// The maps, and the context that some helpers want.
+pub struct KernelEnv(*mut core::ffi::c_void);
+
+impl KernelEnv {
+    /// For one program run.
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self(ctx.ctx.cast())
+    }
+
+    /// Without a frame, for the sweeper: there are no routes then.
+    #[inline(always)]
+    pub const fn without_frame() -> Self {
+        Self(core::ptr::null_mut())
+    }
+
+    /// Index of the interface that the frame came by.
+    #[inline(always)]
+    pub fn ingress(&self) -> u32 {
+        let ctx: *const aya_ebpf::bindings::xdp_md = self.0.cast();
+        // SAFETY: the context the kernel called the program with.
+        unsafe { (*ctx).ingress_ifindex }
+    }
+}
+
+impl Env for KernelEnv {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        // The entry is all zeros until user space has written it; a gateway without an MTU is none.
+        maps::CONFIG.get(0).filter(|config| config.tunnel_mtu != 0)
+    }
+
+    #[inline(always)]
+    fn is_gate_open(&self) -> bool {
+        maps::GATE.get(0).is_some_and(|gate| gate.load() == 1)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Tick {
+        // SAFETY: the helper takes nothing.
+        Tick::from_nanos(unsafe { bpf_ktime_get_coarse_ns() })
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes nothing.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn link(&self, ifindex: u32) -> Option<&Link> {
+        maps::LINKS.get(ifindex)
+    }
+
+    #[inline(always)]
+    fn hop(&self, index: u16) -> Option<&NextHop> {
+        maps::HOPS.get(u32::from(index))
+    }
+
+    #[inline(always)]
+    fn route(&self, ifindex: u32, source: [u8; 4], destination: [u8; 4]) -> Route {
+        let mut hop = Hop { ifindex, mtu: 0, destination: Mac([0; 6]), source: Mac([0; 6]) };
+        match route(self.0, u32::from_ne_bytes(source), u32::from_ne_bytes(destination), &mut hop) {
+            BPF_FIB_LKUP_RET_SUCCESS => Route::Resolved(hop),
+            BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unresolved { ifindex: hop.ifindex },
+            _ => Route::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
+        maps::RULES_V4.get(&Key::new(32, address)).copied()
+    }
+
+    #[inline(always)]
+    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
+        maps::RULES_V6.get(&Key::new(128, address)).copied()
+    }
+
+    #[inline(always)]
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        maps::RULES.get(index)
+    }
+
+    #[inline(always)]
+    fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {
+        // SAFETY: copied out at once; a value of another flow that took the element's place carries another generation.
+        match side {
+            Side::Inside => unsafe { maps::INSIDE.get(key) }.copied(),
+            Side::Outside => unsafe { maps::OUTSIDE.get(key) }.copied(),
+        }
+    }
+
+    #[inline(always)]
+    fn insert(&self, side: Side, key: &FlowKey, session: SessionRef) -> Result<(), InsertError> {
+        let outcome = match side {
+            Side::Inside => maps::INSIDE.insert(key, &session, u64::from(BPF_NOEXIST)),
+            Side::Outside => maps::OUTSIDE.insert(key, &session, u64::from(BPF_NOEXIST)),
+        };
+        outcome.map_err(|code| if code == EEXIST { InsertError::Exists } else { InsertError::Full })
+    }
+
+    #[inline(always)]
+    fn remove(&self, side: Side, key: &FlowKey) {
+        // Only who made an entry removes it, so it is there; if it is not, nothing is to be done either.
+        let _ = match side {
+            Side::Inside => maps::INSIDE.remove(key),
+            Side::Outside => maps::OUTSIDE.remove(key),
+        };
+    }
+
+    #[inline(always)]
+    fn session(&self, slot: u32) -> Option<&Session> {
+        maps::SESSIONS.get(slot)
+    }
+
+    #[inline(always)]
+    fn take_slot(&self) -> Option<u32> {
+        maps::FREE_SLOTS.pop().ok().flatten()
+    }
+
+    #[inline(always)]
+    fn give_slot(&self, slot: u32) {
+        // The stack holds every slot there is, so there is room for one that was taken from it.
+        let _ = maps::FREE_SLOTS.push(&slot, 0);
+    }
+
+    #[inline(always)]
+    fn port(&self, transport: Transport, ordinal: u32) -> Option<&Word> {
+        let ports = self.config()?.ports;
+        maps::PORTS.get(transport.index() * ports + ordinal)
+    }
+
+    #[inline(always)]
+    fn overlap(&self, cell: u32) -> Option<&Word> {
+        maps::OVERLAP.get(cell)
+    }
+
+    #[inline(always)]
+    fn refusal(&self, index: u32) -> Option<&Word> {
+        maps::REFUSED.get(index)
+    }
+
+    #[inline(always)]
+    fn permission(&self, key: &PermissionKey) -> Option<Tick> {
+        // SAFETY: copied out at once.
+        unsafe { maps::PERMISSIONS.get(key) }.map(|tick| Tick(*tick as u32))
+    }
+
+    #[inline(always)]
+    fn permit(&self, key: &PermissionKey, now: Tick) -> bool {
+        maps::PERMISSIONS.insert(key, &u64::from(now.0), 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn forbid(&self, key: &PermissionKey) -> bool {
+        maps::PERMISSIONS.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn gauge(&self, gauge: Gauge) -> Option<&Word> {
+        maps::GAUGES.get(gauge.index())
+    }
+
+    #[inline(always)]
+    fn search<S: Search>(&self, steps: u32, search: &mut S) {
+        // SAFETY: the callback gets back the pointer given here, which outlives the call.
+        unsafe { bpf_loop(steps, step::<S> as *mut core::ffi::c_void, core::ptr::from_mut(search).cast(), 0) };
+    }
+}
+
+/// What `bpf_loop` calls: 0 to go on, 1 to stop.
+unsafe extern "C" fn step<S: Search>(index: u64, search: *mut S) -> i64 {
+    // SAFETY: `search` is the exclusive reference that `KernelEnv::search` lent to `bpf_loop`.
+    let search = unsafe { &mut *search };
+    i64::from(!search.step(index as u32))
+}
+
+/// Asks the kernel's routing table about a packet that came in by `hop.ifindex`; fills in `hop` and gives the kernel's code.
+///
+/// A function of its own because the request takes 64 bytes of stack.
+#[inline(never)]
+fn route(ctx: *mut core::ffi::c_void, source: u32, destination: u32, hop: &mut Hop) -> u32 {
+    // SAFETY: all zeros is a valid request: integers, byte arrays and unions of them.
+    let mut request: FibLookup = unsafe { core::mem::zeroed() };
+    request.family = AF_INET;
+    request.ifindex = hop.ifindex;
+    request.__bindgen_anon_3.ipv4_src = source;
+    request.__bindgen_anon_4.ipv4_dst = destination;
+    // SAFETY: the context is the kernel's, the request is on our stack and as long as said.
+    let code = unsafe { bpf_fib_lookup(ctx, &raw mut request, size_of::<FibLookup>() as i32, 0) };
+    hop.ifindex = request.ifindex;
+    hop.mtu = maps::LINKS.get(request.ifindex).map_or(0, Link::mtu);
+    hop.destination = Mac(request.dmac);
+    hop.source = Mac(request.smac);
+    code as u32
+}

@@ -1,0 +1,111 @@
+//! Every map, each with who writes it; what a map holds is in `mape_common::layout`.
+//!
+//! Sizes here are the smallest that load; `mape-ctl` sets the real ones.
+#![expect(unsafe_code, reason = "map values are memory that the kernel owns")]
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps,
+    helpers::generated::bpf_redirect,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, Stack},
+};
+use mape_common::{
+    hop::{Link, NextHop},
+    layout::{Config, Counter, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef, SweepOrder},
+    map::rule::Rule,
+    nat::session::Session,
+    verdict::{Direction, OUTCOMES},
+    word::Word,
+};
+
+use crate::sweep::SweepTimer;
+
+/// User space, while the gate is closed.
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+/// User space: 1 = open.
+#[map]
+pub static GATE: Array<Word> = Array::with_max_entries(1, 0);
+/// User space; the programs set ALIVE.
+#[map]
+pub static LINKS: Array<Link> = Array::with_max_entries(1, 0);
+/// User space (far ends) and the programs (LAN hosts).
+#[map]
+pub static HOPS: Array<NextHop> = Array::with_max_entries(NEXT_HOPS, 0);
+/// User space.
+#[map]
+pub static RULES: Array<Rule> = Array::with_max_entries(1, 0);
+/// User space.
+#[map]
+pub static RULES_V4: LpmTrie<[u8; 4], RuleRef> = LpmTrie::with_max_entries(1, 0);
+/// User space.
+#[map]
+pub static RULES_V6: LpmTrie<[u8; 16], RuleRef> = LpmTrie::with_max_entries(1, 0);
+/// The programs.
+#[map]
+pub static INSIDE: HashMap<FlowKey, SessionRef> = HashMap::with_max_entries(1, 0);
+/// The programs.
+#[map]
+pub static OUTSIDE: HashMap<FlowKey, SessionRef> = HashMap::with_max_entries(1, 0);
+/// The programs; user space reads it through a memory mapping.
+#[map]
+pub static SESSIONS: Array<Session> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Filled once by user space, then the programs'.
+#[map]
+pub static FREE_SLOTS: Stack<u32> = Stack::with_max_entries(1, 0);
+/// The programs; user space reserves ports before they run.
+#[map]
+pub static PORTS: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// The programs.
+#[map]
+pub static OVERLAP: Array<Word> = Array::with_max_entries(OVERLAP_CELLS, 0);
+/// The programs.
+#[map]
+pub static REFUSED: Array<Word> = Array::with_max_entries(REFUSALS, 0);
+/// The programs.
+#[map]
+pub static PERMISSIONS: HashMap<PermissionKey, u64> = HashMap::with_max_entries(1, 0);
+/// The programs, each processor its own.
+#[map]
+pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(2 * OUTCOMES, 0);
+/// The programs.
+#[map]
+pub static GAUGES: Array<Word> = Array::with_max_entries(Gauge::COUNT, 0);
+/// The kernel's timer.
+#[btf_map]
+pub static SWEEP: btf_maps::Array<SweepTimer, 1, 0> = btf_maps::Array::new();
+/// User space asks, the sweeper answers.
+#[map]
+pub static SWEEP_ORDER: Array<SweepOrder> = Array::with_max_entries(1, 0);
+/// For measurements: user space says where the bare redirect goes.
+#[map]
+pub static REDIRECT_TO: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Counts a frame of `len` bytes.
+#[inline(always)]
+pub fn count(direction: Direction, outcome: u32, len: usize) {
+    let first = match direction {
+        Direction::Outbound => 0,
+        Direction::Inbound => OUTCOMES,
+    };
+    if let Some(counter) = COUNTERS.get_ptr_mut(first + outcome) {
+        // SAFETY: this processor's own copy, and programs are not interrupted by each other on one processor.
+        unsafe { (*counter).packets += 1 };
+        // SAFETY: as above.
+        unsafe { (*counter).bytes += len as u64 };
+    }
+}
+
+/// Sends the frame out of an interface once the program has returned.
+#[inline(always)]
+pub fn redirect(ifindex: u32) -> u32 {
+    // SAFETY: the helper takes two numbers.
+    unsafe { bpf_redirect(ifindex, 0) as u32 }
+}
+
+/// Where the bare redirect goes.
+#[inline(always)]
+pub fn bare_target() -> u32 {
+    REDIRECT_TO.get(0).copied().unwrap_or(0)
+}

@@ -1,0 +1,3 @@
+//! Frames as the kernel hands them over.
+
+pub mod xdp;
