@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use anyhow::{Context, Result, bail};
 use mape_tests::{
+    checks::{ALL, Bench, Effort},
+    gateway,
     lab::{Lab, LabOptions},
     plan,
     process::watch_signals,
@@ -72,4 +75,113 @@ fn without_gateways_the_lab_itself_loses_and_damages_nothing() {
     assert_eq!((ports.to_one_remote, ports.to_others), (plan::PORTS, 500), "{ports:?}");
     assert_eq!(ports.verified, plan::PORTS + 500);
     assert_eq!(ports.refusal, None, "without a port set nothing is refused");
+}
+
+/// Brings a lab with both gateways up and runs one check in it.
+fn through_the_gateways(name: &str) -> Result<()> {
+    let _alone = alone();
+    if !is_root() {
+        return Ok(());
+    }
+    watch_signals()?;
+    let mut lab = Lab::up(&LabOptions::default())?;
+    let servers = Servers::start(&lab)?;
+    lab.load(&gateway::program()?)?;
+    for host in ["host1", "host2"] {
+        lab.wait_until_reachable(host)?;
+    }
+    let (.., check) = ALL
+        .iter()
+        .find(|(known, ..)| *known == name)
+        .context("no check of this name")?;
+    let outcomes = check(&Bench {
+        lab: &lab,
+        servers: &servers,
+        effort: Effort::SHORT,
+    })?;
+    for outcome in &outcomes {
+        println!("{}: {}", outcome.what, outcome.result);
+    }
+    let failed: Vec<_> = outcomes.iter().filter(|outcome| !outcome.passed).collect();
+    if !failed.is_empty() {
+        for role in [gateway::Role::Ce, gateway::Role::Br] {
+            let stat = lab.gateway(role)?.ctl(lab.node(role.node())?, &["stat"])?;
+            println!("{role:?}: {}{}", stat.stdout, stat.stderr);
+        }
+        bail!("not as it should be: {failed:#?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn pings_of_both_lans_are_answered() {
+    through_the_gateways("ping").unwrap();
+}
+
+#[test]
+fn names_are_answered_over_udp_and_tcp() {
+    through_the_gateways("names").unwrap();
+}
+
+#[test]
+fn a_large_file_arrives_unchanged_both_ways() {
+    through_the_gateways("file").unwrap();
+}
+
+#[test]
+fn tcp_flows_both_ways_alone_and_in_parallel() {
+    through_the_gateways("tcp").unwrap();
+}
+
+#[test]
+fn numbered_datagrams_are_neither_lost_nor_doubled_nor_reordered() {
+    through_the_gateways("udp").unwrap();
+}
+
+#[test]
+fn one_remote_takes_as_many_connections_as_there_are_ports_and_others_take_more() {
+    through_the_gateways("ports").unwrap();
+}
+
+#[test]
+fn every_frame_on_the_transit_link_is_as_the_rules_say() {
+    through_the_gateways("wire").unwrap();
+}
+
+#[test]
+fn every_check_has_a_test() {
+    let names: Vec<&str> = ALL.iter().map(|(name, ..)| *name).collect();
+    assert_eq!(
+        names,
+        ["ping", "names", "file", "tcp", "udp", "ports", "wire"],
+        "add a test above for a new check"
+    );
+}
+
+#[test]
+fn a_network_behind_a_router_on_the_lan_is_reached() {
+    let _alone = alone();
+    if !is_root() {
+        return;
+    }
+    watch_signals().unwrap();
+    let mut lab = Lab::up(&LabOptions {
+        lan_router: true,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let servers = Servers::start(&lab).unwrap();
+    lab.load(&gateway::program().unwrap()).unwrap();
+    for host in ["host1", "host2", "host3"] {
+        lab.wait_until_reachable(host).unwrap();
+        let echo = ping::ping(&lab, host, "198.51.100.9", 20, 56).unwrap();
+        assert_eq!(echo.received, 20, "{host}: {echo:?}");
+    }
+    for direction in [Direction::Up, Direction::Down] {
+        assert!(
+            web::transfer(&lab, &servers, "host3", direction, 4)
+                .unwrap()
+                .is_intact()
+        );
+    }
 }

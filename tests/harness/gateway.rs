@@ -1,7 +1,7 @@
 //! Owns how the lab drives mape-ctl: the configuration files of the two gateways, load, unload and statistics.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -37,6 +37,24 @@ impl Role {
             Self::Br => "br",
         }
     }
+}
+
+/// The mape-ctl to test: the one that `cargo xtask test` names, else the one built beside the running test program.
+///
+/// # Errors
+/// When there is none, with what to do.
+pub fn program() -> Result<PathBuf> {
+    if let Some(program) = env::var_os("MAPE_CTL") {
+        return Ok(PathBuf::from(program));
+    }
+    let own = env::current_exe().context("cannot find this program's own file")?;
+    let beside = own
+        .ancestors()
+        .nth(2)
+        .map(|folder| folder.join("mape-ctl"))
+        .filter(|file| file.is_file());
+    beside
+        .context("there is no mape-ctl beside this test: run `cargo xtask test`, or build it in the same profile first")
 }
 
 /// One mape-ctl instance in the lab.
