@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -236,8 +237,14 @@ impl Lab {
             ip.args(["link", "add", near_device, "netns", near_name, "type", "veth"]);
             ip.args(["peer", "name", far_device, "netns", far_name]);
             process::run(&mut ip, Duration::from_secs(10))?.success()?;
-            for (node, device) in [(near, near_device), (far, far_device)] {
+            let ends = [(near, near_device), (far, far_device)];
+            // All offloads before the first end comes up: a veth notes at that moment whether its far end takes
+            // redirected frames, and setting GRO there later, while that end is still down, does not correct the note.
+            for (node, device) in ends {
                 self.prepare_device(node, device)?;
+            }
+            for (node, device) in ends {
+                self.node(node)?.tool(&format!("ip link set {device} up"))?;
             }
         }
         Ok(())
@@ -255,7 +262,6 @@ impl Lab {
         if node == "transit" {
             netns.tool(&format!("ip link set {device} gro_max_size 1"))?;
         }
-        netns.tool(&format!("ip link set {device} up"))?;
         Ok(())
     }
 
@@ -287,16 +293,30 @@ impl Drop for Lab {
     }
 }
 
-/// Ends what still runs inside and deletes the namespace.
+/// Ends what still runs inside, politely first, and deletes the namespace.
 fn end(netns: &Netns) {
-    for pid in netns.pids().unwrap_or_default() {
-        // Threads of this very process may still be on their way out of the namespace.
-        let own = i32::try_from(std::process::id()) == Ok(pid);
-        if let (false, Some(pid)) = (own, Pid::from_raw(pid)) {
-            let _ = kill_process(pid, Signal::KILL);
+    for (signal, patience) in [
+        (Signal::TERM, Duration::from_secs(2)),
+        (Signal::KILL, Duration::from_millis(200)),
+    ] {
+        let running = others_inside(netns);
+        for pid in &running {
+            // One that has just ended by itself is as good.
+            let _ = kill_process(*pid, signal);
+        }
+        let deadline = Instant::now() + patience;
+        while !running.is_empty() && !others_inside(netns).is_empty() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
         }
     }
     netns.delete();
+}
+
+/// Threads of this very process may still be on their way out of the namespace.
+fn others_inside(netns: &Netns) -> Vec<Pid> {
+    let own = Pid::from_raw(i32::try_from(std::process::id()).unwrap_or_default());
+    let pids = netns.pids().unwrap_or_default().into_iter().map(Pid::from_raw);
+    pids.filter(|pid| *pid != own).flatten().collect()
 }
 
 /// The process id, so that a later run can tell whether the lab's owner is still there.

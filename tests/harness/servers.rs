@@ -217,11 +217,25 @@ fn answer_http(stream: &TcpStream, folder: &Path) -> Result<()> {
     }
     let mut words = request.split_whitespace();
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let name = Path::new(path).file_name().context("no file named")?;
     let mut stream = stream;
+    let Some(name) = Path::new(path).file_name() else {
+        let greeting = "This is the Internet side of the lab.\n";
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{greeting}",
+            greeting.len()
+        )?;
+        return Ok(());
+    };
     match method {
         "GET" => {
-            let mut file = File::open(folder.join(name))?;
+            let Ok(mut file) = File::open(folder.join(name)) else {
+                write!(
+                    stream,
+                    "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                )?;
+                return Ok(());
+            };
             let size = file.metadata()?.len();
             write!(
                 stream,
