@@ -1,6 +1,6 @@
 //! Owns `cargo xtask lint`: format, clippy for the host and for the BPF target, licences, and that every member takes part.
 
-use std::{fs, process::Command, time::Duration};
+use std::{env, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use mape_tests::process::{run, show};
@@ -78,7 +78,8 @@ fn clippy_host() -> Result<String> {
         "--all-targets",
         "--all-features",
     ];
-    show(deny_warnings(&mut cargo(&arguments)), LIMIT)?;
+    // The BPF object has a check of its own; here only the code around it is looked at.
+    show(deny_warnings(cargo(&arguments).env("MAPE_SKIP_EBPF", "1")), LIMIT)?;
     Ok("good".to_owned())
 }
 
