@@ -89,7 +89,11 @@ fn clippy_bpf() -> Result<String> {
     let mut command = cargo(&["clippy", "--quiet", "--release", "--package", "mape-ebpf"]);
     command.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"]);
     // Other flags than the host's: in the same folder each would throw away the other's work.
-    command.arg("--target-dir").arg(root().join("target/lint-bpf"));
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    command.arg("--target-dir").arg(target.join("lint-bpf"));
+    // As mape-ctl/build.rs compiles it: these decide which code there is to look at.
+    let flags = format!("--cfg=bpf_target_arch=\"{}\"\x1f-Ctarget-cpu=v3", env::consts::ARCH);
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags);
     command
         .env("RUSTC_BOOTSTRAP", "1")
         .env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
