@@ -7,14 +7,17 @@
 
 use crate::{
     env::Env,
-    nat::{open, table::Draft},
+    nat::{
+        open::{self, Path},
+        table::Draft,
+    },
     packet::Packet,
     verdict::{Failure, Reason, Verdict},
     wire::eth::EtherType,
 };
 
 use super::{
-    Stop,
+    Need, Stop,
     admit::{Arrival, admit},
     inbound, outbound, path,
 };
@@ -76,9 +79,7 @@ fn settle_outbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, draft: &
         looked => looked?,
     }
     let need = need.ok_or(Reason::Contended)?;
-    let mut path = None;
-    path::outbound(env, &arrival, &need.flow, &mut path)?;
-    let path = path.ok_or(Reason::Contended)?;
+    let path = path::outbound(env, &arrival, &need.flow)?;
     match need.session {
         Some(session) => outbound::refresh(env, &arrival, session, need.phase, &path),
         None => outbound::draft(env, &arrival, &need, &path, draft),
@@ -130,7 +131,9 @@ fn settle_inbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, draft: &m
         Some(session) => inbound::refresh(env, &arrival, session, need.phase),
         None => {
             let mapping = inbound::admitting_mapping(env, &arrival, &need.flow)?;
-            inbound::draft(env, &arrival, &need.flow, mapping, draft)
+            let mut path = Path { far_end: [0; 16], wan_hop: 0, lan_hop: 0 };
+            path::far_end(env, arrival.config, &need.flow, &mut path)?;
+            inbound::draft(env, &arrival, &Need { session: Some(mapping), ..need }, &path, draft)
         }
     }
 }

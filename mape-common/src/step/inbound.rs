@@ -45,7 +45,7 @@ pub struct Plan {
 #[inline(always)]
 pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
     let config = arrival.config;
-    let (outer, inner, flow) = read(frame, env, config)?;
+    let (outer, inner, flow) = read::<P, E, true>(frame, env, config)?;
     let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
     let session = env.find(Side::Outside, &key).ok_or(Stop::Unsettled)?;
     let (state, facts) =
@@ -73,9 +73,10 @@ pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
     Ok(Verdict::Forward { ifindex: plan.hop.ifindex })
 }
 
-/// The packet and its flow, if it is for this customer edge and its sender may have sent it.
+/// The packet and its flow, if it is for this customer edge and, where that is still to be checked, its sender may have
+/// sent it (RFC 7597 §8.1).
 #[inline(always)]
-fn read<P: Packet, E: Env>(frame: &P, env: &E, config: &Config) -> Result<(Outer, Inner, Flow), Reason> {
+fn read<P: Packet, E: Env, const CHECK: bool>(frame: &P, env: &E, config: &Config) -> Result<(Outer, Inner, Flow), Reason> {
     let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
     let inner = inner::read::<P, INNER>(frame, usize::from(outer.payload_len))?;
     let flow = Flow {
@@ -91,8 +92,8 @@ fn read<P: Packet, E: Env>(frame: &P, env: &E, config: &Config) -> Result<(Outer
     if !config.port_set.contains(flow.local_port) {
         return Err(Reason::ForeignPort);
     }
-    // Section 8.1: what comes from the relay needs no check; from anywhere else the rules must allow the inner source.
-    if outer.source != config.relay_address {
+    // What comes from the relay needs no check; from anywhere else the rules must allow the inner source.
+    if CHECK && outer.source != config.relay_address {
         path::check_source(env, &outer.source, flow.remote, inner.source_port)?;
     }
     Ok((outer, inner, flow))
@@ -106,14 +107,14 @@ fn next_phase(phase: Phase, inner: &Inner) -> Phase {
     }
 }
 
-/// Says what the session of a packet needs before the packet can be forwarded.
+/// Says what the session of a packet needs before the packet can be forwarded. [`plan`] has checked its sender.
 ///
 /// # Errors
 /// Why the packet is not forwarded.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn look<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, need: &mut Option<Need>) -> Result<(), Reason> {
     let (config, now) = (arrival.config, arrival.now);
-    let (_, inner, flow) = read(frame, env, config)?;
+    let (_, inner, flow) = read::<P, E, false>(frame, env, config)?;
     let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
     if let Some(session) = env.find(Side::Outside, &key)
         && let Some(record) = env.session(session.slot)
@@ -169,22 +170,16 @@ pub fn admitting_mapping<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) ->
     }
 }
 
-/// Drafts the record of a session that a remote host opens through `mapping`.
+/// Drafts the record of a session that a remote host opens through the mapping in `need.session`; packets back go by `path`.
 ///
 /// # Errors
 /// [`Reason::NoSession`], [`Reason::SessionsExhausted`], [`Reason::Contended`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn draft<E: Env>(
-    env: &E,
-    arrival: &Arrival<'_>,
-    flow: &Flow,
-    mapping: SessionRef,
-    made: &mut Option<Draft>,
-) -> Result<(), Reason> {
+pub fn draft<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, path: &Path, made: &mut Option<Draft>) -> Result<(), Reason> {
+    let mapping = need.session.ok_or(Reason::NoSession)?;
     let (_, of) = env.session(mapping.slot).and_then(|record| record.read(mapping.generation)).ok_or(Reason::NoSession)?;
-    let (far_end, wan_hop) = path::far_end(env, arrival.config, flow);
-    let inside = Flow { local: of.inside, local_port: of.inside_port, ..*flow };
-    let path = Path { far_end, wan_hop, lan_hop: of.lan_hop };
+    let inside = Flow { local: of.inside, local_port: of.inside_port, ..need.flow };
+    let path = Path { lan_hop: of.lan_hop, ..*path };
     let draft = open::draft(env, arrival.config, &inside, &path, of.first, arrival.now)?;
     draft.record(env)?.set_member(mapping, of.external_port, of.ordinal);
     *made = Some(draft);

@@ -22,17 +22,12 @@ const RELAY_HOP: u16 = 0;
 ///
 /// # Errors
 /// [`Reason::NotTunnelled`], [`Reason::SourceNotLan`], [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`].
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn outbound<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow, path: &mut Option<Path>) -> Result<(), Reason> {
+#[inline(always)]
+pub fn outbound<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<Path, Reason> {
     is_tunnelled(env, arrival, flow.local, flow.remote)?;
-    let lan_hop = lan_hop(env, arrival, flow)?;
-    let (far_end, wan_hop) = far_end(env, arrival.config, flow);
-    let hop = env.hop(wan_hop).and_then(|hop| hop.get(NextHop::FAR_END)).ok_or(Reason::NextHopUnknown)?;
-    if !is_proven(env, hop.ifindex) {
-        return Err(Reason::LinkUnproven);
-    }
-    *path = Some(Path { far_end, wan_hop, lan_hop });
-    Ok(())
+    let mut path = Path { far_end: [0; 16], wan_hop: 0, lan_hop: lan_hop(env, arrival, flow)? };
+    far_end(env, arrival.config, flow, &mut path)?;
+    Ok(path)
 }
 
 /// Whether the routing table sends the packet into the tunnel.
@@ -41,7 +36,7 @@ pub fn outbound<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow, path: &mut 
 ///
 /// # Errors
 /// [`Reason::NotTunnelled`].
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn is_tunnelled<E: Env>(env: &E, arrival: &Arrival<'_>, source: [u8; 4], destination: [u8; 4]) -> Result<(), Reason> {
     if arrival.config.owns(destination) {
         return Ok(());
@@ -52,27 +47,34 @@ pub fn is_tunnelled<E: Env>(env: &E, arrival: &Arrival<'_>, source: [u8; 4], des
     }
 }
 
-/// The tunnel's far end for a remote host, and the next hop towards it: another customer edge where a forwarding rule
-/// holds the address (RFC 7597 §5.3), else the border relay (§5.4).
+/// Fills in the tunnel's far end for a remote host and the next hop towards it: another customer edge where a forwarding
+/// rule holds the address (RFC 7597 §5.3), else the border relay (§5.4).
 ///
 /// An ICMP identifier is the sender's: it says nothing about which of the customer edges that share an address is meant.
-#[inline(always)]
-pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow) -> ([u8; 16], u16) {
+///
+/// # Errors
+/// [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -> Result<(), Reason> {
+    path.far_end = config.relay_address;
+    path.wan_hop = RELAY_HOP;
     if let Some(found) = env.rule_by_ipv4(flow.remote)
         && let Some(rule) = env.rule(found.rule)
         && !(matches!(flow.transport, Transport::Icmp) && rule.psid_len() > 0)
         && let Some(address) = map_address(rule, flow.remote, flow.remote_port)
         && let Ok(hop) = u16::try_from(found.hop)
     {
-        return (address, hop);
+        path.far_end = address;
+        path.wan_hop = hop;
     }
-    (config.relay_address, RELAY_HOP)
+    let hop = env.hop(path.wan_hop).and_then(|hop| hop.get(NextHop::FAR_END)).ok_or(Reason::NextHopUnknown)?;
+    if is_proven(env, hop.ifindex) { Ok(()) } else { Err(Reason::LinkUnproven) }
 }
 
 /// The next hop back to the LAN host: the routing table's, with the frame's sender where the kernel has no neighbour entry.
 ///
 /// The packet must have come by the interface that leads back to its source (RFC 3704, strict).
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn lan_hop<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<u16, Reason> {
     let hop = match env.route(arrival.config.tunnel_ifindex, flow.remote, flow.local) {
         Route::Resolved(hop) => hop,
