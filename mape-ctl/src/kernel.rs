@@ -1,0 +1,171 @@
+//! Owns what the kernel must have: version, privileges, BPF file system, BTF; and its settings under `/proc/sys`.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use rustix::mount::{MountFlags, mount};
+
+/// Where the BPF file system belongs.
+pub const BPFFS: &str = "/sys/fs/bpf";
+/// The oldest kernel that has everything: compare-and-swap in BPF (5.12), timers (5.15), `bpf_loop` (5.17), and a coarse clock.
+pub const OLDEST: (u32, u32) = (6, 1);
+const BPFFS_MAGIC: i64 = 0xcafe_4a11;
+
+/// What is missing.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Older than [`OLDEST`].
+    #[error(
+        "Linux {found} is too old: {}.{} or newer is needed (older ones lack compare-and-swap in BPF, bpf_loop or BPF timers)",
+        OLDEST.0,
+        OLDEST.1
+    )]
+    TooOld {
+        /// The release as the kernel says it.
+        found: String,
+    },
+    /// Not root.
+    #[error("{0} needs root (CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN); run it with sudo")]
+    NotRoot(&'static str),
+    /// No type information, without which timers in maps cannot be described to the kernel.
+    #[error("the kernel gives no BTF (/sys/kernel/btf/vmlinux is missing); it must be built with CONFIG_DEBUG_INFO_BTF")]
+    NoBtf,
+    /// The BPF file system is not there and cannot be mounted.
+    #[error("{BPFFS} is no BPF file system and cannot be made one; try: mount -t bpf bpf {BPFFS}")]
+    NoBpffs(#[source] io::Error),
+    /// Pins would vanish with this process.
+    #[error(
+        "this process has mounts of its own, without the BPF file system: pins made here would vanish with it. \
+         `ip netns exec` does that; use: nsenter --net=/run/netns/NAME mape-ctl …"
+    )]
+    PrivateMounts,
+    /// A setting cannot be changed.
+    #[error("cannot set {setting} to {value}; set it yourself: sysctl -w {setting}={value}")]
+    Setting {
+        /// Its name, with dots.
+        setting: String,
+        /// The value wanted.
+        value: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Checks version and BTF; `command` names who needs root.
+///
+/// # Errors
+/// [`KernelError`].
+pub fn check(command: &'static str) -> Result<(), KernelError> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    check_release(&release)?;
+    check_root(command)?;
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Err(KernelError::NoBtf);
+    }
+    Ok(())
+}
+
+/// Checks that this is root; without, the kernel's own answers are hard to understand.
+///
+/// # Errors
+/// [`KernelError::NotRoot`].
+pub fn check_root(command: &'static str) -> Result<(), KernelError> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(KernelError::NotRoot(command)) }
+}
+
+fn check_release(release: &str) -> Result<(), KernelError> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST { Err(KernelError::TooOld { found: release.to_owned() }) } else { Ok(()) }
+}
+
+/// What is not wrong, but slow: the just-in-time compiler switched off.
+pub fn warnings() -> Vec<String> {
+    match fs::read_to_string("/proc/sys/net/core/bpf_jit_enable") {
+        Ok(text) if text.trim() == "0" => vec![
+            "the BPF compiler is off, so packets are interpreted: slow; switch it on: sysctl -w net.core.bpf_jit_enable=1".to_owned(),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+/// Sees to it that the BPF file system is mounted; true where this call has mounted it.
+///
+/// # Errors
+/// [`KernelError::NoBpffs`], [`KernelError::PrivateMounts`].
+pub fn ensure_bpffs() -> Result<bool, KernelError> {
+    if is_bpffs() {
+        return Ok(false);
+    }
+    if !shares_mounts_with_init() {
+        return Err(KernelError::PrivateMounts);
+    }
+    mount("bpf", BPFFS, "bpf", MountFlags::empty(), None).map_err(|errno| KernelError::NoBpffs(errno.into()))?;
+    Ok(true)
+}
+
+/// Whether [`BPFFS`] is a BPF file system.
+pub fn is_bpffs() -> bool {
+    rustix::fs::statfs(BPFFS).is_ok_and(|found| i64::try_from(found.f_type).is_ok_and(|magic| magic == BPFFS_MAGIC))
+}
+
+/// Whether mounts made here outlive this process. Unknown counts as yes: the check is for `ip netns exec`.
+fn shares_mounts_with_init() -> bool {
+    let namespace = |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).map(|found| found.ino());
+    match (namespace("self"), namespace("1")) {
+        (Ok(own), Ok(init)) => own == init,
+        _ => true,
+    }
+}
+
+/// The number of this process's network namespace.
+pub fn network_namespace() -> Option<u64> {
+    fs::metadata("/proc/self/ns/net").ok().map(|found| found.ino())
+}
+
+fn setting_file(setting: &[&str]) -> PathBuf {
+    setting.iter().fold(PathBuf::from("/proc/sys"), |path, part| path.join(part))
+}
+
+/// Whether IPv4 packets that come in by an interface are forwarded.
+pub fn forwards_ipv4(interface: &str) -> bool {
+    let file = setting_file(&["net", "ipv4", "conf", interface, "forwarding"]);
+    fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
+}
+
+/// Switches IPv4 forwarding on for what comes in by an interface.
+///
+/// # Errors
+/// [`KernelError::Setting`].
+pub fn forward_ipv4(interface: &str) -> Result<(), KernelError> {
+    let file = setting_file(&["net", "ipv4", "conf", interface, "forwarding"]);
+    fs::write(file, "1").map_err(|source| KernelError::Setting {
+        setting: format!("net/ipv4/conf/{interface}/forwarding"),
+        value: "1".to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_refused_by_number() {
+        for good in ["6.1.0-18-amd64", "6.18.44-fc", "7.0", "10.0-rc1"] {
+            assert!(check_release(good).is_ok(), "{good}");
+        }
+        for old in ["5.15.0", "6.0.19", "4.19", "nonsense"] {
+            assert!(matches!(check_release(old), Err(KernelError::TooOld { .. })), "{old}");
+        }
+    }
+
+    #[test]
+    fn dots_in_an_interface_name_stay_dots_in_the_settings_path() {
+        let file = setting_file(&["net", "ipv4", "conf", "eth0.10", "forwarding"]);
+        assert_eq!(file, Path::new("/proc/sys/net/ipv4/conf/eth0.10/forwarding"));
+    }
+}
