@@ -7,7 +7,7 @@ use mape_tests::{
     checks::{ALL, Bench, Effort},
     gateway,
     lab::{Lab, LabOptions},
-    plan,
+    plan::{self, Shape},
     process::watch_signals,
     servers::Servers,
     traffic::{
@@ -166,7 +166,7 @@ fn a_network_behind_a_router_on_the_lan_is_reached() {
     }
     watch_signals().unwrap();
     let mut lab = Lab::up(&LabOptions {
-        lan_router: true,
+        shape: Shape::LanRouter,
         ..LabOptions::default()
     })
     .unwrap();
@@ -184,4 +184,35 @@ fn a_network_behind_a_router_on_the_lan_is_reached() {
                 .is_intact()
         );
     }
+}
+
+#[test]
+fn one_interface_serves_for_both_sides() {
+    let _alone = alone();
+    if !is_root() {
+        return;
+    }
+    watch_signals().unwrap();
+    let mut lab = Lab::up(&LabOptions {
+        shape: Shape::OneArm,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let servers = Servers::start(&lab).unwrap();
+    lab.load(&gateway::program().unwrap()).unwrap();
+    for host in ["host1", "host2"] {
+        lab.wait_until_reachable(host).unwrap();
+        let echo = ping::ping(&lab, host, "198.51.100.9", 20, 56).unwrap();
+        assert_eq!(echo.received, 20, "{host}: {echo:?}");
+    }
+    for direction in [Direction::Up, Direction::Down] {
+        assert!(
+            web::transfer(&lab, &servers, "host1", direction, 4)
+                .unwrap()
+                .is_intact()
+        );
+    }
+    // What is between two hosts of the LAN is none of the gateway's business.
+    let near = ping::ping(&lab, "host1", "192.168.10.3", 20, 56).unwrap();
+    assert_eq!(near.received, 20, "{near:?}");
 }

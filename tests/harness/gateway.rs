@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     netns::Netns,
-    plan,
+    plan::{self, Shape},
     process::{self, Finished},
 };
 
@@ -71,9 +71,9 @@ impl Gateway {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn new(role: Role, lab: &str, program: &Path, folder: &Path) -> Result<Self> {
+    pub fn new(role: Role, lab: &str, shape: Shape, program: &Path, folder: &Path) -> Result<Self> {
         let config = folder.join(format!("{}.toml", role.node()));
-        fs::write(&config, config_text(role)).with_context(|| format!("cannot write {}", config.display()))?;
+        fs::write(&config, config_text(role, shape)).with_context(|| format!("cannot write {}", config.display()))?;
         // `lab down` is another process: it finds the program and the instance by these.
         fs::write(folder.join("mape-ctl.path"), program.as_os_str().as_encoded_bytes())?;
         Ok(Self {
@@ -167,10 +167,13 @@ fn instance(role: Role, lab: &str) -> String {
     format!("{}-{}", lab, role.node())
 }
 
-fn config_text(role: Role) -> String {
+fn config_text(role: Role, shape: Shape) -> String {
     let (lan, more) = match role {
-        Role::Ce => (r#"["lan0", "lan1"]"#, format!("prefix = \"{}\"\n", plan::CE_PREFIX)),
-        Role::Br => (r#"["inet0"]"#, String::new()),
+        Role::Ce => (
+            format!("{:?}", shape.lan_devices()),
+            format!("prefix = \"{}\"\n", plan::CE_PREFIX),
+        ),
+        Role::Br => (r#"["inet0"]"#.to_owned(), String::new()),
     };
     let (name, br, offset) = (role.node(), plan::BR_IPV6, plan::PSID_OFFSET);
     format!(

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::{
     gateway::{self, Gateway},
     netns::Netns,
-    plan,
+    plan::{self, Shape},
     process::{self, Background, Finished, wait_for},
 };
 
@@ -30,8 +30,8 @@ pub const OPEN_LAB: &str = "lab";
 pub struct LabOptions {
     /// Tells this lab's namespaces from another's; a number of its own when empty.
     pub id: String,
-    /// With a switch, a router and a network behind it on the second LAN interface.
-    pub lan_router: bool,
+    /// How the nodes are connected.
+    pub shape: Shape,
 }
 
 /// A running lab; dropped, it takes down all it made.
@@ -40,6 +40,7 @@ pub struct Lab {
     id: String,
     folder: PathBuf,
     nodes: BTreeMap<&'static str, Netns>,
+    shape: Shape,
     gateways: Vec<Gateway>,
     keep: bool,
 }
@@ -65,17 +66,14 @@ impl Lab {
             id,
             folder,
             nodes: BTreeMap::new(),
+            shape: options.shape,
             gateways: Vec::new(),
             keep: false,
         };
         lab.make_nodes(options)?;
         lab.make_links(options)?;
-        lab.configure(&plan::ADDRESSES)?;
-        if options.lan_router {
-            lab.configure(&plan::ROUTER_ADDRESSES)?;
-            lab.node("lanrouter")?.sysctl("ipv4/conf/all/forwarding", "1")?;
-        }
-        for (node, setting) in plan::FORWARDING {
+        lab.configure(&options.shape.addresses())?;
+        for (node, setting) in options.shape.forwarding() {
             lab.node(node)?.sysctl(setting, "1")?;
         }
         Ok(lab)
@@ -86,12 +84,15 @@ impl Lab {
     /// # Errors
     /// When there is none.
     pub fn open(id: &str) -> Result<Self> {
-        let mut nodes = BTreeMap::new();
-        for node in plan::NODES.into_iter().chain(plan::ROUTER_NODES) {
-            if let Ok(netns) = Netns::open(&format!("{PREFIX}{id}-{node}")) {
-                nodes.insert(node, netns);
-            }
-        }
+        // Also what is left of one that was interrupted half-way: it must be possible to take that down.
+        let open = |node: &'static str| Some((node, Netns::open(&format!("{PREFIX}{id}-{node}")).ok()?));
+        let all = [Shape::LanRouter, Shape::OneArm].into_iter().flat_map(Shape::nodes);
+        let nodes: BTreeMap<&str, Netns> = all.copied().filter_map(open).collect();
+        let shape = match (nodes.contains_key("lanrouter"), nodes.contains_key("switch")) {
+            (true, _) => Shape::LanRouter,
+            (false, true) => Shape::OneArm,
+            (false, false) => Shape::TwoLans,
+        };
         if nodes.is_empty() {
             bail!("no lab is open: `cargo xtask lab up` makes one");
         }
@@ -100,6 +101,7 @@ impl Lab {
         Ok(Self {
             id: id.to_owned(),
             folder,
+            shape,
             nodes,
             gateways,
             keep: true,
@@ -172,7 +174,7 @@ impl Lab {
     /// What `mape-ctl load` says.
     pub fn load(&mut self, mape_ctl: &Path) -> Result<()> {
         for role in [gateway::Role::Br, gateway::Role::Ce] {
-            let gateway = Gateway::new(role, &self.id, mape_ctl, &self.folder)?;
+            let gateway = Gateway::new(role, &self.id, self.shape, mape_ctl, &self.folder)?;
             let node = self.node(role.node())?.clone();
             // Kept before loading: what a failing load leaves must go too.
             self.gateways.push(gateway);
@@ -217,8 +219,7 @@ impl Lab {
     }
 
     fn make_nodes(&mut self, options: &LabOptions) -> Result<()> {
-        let more: &[&'static str] = if options.lan_router { &plan::ROUTER_NODES } else { &[] };
-        for node in plan::NODES.iter().chain(more) {
+        for node in options.shape.nodes() {
             let netns = Netns::create(&format!("{PREFIX}{}-{node}", self.id))?;
             self.nodes.insert(node, netns);
         }
@@ -226,12 +227,7 @@ impl Lab {
     }
 
     fn make_links(&self, options: &LabOptions) -> Result<()> {
-        let links: &[[&str; 4]] = if options.lan_router {
-            &plan::ROUTER_LINKS
-        } else {
-            &plan::LINKS
-        };
-        for [near, near_device, far, far_device] in links {
+        for [near, near_device, far, far_device] in options.shape.links() {
             let (near_name, far_name) = (self.node(near)?.name(), self.node(far)?.name());
             let mut ip = Command::new("ip");
             ip.args(["link", "add", near_device, "netns", near_name, "type", "veth"]);
@@ -259,7 +255,7 @@ impl Lab {
     fn prepare_device(&self, node: &str, device: &str) -> Result<()> {
         let netns = self.node(node)?;
         netns.tool(&format!("ethtool -K {device} tx off sg off tso off gso off gro on"))?;
-        if node == "transit" {
+        if ["transit", "switch"].contains(&node) {
             netns.tool(&format!("ip link set {device} gro_max_size 1"))?;
         }
         Ok(())

@@ -2,37 +2,102 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Every node of the lab, in the order packets pass from the LAN to the Internet.
-pub const NODES: [&str; 6] = ["host1", "host2", "ce", "transit", "br", "internet"];
-/// The nodes that only the variant with a router on the LAN has.
-pub const ROUTER_NODES: [&str; 3] = ["switch", "lanrouter", "host3"];
+/// How the nodes are connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// Two hosts on two LAN interfaces of the CE, and a WAN interface.
+    #[default]
+    TwoLans,
+    /// The same with a switch on the second LAN, and a router there with one more network and host behind it.
+    LanRouter,
+    /// The CE has one interface; both hosts, the CE and the provider's router are on one switch.
+    OneArm,
+}
 
-/// The links between nodes: node, device, node, device.
-pub const LINKS: [[&str; 4]; 5] = [
-    ["host1", "eth0", "ce", "lan0"],
-    ["host2", "eth0", "ce", "lan1"],
-    ["ce", "wan0", "transit", "ce0"],
-    ["transit", "br0", "br", "wan0"],
-    ["br", "inet0", "internet", "eth0"],
-];
-/// The same with a switch on the second LAN, and a router there with one more network behind it.
-pub const ROUTER_LINKS: [[&str; 4]; 8] = [
-    ["host1", "eth0", "ce", "lan0"],
-    ["switch", "port0", "ce", "lan1"],
-    ["host2", "eth0", "switch", "port1"],
-    ["lanrouter", "up0", "switch", "port2"],
-    ["host3", "eth0", "lanrouter", "down0"],
-    ["ce", "wan0", "transit", "ce0"],
-    ["transit", "br0", "br", "wan0"],
-    ["br", "inet0", "internet", "eth0"],
-];
+impl Shape {
+    /// The nodes, in the order packets pass from the LAN to the Internet.
+    pub fn nodes(self) -> &'static [&'static str] {
+        match self {
+            Self::TwoLans => &["host1", "host2", "ce", "transit", "br", "internet"],
+            Self::LanRouter => &[
+                "host1",
+                "host2",
+                "ce",
+                "transit",
+                "br",
+                "internet",
+                "switch",
+                "lanrouter",
+                "host3",
+            ],
+            Self::OneArm => &["host1", "host2", "switch", "ce", "transit", "br", "internet"],
+        }
+    }
 
-/// Each host's address.
-pub const HOST1: Ipv4Addr = Ipv4Addr::new(192, 168, 10, 2);
-/// The host on the second LAN interface.
-pub const HOST2: Ipv4Addr = Ipv4Addr::new(192, 168, 20, 2);
-/// The host behind the router on the second LAN.
-pub const HOST3: Ipv4Addr = Ipv4Addr::new(192, 168, 30, 2);
+    /// The links between nodes: node, device, node, device.
+    pub fn links(self) -> &'static [[&'static str; 4]] {
+        match self {
+            Self::TwoLans => &[
+                ["host1", "eth0", "ce", "lan0"],
+                ["host2", "eth0", "ce", "lan1"],
+                ["ce", "wan0", "transit", "ce0"],
+                ["transit", "br0", "br", "wan0"],
+                ["br", "inet0", "internet", "eth0"],
+            ],
+            Self::LanRouter => &[
+                ["host1", "eth0", "ce", "lan0"],
+                ["switch", "port0", "ce", "lan1"],
+                ["host2", "eth0", "switch", "port1"],
+                ["lanrouter", "up0", "switch", "port2"],
+                ["host3", "eth0", "lanrouter", "down0"],
+                ["ce", "wan0", "transit", "ce0"],
+                ["transit", "br0", "br", "wan0"],
+                ["br", "inet0", "internet", "eth0"],
+            ],
+            Self::OneArm => &[
+                ["host1", "eth0", "switch", "port0"],
+                ["host2", "eth0", "switch", "port1"],
+                ["ce", "wan0", "switch", "port2"],
+                ["switch", "port3", "transit", "ce0"],
+                ["transit", "br0", "br", "wan0"],
+                ["br", "inet0", "internet", "eth0"],
+            ],
+        }
+    }
+
+    /// What `ip` is told inside the nodes once the links are there, without the leading `ip`.
+    pub fn addresses(self) -> Vec<(&'static str, &'static [&'static str])> {
+        let mut lists = SHARED.to_vec();
+        lists.extend(match self {
+            Self::TwoLans => TWO_LANS.to_vec(),
+            Self::LanRouter => [&TWO_LANS[..], &LAN_ROUTER[..]].concat(),
+            Self::OneArm => ONE_ARM.to_vec(),
+        });
+        lists
+    }
+
+    /// The CE's LAN interfaces.
+    pub fn lan_devices(self) -> &'static [&'static str] {
+        match self {
+            Self::TwoLans | Self::LanRouter => &["lan0", "lan1"],
+            Self::OneArm => &["wan0"],
+        }
+    }
+
+    /// The nodes that forward: node, setting below /proc/sys/net.
+    pub fn forwarding(self) -> Vec<(&'static str, &'static str)> {
+        let mut settings = vec![
+            ("ce", "ipv4/conf/all/forwarding"),
+            ("transit", "ipv4/conf/all/forwarding"),
+            ("transit", "ipv6/conf/all/forwarding"),
+            ("br", "ipv4/conf/all/forwarding"),
+        ];
+        if self == Self::LanRouter {
+            settings.push(("lanrouter", "ipv4/conf/all/forwarding"));
+        }
+        settings
+    }
+}
 
 /// The server most checks talk to; all of 198.51.100.0/24 answers.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -65,8 +130,8 @@ pub fn is_own_port(port: u16) -> bool {
     block > 0 && psid == PSID
 }
 
-/// What `ip` is told inside each node once the links are there, without the leading `ip`.
-pub const ADDRESSES: [(&str, &[&str]); 6] = [
+/// The same in every shape.
+const SHARED: [(&str, &[&str]); 5] = [
     (
         "host1",
         &[
@@ -75,17 +140,8 @@ pub const ADDRESSES: [(&str, &[&str]); 6] = [
         ],
     ),
     (
-        "host2",
-        &[
-            "address add 192.168.20.2/24 dev eth0",
-            "route add default via 192.168.20.1",
-        ],
-    ),
-    (
         "ce",
         &[
-            "address add 192.168.10.1/24 dev lan0",
-            "address add 192.168.20.1/24 dev lan1",
             "address add 2001:db8:12:3400::2/64 dev wan0 nodad",
             // On the WAN link's own prefix, as an ISP delivers it: the router asks for this address by neighbour discovery.
             "address add 2001:db8:12:3400:0:c000:212:34/128 dev wan0 nodad",
@@ -122,8 +178,24 @@ pub const ADDRESSES: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// What the variant with a router on the LAN adds.
-pub const ROUTER_ADDRESSES: [(&str, &[&str]); 4] = [
+const TWO_LANS: [(&str, &[&str]); 2] = [
+    (
+        "host2",
+        &[
+            "address add 192.168.20.2/24 dev eth0",
+            "route add default via 192.168.20.1",
+        ],
+    ),
+    (
+        "ce",
+        &[
+            "address add 192.168.10.1/24 dev lan0",
+            "address add 192.168.20.1/24 dev lan1",
+        ],
+    ),
+];
+
+const LAN_ROUTER: [(&str, &[&str]); 4] = [
     (
         "switch",
         &[
@@ -152,6 +224,28 @@ pub const ROUTER_ADDRESSES: [(&str, &[&str]); 4] = [
     ("ce", &["route add 192.168.30.0/24 via 192.168.20.254"]),
 ];
 
+const ONE_ARM: [(&str, &[&str]); 3] = [
+    (
+        "host2",
+        &[
+            "address add 192.168.10.3/24 dev eth0",
+            "route add default via 192.168.10.1",
+        ],
+    ),
+    ("ce", &["address add 192.168.10.1/24 dev wan0"]),
+    (
+        "switch",
+        &[
+            "link add lan type bridge forward_delay 0",
+            "link set port0 master lan",
+            "link set port1 master lan",
+            "link set port2 master lan",
+            "link set port3 master lan",
+            "link set lan up",
+        ],
+    ),
+];
+
 /// What makes the lab an ordinary routed IPv4 network without any MAP-E: the lab's and its tools' own proof.
 pub const PLAIN: [(&str, &[&str]); 4] = [
     (
@@ -175,14 +269,6 @@ pub const PLAIN: [(&str, &[&str]); 4] = [
         ],
     ),
     ("internet", &["route add 192.168.0.0/16 via 203.0.113.1"]),
-];
-
-/// Which nodes forward: node, setting below /proc/sys/net.
-pub const FORWARDING: [(&str, &str); 4] = [
-    ("ce", "ipv4/conf/all/forwarding"),
-    ("transit", "ipv4/conf/all/forwarding"),
-    ("transit", "ipv6/conf/all/forwarding"),
-    ("br", "ipv4/conf/all/forwarding"),
 ];
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use mape_tests::{
     lab::{Lab, LabOptions, OPEN_LAB},
+    plan::Shape,
     process::{pause, wait_for},
     servers::Servers,
 };
@@ -26,8 +27,11 @@ pub(crate) enum LabTask {
     /// Make it, load both gateways, start the servers, and leave it open.
     Up {
         /// With a switch, a router and host3 behind it on the second LAN.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "one_arm")]
         router: bool,
+        /// With a single interface on ce, for LAN and WAN.
+        #[arg(long)]
+        one_arm: bool,
         /// Without gateways: plain IPv4 routes, to compare with.
         #[arg(long)]
         plain: bool,
@@ -56,7 +60,13 @@ pub(crate) enum LabTask {
 /// Does one of them.
 pub(crate) fn lab(task: LabTask) -> Result<()> {
     match task {
-        LabTask::Up { router, plain } => up(router, plain),
+        LabTask::Up {
+            router: true, plain, ..
+        } => up(Shape::LanRouter, plain),
+        LabTask::Up {
+            one_arm: true, plain, ..
+        } => up(Shape::OneArm, plain),
+        LabTask::Up { plain, .. } => up(Shape::TwoLans, plain),
         LabTask::Down => {
             Lab::open(OPEN_LAB)?.down();
             println!("the lab is down");
@@ -72,12 +82,12 @@ pub(crate) fn lab(task: LabTask) -> Result<()> {
     }
 }
 
-fn up(lan_router: bool, plain: bool) -> Result<()> {
+fn up(shape: Shape, plain: bool) -> Result<()> {
     setup::everything()?;
     let program = if plain { None } else { Some(build()?) };
     let mut lab = Lab::up(&LabOptions {
         id: OPEN_LAB.to_owned(),
-        lan_router,
+        shape,
     })?;
     match &program {
         Some(program) => lab.load(program)?,
