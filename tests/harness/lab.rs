@@ -17,7 +17,7 @@ use crate::{
     gateway::{self, Gateway},
     netns::Netns,
     plan::{self, Shape},
-    process::{self, Background, Finished, wait_for},
+    process::{self, Background, CleanUp, Finished, wait_for},
 };
 
 /// Begins the name of every namespace of every lab.
@@ -278,6 +278,7 @@ impl Drop for Lab {
         if self.keep {
             return;
         }
+        let _clean_up = CleanUp::begin();
         for gateway in &self.gateways {
             if let Ok(node) = self.node(gateway.role().node()) {
                 gateway.unload(node);

@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -18,6 +18,9 @@ use rustix::process::{Pid, Signal, kill_process};
 const POLL: Duration = Duration::from_millis(5);
 /// What a program gets between the polite signal and the final one.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How many clean-ups are under way.
+static CLEANING: AtomicUsize = AtomicUsize::new(0);
 
 /// What a finished program left behind.
 #[derive(Debug)]
@@ -64,9 +67,27 @@ pub fn watch_signals() -> Result<()> {
     Ok(())
 }
 
-/// Whether a signal asked us to stop.
+/// Whether a signal asked us to stop; not while something is being cleaned up.
 pub fn interrupted() -> bool {
-    interruption().load(Ordering::Relaxed)
+    interruption().load(Ordering::Relaxed) && CLEANING.load(Ordering::Relaxed) == 0
+}
+
+/// As long as it lives, programs run to their end although a signal came: clean-up needs them.
+#[derive(Debug)]
+pub struct CleanUp(());
+
+impl CleanUp {
+    /// Begins.
+    pub fn begin() -> Self {
+        CLEANING.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for CleanUp {
+    fn drop(&mut self) {
+        CLEANING.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Sleeps, but not past a signal.
