@@ -6,7 +6,7 @@ mod stack;
 use std::{env, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use mape_tests::process::{run, show};
+use mape_tests::process::{Finished, run, show};
 
 use self::{object::Object, stack::Chain};
 use crate::{build::build, cargo::cargo};
@@ -23,17 +23,7 @@ pub(crate) fn ebpf_check(file: Option<&Path>) -> Result<()> {
         return judge(&fs::read(file).with_context(|| format!("cannot read {}", file.display()))?);
     }
     let program = build()?;
-    let file = env::temp_dir().join(format!("mape-object-{}.o", std::process::id()));
-    let path = file.to_string_lossy().into_owned();
-    let dumped = run(
-        Command::new(&program).args(["object", "--output", &path]),
-        Duration::from_secs(10),
-    )
-    .and_then(mape_tests::process::Finished::success)
-    .and_then(|_| fs::read(&file).context("cannot read the object"));
-    // Only a temporary file; it may not even be there.
-    let _ = fs::remove_file(&file);
-    judge(&dumped.context("mape-ctl did not give its BPF object")?)?;
+    dissect(&program)?;
     if !rustix::process::geteuid().is_root() {
         println!("verifier and map memory: skipped, loading needs root");
         return Ok(());
@@ -41,6 +31,21 @@ pub(crate) fn ebpf_check(file: Option<&Path>) -> Result<()> {
     let mut test = cargo(&["test", "--release", "--quiet", "-p", "mape-tests", "--test", "budget"]);
     test.args(["--", "--nocapture"]).env("MAPE_CTL", &program);
     show(&mut test, Duration::from_hours(1)).context("the kernel's figures, printed above, are out of bounds")
+}
+
+/// Takes the object out of mape-ctl and judges what can be seen without a kernel.
+pub(crate) fn dissect(program: &Path) -> Result<()> {
+    let file = env::temp_dir().join(format!("mape-object-{}.o", std::process::id()));
+    let path = file.to_string_lossy().into_owned();
+    let dumped = run(
+        Command::new(program).args(["object", "--output", &path]),
+        Duration::from_secs(10),
+    )
+    .and_then(Finished::success)
+    .and_then(|_| fs::read(&file).context("cannot read the object"));
+    // Only a temporary file; it may not even be there.
+    let _ = fs::remove_file(&file);
+    judge(&dumped.context("mape-ctl did not give its BPF object")?)
 }
 
 fn judge(bytes: &[u8]) -> Result<()> {

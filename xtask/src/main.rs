@@ -25,7 +25,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install what building and the lab need (root); quick when all is there.
+    /// Install what building and the lab need; quick when all is there.
     Setup,
     /// Compile mape-ctl, with the BPF programs inside, for release.
     Build,
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     mape_tests::process::watch_signals()?;
     match Arguments::parse().task {
-        Task::Setup => setup::everything(),
+        Task::Setup => setup::as_far_as_allowed(),
         Task::Build => build::build().map(drop),
         Task::Lint => lint::lint(),
         Task::EbpfCheck { object } => ebpf_check::ebpf_check(object.as_deref()),

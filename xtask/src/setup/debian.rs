@@ -9,7 +9,6 @@ use super::progress;
 
 /// Each program that the lab runs, and the package that brings it.
 const PROGRAMS: [(&str, &str); 11] = [
-    ("bridge", "iproute2"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     // The package `dnsmasq` would start a service on the machine; this one is the program alone.
@@ -19,6 +18,7 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("iperf3", "iperf3"),
     ("ping", "iputils-ping"),
     ("sha256sum", "coreutils"),
+    ("ss", "iproute2"),
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
 ];
@@ -33,6 +33,7 @@ pub(super) fn packages() -> Result<String> {
         .filter(|(program, _)| find(program).is_none())
         .map(|(_, package)| *package)
         .collect();
+    missing.sort_unstable();
     missing.dedup();
     if missing.is_empty() {
         return Ok(format!("all {} programs are there", PROGRAMS.len()));
