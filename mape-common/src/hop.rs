@@ -68,6 +68,12 @@ impl Link {
         self.0[1].store(Self::ATTACHED | Self::ALIVE);
     }
 
+    /// A record from the words that user space reads out of LINKS.
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        let [a, b] = words;
+        Self([Word::new(a), Word::new(b)])
+    }
+
     /// The two words as user space writes them, not yet alive.
     pub const fn words(mac: Mac, mtu: u16) -> [u64; 2] {
         [pack(mac, mtu), Self::ATTACHED]
@@ -171,6 +177,25 @@ impl NextHop {
         self.confirm(now);
         self.0[0].store(Self::key(address, hop.ifindex));
         true
+    }
+
+    /// A record from the words that user space reads out of HOPS.
+    pub const fn from_words(words: [u64; 4]) -> Self {
+        let [a, b, c, d] = words;
+        Self([Word::new(a), Word::new(b), Word::new(c), Word::new(d)])
+    }
+
+    /// The address that the record belongs to, zeros for a far end; none while it is free or being written.
+    pub fn address(&self) -> Option<[u8; 4]> {
+        let key = self.0[0].load();
+        let [a, b, c, d, ..] = key.to_be_bytes();
+        (key != 0 && key != Self::BUSY).then_some([a, b, c, d])
+    }
+
+    /// A record from the four words that user space reads out of HOPS.
+    pub const fn from_words(words: [u64; 4]) -> Self {
+        let [a, b, c, d] = words;
+        Self([Word::new(a), Word::new(b), Word::new(c), Word::new(d)])
     }
 
     /// The record as user space writes it.
