@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use mape_tests::{
+    capture::Capture,
     checks::{ALL, Bench, Effort},
     gateway,
     lab::{Lab, LabOptions},
@@ -48,6 +49,35 @@ fn without_gateways_the_lab_itself_loses_and_damages_nothing() {
         let names = names::query(&lab, "host1", 10, over_tcp).unwrap();
         assert_eq!(names.answered, 10, "{names:?}");
     }
+    let capture = Capture::start(&lab, "transit", "ce0").unwrap();
+    for direction in [Direction::Up, Direction::Down] {
+        numbered::send(
+            &lab,
+            "host1",
+            direction,
+            numbered::Load {
+                count: 500,
+                size: 77,
+                rate: 5_000,
+            },
+        )
+        .unwrap();
+        assert!(
+            web::transfer(&lab, &servers, "host2", direction, 1)
+                .unwrap()
+                .is_intact()
+        );
+    }
+    let report = capture.judge().unwrap();
+    println!("plain capture: {report:?}");
+    let faults: Vec<&str> = report.faults.keys().map(String::as_str).collect();
+    assert_eq!(
+        faults,
+        ["IPv4 outside the CE's tunnel"],
+        "the only fault there can be without gateways"
+    );
+    assert!(report.faults["IPv4 outside the CE's tunnel"] > 2_000, "{report:?}");
+
     for direction in [Direction::Up, Direction::Down] {
         let tcp = iperf::tcp(&lab, "host1", direction, 1, 1).unwrap();
         println!("plain TCP {direction:?}: {tcp:?}");

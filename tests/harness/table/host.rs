@@ -1,0 +1,60 @@
+//! The world in host memory.
+
+use mape_common::{
+    env::Route,
+    host::HostEnv,
+    packet::VecPacket,
+    step::edge,
+    verdict::{Failure, Verdict},
+};
+
+use super::world::{ELSEWHERE, HOST, LAN_MAC, Outcome, Program, WAN_MAC, World, config, host, router};
+
+/// Interface index of the LAN NIC here.
+pub const LAN: u32 = 1;
+/// Interface index of the WAN NIC here.
+pub const WAN: u32 = 2;
+/// Interface index of the tunnel device here.
+pub const TUNNEL: u32 = 100;
+
+/// A gateway whose state is a [`HostEnv`].
+pub struct HostWorld {
+    /// The state, for tests to look at and to let time pass.
+    pub env: HostEnv,
+}
+
+impl HostWorld {
+    /// A gateway with room for that many sessions.
+    pub fn new(sessions: u32) -> Self {
+        let mut env = HostEnv::new(config(TUNNEL, sessions));
+        assert_eq!((env.add_link(LAN_MAC, 1500), env.add_link(WAN_MAC, 1500)), (LAN, WAN), "first and second link");
+        env.set_far_hop(0, &router(WAN));
+        env.routes.borrow_mut().extend([
+            ([0; 4], 0, Route::Unresolved { ifindex: TUNNEL }),
+            ([192, 168, 10, 0], 24, Route::Resolved(host(LAN))),
+            (ELSEWHERE.octets(), 32, Route::Unresolved { ifindex: 3 }),
+        ]);
+        assert!(HOST.octets().starts_with(&[192, 168, 10]), "the route's network");
+        Self { env }
+    }
+}
+
+impl World for HostWorld {
+    fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str) {
+        let mut packet = VecPacket(frame.to_vec());
+        let outcome = match program {
+            Program::Lan => edge::outbound(&mut packet, &self.env, LAN),
+            Program::Wan => edge::inbound(&mut packet, &self.env, WAN),
+        };
+        match outcome {
+            Ok(Verdict::Forward { .. }) => (Outcome::Forwarded(packet.0), "forwarded"),
+            Ok(Verdict::Deliver) => (Outcome::Passed(packet.0), "delivered"),
+            Err(Failure::Refused(reason)) => {
+                assert_eq!(packet.0, frame, "a refusal leaves the frame as it came ({})", reason.label());
+                let outcome = if reason.action().passes() { Outcome::Passed(packet.0) } else { Outcome::Dropped };
+                (outcome, reason.label())
+            }
+            Err(broken @ Failure::Broken(_)) => (Outcome::Dropped, broken.reason().label()),
+        }
+    }
+}
