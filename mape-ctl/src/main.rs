@@ -1,3 +1,65 @@
-//! The command line tool; see `cli.rs`.
+//! Owns the process: arguments in, exit code out. 0: done; 1: could not; 2: wrong usage.
+//!
+//! A reader that goes away (`mape-ctl stat | head`) is no failure: the exit code is 0 then.
 
-fn main() {}
+use std::{io, process::ExitCode};
+
+use clap::Parser as _;
+use mape_ctl::{cli::Cli, command, config::ConfigError};
+
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    // clap answers --help, --version and wrong usage by itself, with these codes.
+    match command::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{}", message(&error));
+            let is_usage = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_usage);
+            ExitCode::from(if is_usage { WRONG_USAGE } else { FAILED })
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The error and its causes, a line each; a cause whose text its parent has already said is left out.
+fn message(error: &anyhow::Error) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !lines.last().is_some_and(|last| last.ends_with(&cause)) {
+            lines.push(cause);
+        }
+    }
+    let mut text = String::new();
+    for (place, line) in lines.iter().enumerate() {
+        let kind = if place == 0 { "error" } else { "because" };
+        text.push_str(&format!("mape-ctl: {kind}: {line}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_stand_below_the_error_and_nothing_is_said_twice() {
+        let error = anyhow::anyhow!("no such device").context("cannot attach to lan0").context("cannot attach to lan0");
+        assert_eq!(message(&error), "mape-ctl: error: cannot attach to lan0\nmape-ctl: because: no such device\n");
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_is_recognised_below_other_causes() {
+        let error = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("cannot print");
+        assert!(is_broken_pipe(&error));
+        assert!(!is_broken_pipe(&anyhow::anyhow!("something else")));
+    }
+}

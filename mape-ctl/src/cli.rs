@@ -1,0 +1,322 @@
+//! Owns the command line: every doc comment here is help text and manual page.
+
+use std::{net::Ipv4Addr, path::PathBuf, str::FromStr};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use mape_common::layout::Transport;
+
+use crate::{command::calc::CalcArgs, instance::Instance};
+
+/// Controls a MAP-E gateway (RFC 7597) that runs in the kernel's XDP hook
+///
+/// A MAP-E line shares one IPv4 address between several customers: each has some of its ports, and its IPv4 packets travel
+/// inside IPv6 to the provider's border relay. `load` puts the gateway into the kernel, where it stays when mape-ctl ends;
+/// `stat` and `sessions` look at it; `unload` takes it out.
+///
+/// Exit codes: 0 done, 1 could not, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "mape-ctl", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// Name of the gateway: several can live on one kernel
+    #[arg(long, global = true, value_name = "NAME", default_value_t)]
+    pub instance: Instance,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compute address, ports and border relay of a line from its IPv6 prefix
+    Calc(CalcArgs),
+    /// Put a gateway into the kernel; again with a changed configuration to change it
+    ///
+    /// Everything can stand in a configuration file, in flags, or in both; a flag overrides the file.
+    /// If any step fails, everything done so far is taken back.
+    Load(Box<LoadArgs>),
+    /// Take the gateway out of the kernel; its sessions end
+    Unload,
+    /// Show what the gateway does: rates, sessions, ports, and why packets were not forwarded
+    Stat(StatArgs),
+    /// List, count or end the sessions of the translation table
+    Sessions(SessionsArgs),
+    /// Write the BPF object that this program carries
+    #[command(hide = true)]
+    Object(ObjectArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(ManArgs),
+    /// Print the completion script of a shell
+    #[command(hide = true)]
+    Completions(CompletionsArgs),
+}
+
+/// Arguments of `load`.
+///
+/// Flags hold what was typed, unread: file and flags are checked by the same code.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LoadArgs {
+    /// Configuration file (see docs/config.md)
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Which end of the tunnel: ce (the customer's) or br (the provider's border relay)
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Interface of the IPv4 side; may be given several times
+    #[arg(long, value_name = "INTERFACE")]
+    pub lan: Vec<String>,
+    /// Interface of the IPv6 side; may be the same as --lan (one arm)
+    #[arg(long, value_name = "INTERFACE")]
+    pub wan: Option<String>,
+    /// Attach in the generic layer, for NICs whose driver has no XDP; much slower
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub generic: Option<bool>,
+    #[command(flatten)]
+    /// The line.
+    pub map: MapFlags,
+    #[command(flatten)]
+    /// The tunnel.
+    pub tunnel: TunnelFlags,
+    #[command(flatten)]
+    /// Translation.
+    pub nat: NatFlags,
+}
+
+/// Flags of the `[map]` section.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "The line")]
+pub struct MapFlags {
+    /// The IPv6 prefix that the provider gave this line
+    #[arg(long, value_name = "PREFIX/LEN")]
+    pub prefix: Option<String>,
+    /// IPv6 address of the border relay
+    #[arg(long, value_name = "ADDRESS")]
+    pub br: Option<String>,
+    /// Look only in this service's rules of the built-in table
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Also use rules of the built-in table that nobody has confirmed
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub unconfirmed: Option<bool>,
+    /// Layout of the interface identifier: rfc7597 or draft-03 (Japanese services)
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// The PSID, where it is not in the prefix
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub psid: Option<i64>,
+    /// Length of that PSID, bits
+    #[arg(long, value_name = "BITS", allow_negative_numbers = true)]
+    pub psid_len: Option<i64>,
+    /// A mapping rule: IPv6 prefix, IPv4 prefix, EA length, PSID offset, and `fmr` where packets may go straight to other
+    /// customers by it; may be given several times
+    #[arg(long, value_name = "V6,V4,EA,OFFSET[,fmr]")]
+    pub rule: Vec<String>,
+}
+
+/// Flags of the `[tunnel]` section.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "The tunnel")]
+pub struct TunnelFlags {
+    /// Name of the device that the routing table points at [default: mape0]
+    #[arg(long, value_name = "NAME")]
+    pub tunnel_device: Option<String>,
+    /// Largest IPv4 packet in the tunnel, bytes [default: 1460]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
+    pub mtu: Option<i64>,
+    /// Largest TCP MSS let through: true (MTU less 40), false, or bytes [default: true]
+    #[arg(long, value_name = "BYTES|BOOL")]
+    pub mss_clamp: Option<String>,
+    /// Copy the DSCP of IPv4 packets to their tunnel header [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub copy_dscp: Option<bool>,
+    /// IPv4 destination that goes into the tunnel; may be given several times [default: 0.0.0.0/0]
+    #[arg(long, value_name = "PREFIX/LEN")]
+    pub route: Vec<String>,
+}
+
+/// Flags of the `[nat]` section.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Translation")]
+pub struct NatFlags {
+    /// Most sessions at once [default: 65536]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    pub sessions: Option<i64>,
+    /// How UDP endpoints get ports: endpoint-independent or overlap [default: endpoint-independent]
+    #[arg(long, value_name = "HOW")]
+    pub udp_mapping: Option<String>,
+    /// How TCP endpoints get ports: overlap or endpoint-independent [default: overlap]
+    #[arg(long, value_name = "HOW")]
+    pub tcp_mapping: Option<String>,
+    /// UDP destination ports whose endpoints overlap even so [default: 53,123,443]
+    #[arg(long, value_name = "PORT,…", value_delimiter = ',', action = ArgAction::Append)]
+    pub overlap_ports: Vec<i64>,
+    /// Ports of the set that are kept from translation
+    #[arg(long, value_name = "PORT,…", value_delimiter = ',', action = ArgAction::Append)]
+    pub reserved_ports: Vec<i64>,
+    /// The address to translate to, where the line has an IPv4 prefix
+    #[arg(long, value_name = "ADDRESS")]
+    pub external_address: Option<String>,
+    /// Seconds after which an idle ICMP echo session ends [default: 60]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timeout_icmp: Option<i64>,
+    /// Seconds after which an idle UDP session ends [default: 300]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timeout_udp: Option<i64>,
+    /// Seconds after which an idle UDP session to port 53 or 123 ends [default: 60]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timeout_udp_query: Option<i64>,
+    /// Seconds after which a TCP session ends that is opening or closing [default: 240]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timeout_tcp_transitory: Option<i64>,
+    /// Seconds after which an idle established TCP session ends [default: 7440]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timeout_tcp_established: Option<i64>,
+}
+
+/// Arguments of `stat`.
+#[derive(Clone, Debug, Args)]
+pub struct StatArgs {
+    /// Print JSON, with stable keys
+    #[arg(long)]
+    pub json: bool,
+    /// Show counters that are zero, too
+    #[arg(long)]
+    pub all: bool,
+    /// Do not wait a second to measure rates
+    #[arg(long, conflicts_with = "watch")]
+    pub no_rates: bool,
+    /// Show it again and again, every so many seconds, until interrupted
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub watch: Option<u32>,
+}
+
+/// Arguments of `sessions`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SessionsArgs {
+    /// Only this protocol
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    pub protocol: Option<Protocol>,
+    /// Only of this LAN host
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub inside: Option<Endpoint>,
+    /// Only with this remote host
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub remote: Option<Endpoint>,
+    /// Only on this port of the shared address
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub external_port: Option<u16>,
+    /// Only in this state: open, query, opening, established, fin-sent, fin-received, closing
+    #[arg(long, value_name = "STATE", value_parser = ["open", "query", "opening", "established", "fin-sent", "fin-received", "closing"])]
+    pub state: Option<String>,
+    /// Show endpoint-independent mappings, too
+    #[arg(long)]
+    pub mappings: bool,
+    /// Print JSON, with stable keys
+    #[arg(long, conflicts_with = "count")]
+    pub json: bool,
+    /// Print only how many there are
+    #[arg(long)]
+    pub count: bool,
+    /// End the sessions instead of showing them
+    #[arg(long, conflicts_with_all = ["json", "count", "mappings"])]
+    pub flush: bool,
+    /// With --flush and no filter: yes, end all of them
+    #[arg(long, requires = "flush")]
+    pub yes: bool,
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// User datagrams
+    Udp,
+    /// Transmission control
+    Tcp,
+    /// ICMP echo
+    Icmp,
+}
+
+impl From<Protocol> for Transport {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Udp => Self::Udp,
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Icmp => Self::Icmp,
+        }
+    }
+}
+
+/// An IPv4 address, with or without a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The port, or the ICMP query identifier; not zero.
+    pub port: Option<u16>,
+}
+
+/// The text is no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write an IPv4 address, or one with a port from 1 to 65535: 192.168.1.10 or 192.168.1.10:5060")]
+pub struct BadEndpoint;
+
+impl FromStr for Endpoint {
+    type Err = BadEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, BadEndpoint> {
+        let (address, port) = match text.split_once(':') {
+            None => (text, None),
+            Some((address, port)) => (address, Some(port.parse().ok().filter(|port| *port != 0).ok_or(BadEndpoint)?)),
+        };
+        let address: Ipv4Addr = address.parse().map_err(|_| BadEndpoint)?;
+        // In a filter of the kernel's, zeros stand for "any".
+        if address.is_unspecified() { Err(BadEndpoint) } else { Ok(Self { address, port }) }
+    }
+}
+
+/// Arguments of `object`.
+#[derive(Clone, Debug, Args)]
+pub struct ObjectArgs {
+    /// Where to write it
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Arguments of `man`.
+#[derive(Clone, Debug, Args)]
+pub struct ManArgs {
+    /// Folder for the pages
+    #[arg(long, short, value_name = "FOLDER", default_value = ".")]
+    pub output: PathBuf,
+}
+
+/// Arguments of `completions`.
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_endpoint_is_an_address_with_or_without_a_port() {
+        let address = Ipv4Addr::new(192, 168, 1, 10);
+        assert_eq!("192.168.1.10".parse(), Ok(Endpoint { address, port: None }));
+        assert_eq!("192.168.1.10:5060".parse(), Ok(Endpoint { address, port: Some(5060) }));
+        for bad in ["", "192.168.1", "192.168.1.10:", "192.168.1.10:0", "192.168.1.10:65536", "0.0.0.0", "[::1]:80"] {
+            assert_eq!(bad.parse::<Endpoint>(), Err(BadEndpoint), "{bad}");
+        }
+    }
+}

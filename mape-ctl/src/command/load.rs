@@ -1,0 +1,31 @@
+//! `mape-ctl load`: puts a gateway into the kernel.
+
+use std::io::{self, Write as _};
+
+use anyhow::Result;
+
+use super::runtime;
+use crate::{cli::LoadArgs, config, datapath::load, instance::Instance};
+
+/// Reads the configuration, puts it into effect and says what was done.
+///
+/// # Errors
+/// A mistake in the configuration, or whatever stands in the way; nothing is changed then.
+pub fn run(instance: &Instance, args: &LoadArgs) -> Result<()> {
+    let resolved = config::resolve(instance, args)?;
+    report(&[], &resolved.warnings)?;
+    let done = runtime()?.block_on(load::load(&resolved.gateway))?;
+    report(&done.messages, &done.warnings)
+}
+
+/// Messages to standard output, warnings to standard error.
+pub(super) fn report(messages: &[String], warnings: &[String]) -> Result<()> {
+    for warning in warnings {
+        eprintln!("mape-ctl: warning: {warning}");
+    }
+    let mut out = io::stdout().lock();
+    for message in messages {
+        writeln!(out, "{message}")?;
+    }
+    Ok(())
+}

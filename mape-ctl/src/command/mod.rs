@@ -1,0 +1,38 @@
+//! Owns the choice of what to do; one file per subcommand.
+
+pub mod calc;
+pub mod completions;
+pub mod load;
+pub mod man;
+pub mod object;
+pub mod sessions;
+pub mod stat;
+pub mod unload;
+
+use anyhow::{Context as _, Result};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::cli::{Cli, Command};
+
+/// Carries out what was asked for.
+///
+/// # Errors
+/// Whatever stands in the way, with what to do about it.
+pub fn run(cli: Cli) -> Result<()> {
+    let Cli { instance, command } = cli;
+    match command {
+        Command::Calc(args) => calc::run(&args),
+        Command::Load(args) => load::run(&instance, &args),
+        Command::Unload => unload::run(&instance),
+        Command::Stat(args) => stat::run(&instance, &args),
+        Command::Sessions(args) => sessions::run(&instance, &args),
+        Command::Object(args) => object::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// What netlink runs on: this thread.
+fn runtime() -> Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("cannot start the asynchronous runtime")
+}

@@ -1,0 +1,18 @@
+//! Control of the MAP-E gateway: what it shall be, putting it into the kernel, and showing what happens there.
+//!
+//! `main.rs` is a thin program around this library; the lab tests use its [`object::object`].
+
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod datapath;
+pub mod gateway;
+pub mod instance;
+pub mod kernel;
+pub mod netlink;
+pub mod object;
+pub mod provoke;
+pub mod service;
+pub mod tun;
+pub mod undo;
+pub mod view;
