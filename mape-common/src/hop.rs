@@ -192,12 +192,6 @@ impl NextHop {
         (key != 0 && key != Self::BUSY).then_some([a, b, c, d])
     }
 
-    /// A record from the four words that user space reads out of HOPS.
-    pub const fn from_words(words: [u64; 4]) -> Self {
-        let [a, b, c, d] = words;
-        Self([Word::new(a), Word::new(b), Word::new(c), Word::new(d)])
-    }
-
     /// The record as user space writes it.
     pub const fn words(address: [u8; 4], hop: &Hop, now: Tick) -> [u64; 4] {
         let [a, b, c, d] = now.0.to_be_bytes();
