@@ -25,15 +25,15 @@ pub(super) fn provide() -> Result<String> {
     if let Some(library) = rust_src() {
         return Ok(format!("found, {}", library.display()));
     }
-    let by_rustup = from_rustup();
-    if let (Ok(()), Some(library)) = (&by_rustup, rust_src()) {
-        return Ok(format!("fetched by rustup, {}", library.display()));
-    }
-    let rustup_said = by_rustup
-        .err()
-        .map_or_else(String::new, |error| first_line(&format!("{error:#}")));
+    let why_not = match from_rustup() {
+        Err(error) => first_line(&format!("{error:#}")),
+        Ok(()) => match rust_src() {
+            Some(library) => return Ok(format!("fetched by rustup, {}", library.display())),
+            None => "it says that it is installed, but the files are not there".to_owned(),
+        },
+    };
     progress(&format!(
-        "rustup cannot bring it ({rustup_said}); fetching Debian's package from {SUITE}"
+        "rustup cannot bring it ({why_not}); fetching Debian's package from {SUITE}"
     ));
     let target = from_debian().with_context(|| {
         let version = version().unwrap_or_else(|| "of this compiler".to_owned());
