@@ -352,6 +352,14 @@ impl Config {
     /// Copy the inner DSCP to the outer header (RFC 2983 uniform model); else the outer one is zero.
     pub const COPY_DSCP: u32 = 4;
 
+    /// Rows of OVERLAP for a set of that many ports: a power of two, at least one.
+    pub const fn overlap_rows(ports: u32) -> u32 {
+        match OVERLAP_CELLS.checked_div(ports) {
+            None | Some(0) => 1,
+            Some(rows) => 1 << (rows.ilog2() & 31),
+        }
+    }
+
     /// Whether a flag is set.
     #[inline(always)]
     pub const fn has(&self, flag: u32) -> bool {

@@ -21,6 +21,8 @@
 pub mod checksum;
 pub mod env;
 pub mod hop;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
 pub mod layout;
 pub mod map;
 pub mod nat;

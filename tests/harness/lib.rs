@@ -8,4 +8,6 @@ pub mod netns;
 pub mod plan;
 pub mod process;
 pub mod servers;
+#[cfg(feature = "tables")]
+pub mod table;
 pub mod traffic;

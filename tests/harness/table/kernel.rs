@@ -1,0 +1,222 @@
+//! The world in the kernel: the same object that is shipped, run by `BPF_PROG_TEST_RUN` in a namespace of its own.
+
+use std::{collections::HashMap, fs};
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
+    maps::{Array, MapData, PerCpuArray, Stack},
+    programs::{Xdp, XdpMode},
+};
+use mape_common::{
+    hop::{Link, NextHop},
+    layout::{Config, Counter, Gauge, SweepOrder, maps, programs},
+    time::Tick,
+    verdict::{DELIVERED, Direction, FORWARDED, OUTCOMES, Reason},
+};
+
+use super::world::{ELSEWHERE, HOST, HOST_MAC, LAN_MAC, Outcome, Program, WAN_MAC, World, config, router};
+use crate::netns::Netns;
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+/// Larger than any frame of the tables with its outer header.
+const ROOM: usize = 4096;
+
+/// A gateway whose state is in BPF maps. Made and used on a thread that is inside its namespace.
+pub struct KernelWorld {
+    ebpf: Ebpf,
+    interfaces: HashMap<Program, u32>,
+}
+
+/// Makes the NICs, neighbours and routes that the gateway of the tables has.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn furnish(netns: &Netns) -> Result<()> {
+    for line in [
+        format!("ip link add lan0 address {} type veth peer name lan0p", mac(LAN_MAC.0)),
+        format!("ip link add wan0 address {} type veth peer name wan0p", mac(WAN_MAC.0)),
+        "ip link add other0 type veth peer name other0p".to_owned(),
+        "ip tuntap add mape0 mode tun".to_owned(),
+    ] {
+        netns.tool(&line)?;
+    }
+    for device in ["lan0", "lan0p", "wan0", "wan0p", "other0", "other0p", "mape0"] {
+        netns.tool(&format!("ip link set {device} up"))?;
+        netns.sysctl(&format!("ipv4/conf/{device}/forwarding"), "1")?;
+    }
+    netns.tool("ip addr add 192.168.10.1/24 dev lan0")?;
+    netns.tool(&format!("ip neigh replace {HOST} lladdr {} dev lan0 nud permanent", mac(HOST_MAC.0)))?;
+    netns.tool("ip route add default dev mape0")?;
+    netns.tool(&format!("ip route add {ELSEWHERE} dev other0"))?;
+    Ok(())
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|b| format!("{b:02x}")).join(":")
+}
+
+fn index(device: &str) -> Result<u32> {
+    // Through the netlink-free file that belongs to this thread's namespace; /sys would show another one's devices.
+    let text = fs::read_to_string("/proc/thread-self/net/dev_mcast")?;
+    let by_multicast = text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let index = words.next()?.parse().ok()?;
+        (words.next()? == device).then_some(index)
+    });
+    by_multicast.or_else(|| by_igmp(device)).with_context(|| format!("no device {device} here"))
+}
+
+fn by_igmp(device: &str) -> Option<u32> {
+    let text = fs::read_to_string("/proc/thread-self/net/igmp").ok()?;
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let index = words.next()?.parse().ok()?;
+        (words.next()? == device).then_some(index)
+    })
+}
+
+impl KernelWorld {
+    /// Loads the object with room for that many sessions; the calling thread is inside a furnished namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses it, with the verifier's log.
+    pub fn new(object: &[u8], sessions: u32) -> Result<Self> {
+        let (lan, wan, tunnel) = (index("lan0")?, index("wan0")?, index("mape0")?);
+        let config = config(tunnel, sessions);
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(maps::SESSIONS, sessions)
+            .map_max_entries(maps::INSIDE, sessions)
+            .map_max_entries(maps::OUTSIDE, sessions)
+            .map_max_entries(maps::FREE_SLOTS, sessions)
+            .map_max_entries(maps::PERMISSIONS, sessions)
+            .map_max_entries(maps::PORTS, 3 * config.ports)
+            .map_max_entries(maps::LINKS, 1024)
+            .map_max_entries(maps::RULES, 16)
+            .map_max_entries(maps::RULES_V4, 16)
+            .map_max_entries(maps::RULES_V6, 16)
+            .load(object)?;
+        let mut slots: Stack<_, u32> = Stack::try_from(ebpf.map_mut(maps::FREE_SLOTS).context("FREE_SLOTS")?)?;
+        for slot in (0..sessions).rev() {
+            slots.push(slot, 0)?;
+        }
+        array::<Config>(&mut ebpf, maps::CONFIG)?.set(0, config, 0)?;
+        for (device, mac) in [(lan, LAN_MAC), (wan, WAN_MAC)] {
+            let [first, _] = Link::words(mac, 1500);
+            array::<[u64; 2]>(&mut ebpf, maps::LINKS)?.set(device, [first, Link::ATTACHED | Link::ALIVE], 0)?;
+        }
+        let hop = NextHop::words(NextHop::FAR_END, &router(wan), Tick(1));
+        array::<[u64; 4]>(&mut ebpf, maps::HOPS)?.set(0, hop, 0)?;
+        array::<u64>(&mut ebpf, maps::GATE)?.set(0, 1, 0)?;
+        for name in [programs::LAN, programs::WAN, programs::PASS, programs::SWEEP] {
+            program(&mut ebpf, name)?.load().with_context(|| format!("loading {name}"))?;
+        }
+        // A test run claims to have come in by these NICs; the kernel allows that where they have a receive queue for XDP.
+        for device in ["lan0", "wan0"] {
+            program(&mut ebpf, programs::PASS)?.attach(device, XdpMode::Driver)?;
+        }
+        Ok(Self { ebpf, interfaces: HashMap::from([(Program::Lan, lan), (Program::Wan, wan)]) })
+    }
+
+    /// The maps and programs, for tests that look further.
+    pub const fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Ends every session, as `mape-ctl sessions --flush` does; gives how many records were ended.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn flush(&mut self) -> Result<u32> {
+        let sessions = array::<Config>(&mut self.ebpf, maps::CONFIG)?.get(&0, 0)?.sessions;
+        let mut order = SweepOrder { flush: 1, ..SweepOrder::default() };
+        while order.next_slot < sessions {
+            array::<SweepOrder>(&mut self.ebpf, maps::SWEEP_ORDER)?.set(0, order, 0)?;
+            let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
+            program(&mut self.ebpf, programs::SWEEP)?.test_run(options)?;
+            order = array::<SweepOrder>(&mut self.ebpf, maps::SWEEP_ORDER)?.get(&0, 0)?;
+        }
+        Ok(order.ended)
+    }
+
+    /// A gauge.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn read(&mut self, gauge: Gauge) -> Result<u64> {
+        Ok(array::<u64>(&mut self.ebpf, maps::GAUGES)?.get(&gauge.index(), 0)?)
+    }
+
+    /// Opens or closes the gate.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn set_gate(&mut self, open: bool) -> Result<()> {
+        Ok(array::<u64>(&mut self.ebpf, maps::GATE)?.set(0, u64::from(open), 0)?)
+    }
+
+    fn run(&mut self, which: Program, frame: &[u8]) -> Result<(Outcome, &'static str)> {
+        let before = self.counters()?;
+        let name = match which {
+            Program::Lan => programs::LAN,
+            Program::Wan => programs::WAN,
+        };
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        let len = u32::try_from(frame.len())?;
+        let ingress = self.interfaces.get(&which).copied().unwrap_or(0);
+        let context: Vec<u8> = [0, len, 0, ingress, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        let mut out = vec![0; ROOM];
+        let result = program(&mut self.ebpf, name)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(usize::try_from(result.data_size_out)?);
+        let outcome = match result.return_value {
+            XDP_TX | XDP_REDIRECT => Outcome::Forwarded(out),
+            XDP_PASS => Outcome::Passed(out),
+            XDP_DROP => Outcome::Dropped,
+            action => bail!("XDP action {action}"),
+        };
+        let after = self.counters()?;
+        let counted: Vec<usize> = (0..after.len()).filter(|i| after[*i] != before[*i]).collect();
+        let [slot] = counted[..] else { bail!("one packet moved {} counters", counted.len()) };
+        let direction = if slot < usize::try_from(OUTCOMES)? { Direction::Outbound } else { Direction::Inbound };
+        let expected = if which == Program::Lan { Direction::Outbound } else { Direction::Inbound };
+        assert_eq!(direction, expected, "counted in its own direction");
+        Ok((outcome, label(u32::try_from(slot)? % OUTCOMES)))
+    }
+
+    fn counters(&mut self) -> Result<Vec<u64>> {
+        let map: PerCpuArray<_, Counter> = PerCpuArray::try_from(self.ebpf.map_mut(maps::COUNTERS).context("COUNTERS")?)?;
+        (0..2 * OUTCOMES).map(|i| Ok(map.get(&i, 0)?.iter().map(|c| c.packets).sum())).collect()
+    }
+}
+
+impl World for KernelWorld {
+    fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str) {
+        self.run(program, frame).expect("the kernel runs the program")
+    }
+}
+
+/// The name of a counter.
+fn label(slot: u32) -> &'static str {
+    match slot {
+        FORWARDED => "forwarded",
+        DELIVERED => "delivered",
+        slot => Reason::ALL.iter().find(|r| r.number() == slot).map_or("a number without a reason", |r| r.label()),
+    }
+}
+
+/// An array map of the object.
+fn array<'a, T: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Result<Array<&'a mut MapData, T>> {
+    Ok(Array::try_from(ebpf.map_mut(name).with_context(|| format!("map {name}"))?)?)
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("program {name}"))?.try_into()?)
+}
