@@ -35,7 +35,7 @@ pub enum LockError {
         source: io::Error,
     },
     /// Somebody else has held it all the time.
-    #[error("another mape-ctl has been changing instance {0} for {} seconds", LOCK_WAIT.as_secs())]
+    #[error("another mape-ctl has been changing instance {0} for {seconds} seconds", seconds = LOCK_WAIT.as_secs())]
     Busy(Instance),
 }
 

@@ -1,0 +1,340 @@
+//! Owns typed access to the pinned maps: the only user of their names.
+
+use std::{borrow::Borrow, path::PathBuf};
+
+use aya::{
+    Pod,
+    maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key, stack::Stack},
+};
+use mape_common::{
+    hop::{Hop, Link, NextHop},
+    layout::{Config, Counter, Gauge, NEXT_HOPS, RuleRef, STATIC_HOPS, SweepOrder, maps},
+    map::rule::Rule,
+    time::Tick,
+    verdict::{Direction, OUTCOMES},
+};
+
+use super::pin::PinFolder;
+
+/// Why a map could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// It cannot be opened.
+    #[error("cannot open the pinned map {path}; if the gateway is half gone, `mape-ctl unload` cleans up")]
+    Open {
+        /// Its pin.
+        path: PathBuf,
+        /// Why.
+        source: MapError,
+    },
+    /// An element cannot be read or written.
+    #[error("cannot {action} the map {map}")]
+    Element {
+        /// What was to be done.
+        action: &'static str,
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        source: MapError,
+    },
+}
+
+fn reading(map: &'static str) -> impl Fn(MapError) -> TableError {
+    move |source| TableError::Element { action: "read", map, source }
+}
+
+fn writing(map: &'static str) -> impl Fn(MapError) -> TableError {
+    move |source| TableError::Element { action: "write", map, source }
+}
+
+/// Packets and bytes of one outcome in one direction, of all processors together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Which way.
+    pub direction: Direction,
+    /// The outcome's number.
+    pub outcome: u32,
+    /// How many.
+    pub sum: Counter,
+}
+
+/// A link as LINKS has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// A program of ours is there.
+    pub attached: bool,
+    /// It has run.
+    pub proven: bool,
+}
+
+/// The maps of one gateway, opened by their pins as they are wanted.
+#[derive(Clone, Debug)]
+pub struct Tables(PinFolder);
+
+impl Tables {
+    /// The maps pinned in a folder.
+    pub fn new(pins: &PinFolder) -> Self {
+        Self(pins.clone())
+    }
+
+    /// A map as the kernel has it.
+    ///
+    /// # Errors
+    /// [`TableError::Open`].
+    pub fn data(&self, name: &'static str) -> Result<MapData, TableError> {
+        let path = self.0.map(name);
+        MapData::from_pin(&path).map_err(|source| TableError::Open { path, source })
+    }
+
+    fn typed<M: TryFrom<Map, Error = MapError>>(&self, name: &'static str) -> Result<M, TableError> {
+        let data = self.data(name)?;
+        Map::from_map_data(data)
+            .and_then(M::try_from)
+            .map_err(|source| TableError::Open { path: self.0.map(name), source })
+    }
+
+    fn array<V: Pod>(&self, name: &'static str) -> Result<Array<MapData, V>, TableError> {
+        self.typed(name)
+    }
+
+    fn get<V: Pod>(&self, name: &'static str, index: u32) -> Result<V, TableError> {
+        self.array::<V>(name)?.get(&index, 0).map_err(reading(name))
+    }
+
+    fn set<V: Pod>(&self, name: &'static str, index: u32, value: impl Borrow<V>) -> Result<(), TableError> {
+        self.array::<V>(name)?.set(index, value, 0).map_err(writing(name))
+    }
+
+    /// What the gateway is; all zeros before it was written.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn config(&self) -> Result<Config, TableError> {
+        self.get(maps::CONFIG, 0)
+    }
+
+    /// Writes what the gateway is. The gate must be closed.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_config(&self, config: &Config) -> Result<(), TableError> {
+        self.set::<Config>(maps::CONFIG, 0, config)
+    }
+
+    /// Whether packets are forwarded.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn is_gate_open(&self) -> Result<bool, TableError> {
+        Ok(self.get::<u64>(maps::GATE, 0)? == 1)
+    }
+
+    /// Switches forwarding on or off.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_gate(&self, open: bool) -> Result<(), TableError> {
+        self.set::<u64>(maps::GATE, 0, u64::from(open))
+    }
+
+    /// The words of an interface's entry.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn link_words(&self, index: u32) -> Result<[u64; 2], TableError> {
+        self.get(maps::LINKS, index)
+    }
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_link_words(&self, index: u32, words: [u64; 2]) -> Result<(), TableError> {
+        self.set::<[u64; 2]>(maps::LINKS, index, words)
+    }
+
+    /// What LINKS says of an interface.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn link(&self, index: u32) -> Result<LinkState, TableError> {
+        let [_, flags] = self.link_words(index)?;
+        Ok(LinkState { attached: flags & Link::ATTACHED != 0, proven: flags & Link::ALIVE != 0 })
+    }
+
+    /// The words of the next hops towards far ends, by index.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn far_hops(&self) -> Result<Vec<[u64; 4]>, TableError> {
+        let hops = self.array::<[u64; 4]>(maps::HOPS)?;
+        (0..STATIC_HOPS).map(|index| hops.get(&index, 0).map_err(reading(maps::HOPS))).collect()
+    }
+
+    /// Writes the next hops towards far ends; what is behind the last one given is emptied.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_far_hops(&self, words: &[[u64; 4]]) -> Result<(), TableError> {
+        let mut hops = self.array::<[u64; 4]>(maps::HOPS)?;
+        for (index, words) in (0..STATIC_HOPS).zip(words.iter().copied().chain(std::iter::repeat([0; 4]))) {
+            hops.set(index, words, 0).map_err(writing(maps::HOPS))?;
+        }
+        Ok(())
+    }
+
+    /// Next hops in use, with their index and when each was last confirmed.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn hops(&self) -> Result<Vec<(u32, [u8; 4], Hop, Tick)>, TableError> {
+        let table = self.array::<[u64; 4]>(maps::HOPS)?;
+        let mut hops = Vec::new();
+        for index in 0..NEXT_HOPS {
+            let words = table.get(&index, 0).map_err(reading(maps::HOPS))?;
+            let record = NextHop::from_words(words);
+            if let Some(address) = record.address()
+                && let Some(hop) = record.get(address)
+            {
+                hops.push((index, address, hop, record.confirmed()));
+            }
+        }
+        Ok(hops)
+    }
+
+    /// Replaces the rules: all of them, those to forward by with their next hop's index, those that outer sources may have.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_rules(&self, rules: &[Rule], by_ipv4: &[(usize, u32)], by_ipv6: &[(usize, u32)]) -> Result<(), TableError> {
+        let mut v4: LpmTrie<MapData, [u8; 4], RuleRef> = self.typed(maps::RULES_V4)?;
+        let mut v6: LpmTrie<MapData, [u8; 16], RuleRef> = self.typed(maps::RULES_V6)?;
+        for key in v4.keys().collect::<Result<Vec<_>, _>>().map_err(reading(maps::RULES_V4))? {
+            v4.remove(&key).map_err(writing(maps::RULES_V4))?;
+        }
+        for key in v6.keys().collect::<Result<Vec<_>, _>>().map_err(reading(maps::RULES_V6))? {
+            v6.remove(&key).map_err(writing(maps::RULES_V6))?;
+        }
+        let mut table = self.array::<Rule>(maps::RULES)?;
+        for (index, rule) in (0..).zip(rules) {
+            table.set(index, rule, 0).map_err(writing(maps::RULES))?;
+        }
+        let find = |at: usize, hop: u32| Some((rules.get(at)?, RuleRef { rule: u32::try_from(at).ok()?, hop }));
+        for (rule, reference) in by_ipv4.iter().filter_map(|(at, hop)| find(*at, *hop)) {
+            let key = Key::new(u32::from(rule.ipv4_len()), rule.ipv4());
+            v4.insert(&key, reference, 0).map_err(writing(maps::RULES_V4))?;
+        }
+        for (rule, reference) in by_ipv6.iter().filter_map(|(at, hop)| find(*at, *hop)) {
+            let key = Key::new(u32::from(rule.ipv6_len()), rule.ipv6());
+            v6.insert(&key, reference, 0).map_err(writing(maps::RULES_V6))?;
+        }
+        Ok(())
+    }
+
+    /// Puts every slot of the session table on the free list, so that low ones are taken first.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn fill_free_slots(&self, sessions: u32) -> Result<(), TableError> {
+        let mut free: Stack<MapData, u32> = self.typed(maps::FREE_SLOTS)?;
+        for slot in (0..sessions).rev() {
+            free.push(slot, 0).map_err(writing(maps::FREE_SLOTS))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the state words of ports.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_ports(&self, words: impl IntoIterator<Item = (u32, u64)>) -> Result<(), TableError> {
+        let mut ports = self.array::<u64>(maps::PORTS)?;
+        for (index, word) in words {
+            ports.set(index, word, 0).map_err(writing(maps::PORTS))?;
+        }
+        Ok(())
+    }
+
+    /// The state word of a port.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn port(&self, index: u32) -> Result<u64, TableError> {
+        self.get(maps::PORTS, index)
+    }
+
+    /// A gauge.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn gauges(&self) -> Result<Gauges, TableError> {
+        let table = self.array::<u64>(maps::GAUGES)?;
+        let words = (0..Gauge::COUNT).map(|index| table.get(&index, 0).map_err(reading(maps::GAUGES)));
+        Ok(Gauges(words.collect::<Result<_, _>>()?))
+    }
+
+    /// Every counter, zero or not.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn counters(&self) -> Result<Vec<Count>, TableError> {
+        let table: PerCpuArray<MapData, Counter> = self.typed(maps::COUNTERS)?;
+        let mut counts = Vec::new();
+        for (direction, first) in Direction::ALL.into_iter().zip([0, OUTCOMES]) {
+            for outcome in 0..OUTCOMES {
+                let values = table.get(&(first + outcome), 0).map_err(reading(maps::COUNTERS))?;
+                let sum = values.iter().fold(Counter::default(), |sum, one| Counter {
+                    packets: sum.packets.wrapping_add(one.packets),
+                    bytes: sum.bytes.wrapping_add(one.bytes),
+                });
+                counts.push(Count { direction, outcome, sum });
+            }
+        }
+        Ok(counts)
+    }
+
+    /// What the sweeper shall do, or has done.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn sweep_order(&self) -> Result<SweepOrder, TableError> {
+        self.get(maps::SWEEP_ORDER, 0)
+    }
+
+    /// Tells the sweeper what to do when it is called next.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_sweep_order(&self, order: &SweepOrder) -> Result<(), TableError> {
+        self.set::<SweepOrder>(maps::SWEEP_ORDER, 0, order)
+    }
+}
+
+/// All gauges, read one after the other.
+#[derive(Clone, Debug)]
+pub struct Gauges(Vec<u64>);
+
+impl Gauges {
+    /// The value of one. Two processors' changes may be seen out of order, so a moment's minus one is shown as zero.
+    pub fn get(&self, gauge: Gauge) -> u64 {
+        let value = usize::try_from(gauge.index()).ok().and_then(|index| self.0.get(index)).copied().unwrap_or(0);
+        if value.cast_signed() < 0 { 0 } else { value }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mape_common::layout::Transport;
+
+    use super::*;
+
+    #[test]
+    fn a_gauge_below_zero_is_shown_as_zero() {
+        let mut words = vec![0; 32];
+        words[usize::try_from(Gauge::Sessions(Transport::Tcp).index()).unwrap()] = u64::MAX;
+        words[usize::try_from(Gauge::Created(Transport::Tcp).index()).unwrap()] = 7;
+        let gauges = Gauges(words);
+        assert_eq!(gauges.get(Gauge::Sessions(Transport::Tcp)), 0);
+        assert_eq!(gauges.get(Gauge::Created(Transport::Tcp)), 7);
+    }
+}

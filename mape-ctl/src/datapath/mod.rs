@@ -1,0 +1,10 @@
+//! Owns what stands in the kernel for one gateway: programs, links and maps, and their pins.
+
+pub mod attach;
+pub mod load;
+pub mod maps;
+pub mod pin;
+pub mod programs;
+pub mod prove;
+pub mod sessions;
+pub mod sweep;

@@ -1,0 +1,234 @@
+//! Owns bringing maps and programs into the kernel: sizes, reuse of pinned maps, verification.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{MapError, MapInfo},
+    programs::{ProgramError, Xdp},
+};
+use mape_common::{
+    hop::{Link, NextHop},
+    layout::{
+        Config, Counter, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
+    },
+    map::rule::Rule,
+    nat::session::Session,
+    verdict::OUTCOMES,
+};
+
+use super::pin::PinFolder;
+
+/// Why the programs are not in the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// This binary carries no programs.
+    #[error("this mape-ctl was built without its BPF programs (MAPE_SKIP_EBPF=1); build it again without that")]
+    NoObject,
+    /// The object or a map is refused.
+    #[error("the kernel refuses the maps of the BPF object")]
+    Maps(#[source] Box<EbpfError>),
+    /// A program is refused.
+    #[error("the kernel refuses the program {name}; this is a fault of mape-ctl on this kernel, please report it with what follows")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// The object lacks a program.
+    #[error("the BPF object has no XDP program {0}")]
+    NoProgram(&'static str),
+    /// A pinned map has another shape.
+    #[error("the loaded map {map} has {found}, this configuration needs {wanted}; sessions cannot be kept: run `mape-ctl unload`, then load again")]
+    Shape {
+        /// The map.
+        map: &'static str,
+        /// What it has.
+        found: String,
+        /// What is wanted.
+        wanted: String,
+    },
+    /// Some maps are pinned and others not.
+    #[error("the pinned map {path} is missing while others are there; run `mape-ctl unload`, then load again")]
+    HalfGone {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A pinned map cannot be looked at.
+    #[error("cannot look at the pinned map {path}")]
+    Info {
+        /// Its pin.
+        path: PathBuf,
+        /// Why.
+        source: MapError,
+    },
+}
+
+/// How many entries the maps need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Records of the session table.
+    pub sessions: u32,
+    /// Ports of the set.
+    pub ports: u32,
+    /// The highest interface index.
+    pub max_ifindex: u32,
+    /// Mapping rules.
+    pub rules: u32,
+}
+
+/// Whether a larger pinned map does as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    Exactly,
+    AtLeast,
+}
+
+struct Shape {
+    key: usize,
+    /// None for the one map whose value only the programs know.
+    value: Option<usize>,
+    entries: u32,
+    fit: Fit,
+}
+
+impl Sizes {
+    /// Entries that a map is made with.
+    fn shape(&self, map: &str) -> Option<Shape> {
+        let index = size_of::<u32>();
+        let word = size_of::<u64>();
+        let sessions = self.sessions.max(1);
+        let rules = self.rules.max(64).next_power_of_two();
+        let links = self.max_ifindex.saturating_mul(2).max(1_024).next_power_of_two();
+        let (key, value, entries, fit) = match map {
+            maps::CONFIG => (index, size_of::<Config>(), 1, Fit::Exactly),
+            maps::GATE => (index, word, 1, Fit::Exactly),
+            maps::LINKS => (index, size_of::<Link>(), links, Fit::AtLeast),
+            maps::HOPS => (index, size_of::<NextHop>(), NEXT_HOPS, Fit::Exactly),
+            maps::RULES => (index, size_of::<Rule>(), rules, Fit::AtLeast),
+            // The key of a prefix tree is its length and the address.
+            maps::RULES_V4 => (index + 4, size_of::<RuleRef>(), rules, Fit::AtLeast),
+            maps::RULES_V6 => (index + 16, size_of::<RuleRef>(), rules, Fit::AtLeast),
+            maps::INSIDE | maps::OUTSIDE => (size_of::<FlowKey>(), size_of::<SessionRef>(), sessions, Fit::Exactly),
+            maps::SESSIONS => (index, size_of::<Session>(), sessions, Fit::Exactly),
+            maps::FREE_SLOTS => (0, index, sessions, Fit::Exactly),
+            maps::PORTS => (index, word, self.ports.saturating_mul(3).max(1), Fit::AtLeast),
+            maps::OVERLAP => (index, word, OVERLAP_CELLS, Fit::Exactly),
+            maps::REFUSED => (index, word, REFUSALS, Fit::Exactly),
+            maps::PERMISSIONS => (size_of::<PermissionKey>(), word, (sessions / 4).max(1_024), Fit::Exactly),
+            maps::COUNTERS => (index, size_of::<Counter>(), 2 * OUTCOMES, Fit::Exactly),
+            maps::GAUGES => (index, word, Gauge::COUNT, Fit::Exactly),
+            maps::SWEEP => return Some(Shape { key: index, value: None, entries: 1, fit: Fit::Exactly }),
+            maps::SWEEP_ORDER => (index, size_of::<SweepOrder>(), 1, Fit::Exactly),
+            _ => return None,
+        };
+        Some(Shape { key, value: Some(value), entries, fit })
+    }
+}
+
+/// Refuses pinned maps that the programs could not use: aya would take any map that has the name.
+///
+/// # Errors
+/// [`LoadError::Shape`], [`LoadError::HalfGone`], [`LoadError::Info`].
+pub fn check_pinned(pins: &PinFolder, sizes: &Sizes) -> Result<(), LoadError> {
+    for map in maps::ALL {
+        let path = pins.map(map);
+        if !path.exists() {
+            return Err(LoadError::HalfGone { path });
+        }
+        let info = MapInfo::from_pin(&path).map_err(|source| LoadError::Info { path, source })?;
+        if let Some(shape) = sizes.shape(map) {
+            compare(map, &shape, info.key_size(), info.value_size(), info.max_entries())?;
+        }
+    }
+    Ok(())
+}
+
+fn compare(map: &'static str, shape: &Shape, key: u32, value: u32, entries: u32) -> Result<(), LoadError> {
+    let bytes = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+    let same = key == bytes(shape.key) && shape.value.is_none_or(|wanted| value == bytes(wanted));
+    let enough = match shape.fit {
+        Fit::Exactly => entries == shape.entries,
+        Fit::AtLeast => entries >= shape.entries,
+    };
+    if same && enough {
+        return Ok(());
+    }
+    let describe = |key: u32, value: u32, entries: u32| format!("{entries} entries of {key}-byte keys and {value}-byte values");
+    Err(LoadError::Shape {
+        map,
+        found: describe(key, value, entries),
+        wanted: describe(bytes(shape.key), shape.value.map_or(value, bytes), shape.entries),
+    })
+}
+
+/// Makes the maps and pins them; those that are pinned already are used as they are ([`check_pinned`] before).
+///
+/// # Errors
+/// [`LoadError`]; maps that were made stay pinned.
+pub fn load(object: &[u8], pins: &PinFolder, sizes: &Sizes) -> Result<Ebpf, LoadError> {
+    if object.is_empty() {
+        return Err(LoadError::NoObject);
+    }
+    let paths: BTreeMap<&'static str, PathBuf> = maps::ALL.into_iter().map(|map| (map, pins.map(map))).collect();
+    let mut loader = EbpfLoader::new();
+    for (map, path) in &paths {
+        loader.map_pin_path(map, path.as_path());
+        if let Some(shape) = sizes.shape(map) {
+            loader.map_max_entries(map, shape.entries);
+        }
+    }
+    loader.load(object).map_err(|error| LoadError::Maps(Box::new(error)))
+}
+
+/// Brings one program into the kernel.
+///
+/// # Errors
+/// [`LoadError::NoProgram`], [`LoadError::Program`].
+pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
+    let program: &mut Xdp = program.try_into().map_err(|_| LoadError::NoProgram(name))?;
+    program.load().map_err(|error| LoadError::Program { name, source: Box::new(error) })?;
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: Sizes = Sizes { sessions: 65_536, ports: 240, max_ifindex: 7, rules: 3 };
+
+    #[test]
+    fn every_map_has_a_shape() {
+        for map in maps::ALL {
+            assert!(SIZES.shape(map).is_some(), "{map}");
+        }
+    }
+
+    #[test]
+    fn sizes_follow_the_configuration() {
+        let entries = |map| SIZES.shape(map).unwrap().entries;
+        assert_eq!(entries(maps::SESSIONS), 65_536);
+        assert_eq!(entries(maps::PERMISSIONS), 16_384);
+        assert_eq!(entries(maps::PORTS), 720);
+        assert_eq!(entries(maps::LINKS), 1_024);
+        assert_eq!(Sizes { max_ifindex: 600, ..SIZES }.shape(maps::LINKS).unwrap().entries, 2_048);
+        // A border relay has neither sessions nor ports, but the kernel makes no empty map.
+        let relay = Sizes { sessions: 0, ports: 0, ..SIZES };
+        assert!(maps::ALL.iter().all(|map| relay.shape(map).unwrap().entries > 0));
+    }
+
+    #[test]
+    fn another_shape_is_refused_and_a_larger_table_of_links_is_not() {
+        let sessions = SIZES.shape(maps::SESSIONS).unwrap();
+        assert!(compare(maps::SESSIONS, &sessions, 4, 64, 65_536).is_ok());
+        for (key, value, entries) in [(4, 64, 1_024), (4, 32, 65_536), (8, 64, 65_536)] {
+            let error = compare(maps::SESSIONS, &sessions, key, value, entries).unwrap_err().to_string();
+            assert!(error.contains("mape-ctl unload"), "{error}");
+        }
+        let links = SIZES.shape(maps::LINKS).unwrap();
+        assert!(compare(maps::LINKS, &links, 4, 16, 2_048).is_ok());
+        assert!(compare(maps::LINKS, &links, 4, 16, 512).is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! Owns neighbours: which MAC address an address on a link has.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use mape_common::hop::Mac;
+use rtnetlink::packet_route::{
+    AddressFamily,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+};
+
+use super::{Netlink, NetlinkError};
+
+impl Netlink {
+    /// The MAC address of a neighbour, if the kernel knows it.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn neighbour_mac(&self, index: u32, address: Ipv6Addr) -> Result<Option<Mac>, NetlinkError> {
+        Ok(self.neighbours(AddressFamily::Inet6)?.iter().find_map(|message| {
+            let (at, of, mac) = resolved(message)?;
+            (at == index && of == IpAddr::V6(address)).then_some(mac).flatten()
+        }))
+    }
+
+    /// IPv4 hosts that the kernel has heard of on a link.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn ipv4_neighbours(&self, index: u32) -> Result<Vec<Ipv4Addr>, NetlinkError> {
+        let known = |message| match resolved(message)? {
+            (at, IpAddr::V4(address), _) if at == index => Some(address),
+            _ => None,
+        };
+        Ok(self.neighbours(AddressFamily::Inet)?.iter().filter_map(known).collect())
+    }
+
+    fn neighbours(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, NetlinkError> {
+        self.list("list the neighbours", self.handle.neighbours().get().set_address_family(family).execute())
+    }
+}
+
+/// Interface and address of an entry, and its MAC address while that is to be believed.
+#[expect(clippy::wildcard_enum_match_arm, reason = "of an entry's many attributes only these are wanted")]
+fn resolved(message: &NeighbourMessage) -> Option<(u32, IpAddr, Option<Mac>)> {
+    let believed = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+    );
+    let mut address = None;
+    let mut mac = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(of)) => address = Some(IpAddr::V4(*of)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(of)) => address = Some(IpAddr::V6(*of)),
+            NeighbourAttribute::LinkLayerAddress(bytes) if believed => mac = bytes.as_slice().try_into().ok().map(Mac),
+            _ => {}
+        }
+    }
+    Some((message.header.ifindex, address?, mac.filter(|mac| !mac.is_unusable())))
+}
