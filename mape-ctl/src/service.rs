@@ -22,10 +22,26 @@ pub struct Service {
 }
 
 static SERVICES: [Service; 4] = [
-    Service { short: "v6plus", display: "JPNE v6plus", blocks: &["240b:10::/30", "240b:250::/30"] },
-    Service { short: "biglobe", display: "BIGLOBE IPv6 option", blocks: &["2404:7a80::/29"] },
-    Service { short: "ocn", display: "OCN Virtual Connect", blocks: &["2400:4050::/30", "2400:4150::/30"] },
-    Service { short: "nuro", display: "NURO", blocks: &["240d:f::/32", "240d:10::/32"] },
+    Service {
+        short: "v6plus",
+        display: "JPNE v6plus",
+        blocks: &["240b:10::/30", "240b:250::/30"],
+    },
+    Service {
+        short: "biglobe",
+        display: "BIGLOBE IPv6 option",
+        blocks: &["2404:7a80::/29"],
+    },
+    Service {
+        short: "ocn",
+        display: "OCN Virtual Connect",
+        blocks: &["2400:4050::/30", "2400:4150::/30"],
+    },
+    Service {
+        short: "nuro",
+        display: "NURO",
+        blocks: &["240d:f::/32", "240d:10::/32"],
+    },
 ];
 
 /// How far to trust a rule.
@@ -99,7 +115,10 @@ pub fn services() -> &'static [Service] {
 
 /// The names of all services, for messages.
 pub fn names() -> String {
-    let named: Vec<_> = SERVICES.iter().map(|service| format!("{} ({})", service.short, service.display)).collect();
+    let named: Vec<_> = SERVICES
+        .iter()
+        .map(|service| format!("{} ({})", service.short, service.display))
+        .collect();
     named.join(", ")
 }
 
@@ -111,7 +130,11 @@ pub fn find(name: &str) -> Result<&'static Service, UnknownService> {
     let wanted = name.trim();
     SERVICES
         .iter()
-        .find(|service| [service.short, service.display].iter().any(|known| known.eq_ignore_ascii_case(wanted)))
+        .find(|service| {
+            [service.short, service.display]
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(wanted))
+        })
         .ok_or_else(|| UnknownService { name: name.to_owned() })
 }
 
@@ -129,7 +152,8 @@ pub fn rules_for(service: Option<&str>, unconfirmed: bool) -> Result<Vec<Service
 
 fn read(table: &'static str) -> Result<Vec<ServiceRule>, TableError> {
     let rows = table.lines().filter(|line| !line.starts_with('#')).skip(1);
-    rows.map(|line| row(line).map_err(|reason| TableError { line, reason })).collect()
+    rows.map(|line| row(line).map_err(|reason| TableError { line, reason }))
+        .collect()
 }
 
 fn row(line: &'static str) -> Result<ServiceRule, String> {
@@ -141,10 +165,22 @@ fn row(line: &'static str) -> Result<ServiceRule, String> {
     let ipv6: Ipv6Prefix = parse(ipv6)?;
     let ipv4: Ipv4Prefix = parse(ipv4)?;
     let format: InterfaceId = parse(format)?;
-    let spec = RuleSpec { format, ..RuleSpec::new(ipv6, ipv4, parse(ea_len)?, parse(offset)?) };
+    let spec = RuleSpec {
+        format,
+        ..RuleSpec::new(ipv6, ipv4, parse(ea_len)?, parse(offset)?)
+    };
     let rule = Rule::new(&spec).map_err(|error| error.to_string())?;
-    let status = Status::ALL.into_iter().find(|known| known.name() == status).ok_or("status")?;
-    Ok(ServiceRule { service, rule, br: parse(br)?, status, sources })
+    let status = Status::ALL
+        .into_iter()
+        .find(|known| known.name() == status)
+        .ok_or("status")?;
+    Ok(ServiceRule {
+        service,
+        rule,
+        br: parse(br)?,
+        status,
+        sources,
+    })
 }
 
 fn parse<T: std::str::FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
@@ -185,12 +221,48 @@ impl Foreign {
 }
 
 const FOREIGN: [(&str, Foreign); 11] = [
-    ("2404:8e00::/32", Foreign::DsLite { name: "transix", aftr: "gw.transix.jp" }),
-    ("2404:8e01::/32", Foreign::DsLite { name: "transix", aftr: "gw.transix.jp" }),
-    ("2409::/16", Foreign::DsLite { name: "transix", aftr: "gw.transix.jp" }),
-    ("2001:f60::/28", Foreign::DsLite { name: "Xpass", aftr: "dgw.xpass.jp" }),
-    ("2001:f70::/29", Foreign::DsLite { name: "Xpass", aftr: "dgw.xpass.jp" }),
-    ("2405:6580::/29", Foreign::DsLite { name: "v6 connect", aftr: "dslite.v6connect.net" }),
+    (
+        "2404:8e00::/32",
+        Foreign::DsLite {
+            name: "transix",
+            aftr: "gw.transix.jp",
+        },
+    ),
+    (
+        "2404:8e01::/32",
+        Foreign::DsLite {
+            name: "transix",
+            aftr: "gw.transix.jp",
+        },
+    ),
+    (
+        "2409::/16",
+        Foreign::DsLite {
+            name: "transix",
+            aftr: "gw.transix.jp",
+        },
+    ),
+    (
+        "2001:f60::/28",
+        Foreign::DsLite {
+            name: "Xpass",
+            aftr: "dgw.xpass.jp",
+        },
+    ),
+    (
+        "2001:f70::/29",
+        Foreign::DsLite {
+            name: "Xpass",
+            aftr: "dgw.xpass.jp",
+        },
+    ),
+    (
+        "2405:6580::/29",
+        Foreign::DsLite {
+            name: "v6 connect",
+            aftr: "dslite.v6connect.net",
+        },
+    ),
     ("2001:c90::/32", Foreign::Flets { side: "East" }),
     ("2404:1a8::/32", Foreign::Flets { side: "East" }),
     ("2408::/22", Foreign::Flets { side: "East" }),
@@ -200,12 +272,17 @@ const FOREIGN: [(&str, Foreign); 11] = [
 
 /// Whether a prefix is one that people try although it is no MAP-E line's.
 pub fn foreign(prefix: &Ipv6Prefix) -> Option<Foreign> {
-    FOREIGN.iter().find(|(block, _)| covers(block, prefix)).map(|(_, foreign)| *foreign)
+    FOREIGN
+        .iter()
+        .find(|(block, _)| covers(block, prefix))
+        .map(|(_, foreign)| *foreign)
 }
 
 /// The service in whose blocks a prefix is, whether or not a rule has it.
 pub fn by_block(prefix: &Ipv6Prefix) -> Option<&'static Service> {
-    SERVICES.iter().find(|service| service.blocks.iter().any(|block| covers(block, prefix)))
+    SERVICES
+        .iter()
+        .find(|service| service.blocks.iter().any(|block| covers(block, prefix)))
 }
 
 fn covers(block: &str, prefix: &Ipv6Prefix) -> bool {
@@ -221,12 +298,17 @@ mod tests {
     #[test]
     fn the_table_has_every_rule_of_every_service() {
         let counts = |unconfirmed| {
-            services().iter().map(move |s| rules_for(Some(s.short), unconfirmed).unwrap().len()).collect::<Vec<_>>()
+            services()
+                .iter()
+                .map(move |s| rules_for(Some(s.short), unconfirmed).unwrap().len())
+                .collect::<Vec<_>>()
         };
         assert_eq!(read(TABLE).unwrap().len(), 444);
         assert_eq!(counts(false), [8, 258, 160, 4]);
         assert_eq!(counts(true), [8, 258, 160, 18]);
-        let single = RULES.iter().filter(|row| row.service.short == "ocn" && row.status == Status::SingleSource);
+        let single = RULES
+            .iter()
+            .filter(|row| row.service.short == "ocn" && row.status == Status::SingleSource);
         assert_eq!(single.count(), 44);
     }
 
@@ -236,8 +318,14 @@ mod tests {
         for (place, one) in specs.iter().enumerate() {
             assert_eq!(one.ipv6.len() + one.ea_len, 56, "{one}");
             for other in &specs[place + 1..] {
-                assert!(!one.ipv6.covers(&other.ipv6) && !other.ipv6.covers(&one.ipv6), "{one} {other}");
-                assert!(!one.ipv4.covers(&other.ipv4) && !other.ipv4.covers(&one.ipv4), "{one} {other}");
+                assert!(
+                    !one.ipv6.covers(&other.ipv6) && !other.ipv6.covers(&one.ipv6),
+                    "{one} {other}"
+                );
+                assert!(
+                    !one.ipv4.covers(&other.ipv4) && !other.ipv4.covers(&one.ipv4),
+                    "{one} {other}"
+                );
             }
         }
     }
@@ -272,7 +360,11 @@ mod tests {
         for (block, _) in FOREIGN {
             assert!(block.parse::<Ipv6Prefix>().is_ok(), "{block}");
         }
-        let said = |prefix: &str| foreign(&prefix.parse().unwrap()).map(Foreign::advice).unwrap_or_default();
+        let said = |prefix: &str| {
+            foreign(&prefix.parse().unwrap())
+                .map(Foreign::advice)
+                .unwrap_or_default()
+        };
         assert!(said("2404:8e00:1234:5600::/56").contains("transix"));
         assert!(said("2408:210:1234:5600::/56").contains("closed network of FLET'S (East)"));
         assert_eq!(said("2001:db8::/32"), "");

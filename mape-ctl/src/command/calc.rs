@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::service::{self, Service, ServiceRule, Status};
 
 const RANGES_PER_LINE: usize = 6;
+const NOTE_WIDTH: usize = 80;
 
 /// Computes IPv4 address, ports and CE address of a line.
 #[derive(Debug, clap::Args)]
@@ -67,7 +68,9 @@ pub struct RuleText {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleTextError {
     /// Too few parts or too many.
-    #[error("a rule has 4 parts, V6PREFIX,V4PREFIX,EALEN,OFFSET, for example 2001:db8::/40,192.0.2.0/24,16,6; this has {0}")]
+    #[error(
+        "a rule has 4 parts, V6PREFIX,V4PREFIX,EALEN,OFFSET, for example 2001:db8::/40,192.0.2.0/24,16,6; this has {0}"
+    )]
     Parts(usize),
     /// A prefix is none.
     #[error("{text}: {source}")]
@@ -95,10 +98,16 @@ impl FromStr for RuleText {
 
     fn from_str(text: &str) -> Result<Self, RuleTextError> {
         fn prefix<T: FromStr<Err = PrefixError>>(text: &str) -> Result<T, RuleTextError> {
-            text.parse().map_err(|source| RuleTextError::Prefix { text: text.to_owned(), source })
+            text.parse().map_err(|source| RuleTextError::Prefix {
+                text: text.to_owned(),
+                source,
+            })
         }
         fn bits(what: &'static str, text: &str) -> Result<u8, RuleTextError> {
-            text.parse().map_err(|_| RuleTextError::Number { what, text: text.to_owned() })
+            text.parse().map_err(|_| RuleTextError::Number {
+                what,
+                text: text.to_owned(),
+            })
         }
         let parts: Vec<&str> = text.split(',').map(str::trim).collect();
         let &[ipv6, ipv4, ea_len, offset] = parts.as_slice() else {
@@ -117,7 +126,10 @@ impl FromStr for RuleText {
 
 impl RuleText {
     fn spec(&self, format: InterfaceId) -> RuleSpec {
-        RuleSpec { format, ..RuleSpec::new(self.ipv6, self.ipv4, self.ea_len, self.psid_offset) }
+        RuleSpec {
+            format,
+            ..RuleSpec::new(self.ipv6, self.ipv4, self.ea_len, self.psid_offset)
+        }
     }
 }
 
@@ -165,14 +177,28 @@ struct RuleAnswer {
 /// No rule for the prefix, a rule or PSID that contradicts it, a name that no service has.
 pub fn run(args: &CalcArgs) -> anyhow::Result<()> {
     let answer = answer(args)?;
-    let text = if args.json { serde_json::to_string(&answer)? + "\n" } else { answer.for_people()? };
-    io::stdout().write_all(text.as_bytes())?;
+    if !args.json {
+        io::stdout().write_all(answer.for_people()?.as_bytes())?;
+        return Ok(());
+    }
+    // The object has no place for it, and a person may look all the same.
+    if let Some(note) = &answer.note {
+        writeln!(io::stderr(), "mape-ctl: note: {note}")?;
+    }
+    writeln!(io::stdout(), "{}", serde_json::to_string(&answer)?)?;
     Ok(())
 }
 
 fn answer(args: &CalcArgs) -> anyhow::Result<Answer> {
     let (rule, known) = rule(args)?;
-    let domain = Domain::new(args.prefix, &rule, GivenPsid { psid_len: args.psid_len, psid: args.psid })?;
+    let domain = Domain::new(
+        args.prefix,
+        &rule,
+        GivenPsid {
+            psid_len: args.psid_len,
+            psid: args.psid,
+        },
+    )?;
     let rule = domain.rule();
     let spec = RuleSpec::from(rule);
     let ports = domain.port_set();
@@ -205,7 +231,11 @@ fn answer(args: &CalcArgs) -> anyhow::Result<Answer> {
 fn rule(args: &CalcArgs) -> anyhow::Result<(Rule, Option<ServiceRule>)> {
     if !args.rules.is_empty() {
         let format = args.format.unwrap_or(InterfaceId::Rfc7597);
-        let rules = args.rules.iter().map(|text| Rule::new(&text.spec(format))).collect::<Result<Vec<_>, _>>()?;
+        let rules = args
+            .rules
+            .iter()
+            .map(|text| Rule::new(&text.spec(format)))
+            .collect::<Result<Vec<_>, _>>()?;
         return Ok((*select_bmr(&rules, args.prefix)?, None));
     }
     let name = args.service.as_deref();
@@ -218,14 +248,17 @@ fn rule(args: &CalcArgs) -> anyhow::Result<(Rule, Option<ServiceRule>)> {
     let known = table.iter().find(|row| row.rule == *best).copied();
     let rule = match args.format {
         None => *best,
-        Some(format) => Rule::new(&RuleSpec { format, ..RuleSpec::from(best) })?,
+        Some(format) => Rule::new(&RuleSpec {
+            format,
+            ..RuleSpec::from(best)
+        })?,
     };
     Ok((rule, known))
 }
 
 /// The prefix is under no rule of the table.
 #[derive(Debug, thiserror::Error)]
-#[error("{prefix} is under no rule of {looked_in}\n{advice}")]
+#[error("{prefix} is under no rule of {looked_in}\nhint: {advice}")]
 struct NoMatch {
     prefix: Ipv6Prefix,
     looked_in: String,
@@ -240,7 +273,11 @@ impl NoMatch {
             Some(service) => place(service),
             None => service::services().iter().map(place).collect::<Vec<_>>().join(", "),
         };
-        Self { prefix, looked_in, advice: advice(&prefix, one) }
+        Self {
+            prefix,
+            looked_in,
+            advice: advice(&prefix, one),
+        }
     }
 }
 
@@ -252,9 +289,15 @@ fn place(service: &Service) -> String {
 /// What may be wrong, and what to try.
 fn advice(prefix: &Ipv6Prefix, looked_in: Option<&Service>) -> String {
     let everywhere = service::rules_for(None, true).unwrap_or_default();
-    let other = everywhere.iter().find(|row| RuleSpec::from(&row.rule).ipv6.covers(prefix));
+    let other = everywhere
+        .iter()
+        .find(|row| RuleSpec::from(&row.rule).ipv6.covers(prefix));
     if let Some(row) = other {
-        let unconfirmed = if row.status == Status::Unconfirmed { ", which looks extrapolated: try --unconfirmed, and" } else { ":" };
+        let unconfirmed = if row.status == Status::Unconfirmed {
+            ", which looks extrapolated: try --unconfirmed, and"
+        } else {
+            ":"
+        };
         let name = row.service.short;
         let what = match looked_in {
             Some(service) if service != row.service => format!("name that service (--service {name}) or none"),
@@ -265,7 +308,8 @@ fn advice(prefix: &Ipv6Prefix, looked_in: Option<&Service>) -> String {
     if let Some(foreign) = service::foreign(prefix) {
         return foreign.advice();
     }
-    let give = "give the rule that the provider states: --rule V6PREFIX,V4PREFIX,EALEN,OFFSET --format draft-03 --br ADDRESS";
+    let give =
+        "give the rule that the provider states: --rule V6PREFIX,V4PREFIX,EALEN,OFFSET --format draft-03 --br ADDRESS";
     match service::by_block(prefix) {
         Some(service) => format!(
             "{} has lines there, but this part is under no rule known here: the provider may have added rules since, or the line may \
@@ -283,19 +327,48 @@ impl Answer {
     /// Aligned text.
     fn for_people(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
-        if let Some(ServiceRule { service, status, sources, .. }) = self.known {
-            writeln!(out, "Service       {} (rule {status}, from {})", service.display, sources.replace(';', ", "))?;
+        if let Some(ServiceRule {
+            service,
+            status,
+            sources,
+            ..
+        }) = self.known
+        {
+            writeln!(
+                out,
+                "Service       {} (rule {status}, from {})",
+                service.display,
+                sources.replace(';', ", ")
+            )?;
         }
-        let RuleAnswer { ipv6, ipv4, ea_len, psid_offset, format, .. } = &self.rule;
-        writeln!(out, "Rule          {ipv6} - {ipv4}, {ea_len} EA bits, PSID offset {psid_offset}, {format}")?;
+        let RuleAnswer {
+            ipv6,
+            ipv4,
+            ea_len,
+            psid_offset,
+            format,
+            ..
+        } = &self.rule;
+        writeln!(
+            out,
+            "Rule          {ipv6} - {ipv4}, {ea_len} EA bits, PSID offset {psid_offset}, {format}"
+        )?;
         if self.ipv4_prefix_len < 32 {
             writeln!(out, "IPv4 prefix   {}/{}", self.ipv4, self.ipv4_prefix_len)?;
         } else {
-            let shared = if self.psid_len > 0 { "shared with other lines" } else { "not shared" };
+            let shared = if self.psid_len > 0 {
+                "shared with other lines"
+            } else {
+                "not shared"
+            };
             writeln!(out, "IPv4 address  {}, {shared}", self.ipv4)?;
         }
         if self.psid_len > 0 {
-            writeln!(out, "PSID          {} (0x{:x}) of {} bits", self.psid, self.psid, self.psid_len)?;
+            writeln!(
+                out,
+                "PSID          {} (0x{:x}) of {} bits",
+                self.psid, self.psid, self.psid_len
+            )?;
         }
         writeln!(out, "CE address    {}", self.ce_address)?;
         match self.br {
@@ -307,12 +380,33 @@ impl Answer {
             count => writeln!(out, "Ports         {} in {count} ranges", self.ports)?,
         }
         for line in self.port_ranges.chunks(RANGES_PER_LINE) {
-            let ranges: Vec<_> = line.iter().map(|(first, last)| format!("{:<11}", format!("{first}-{last}"))).collect();
+            let ranges: Vec<_> = line
+                .iter()
+                .map(|(first, last)| format!("{:<11}", format!("{first}-{last}")))
+                .collect();
             writeln!(out, "              {}", ranges.join("  ").trim_end())?;
         }
         if let Some(note) = &self.note {
-            writeln!(out, "Note          {note}")?;
+            for (place, line) in wrapped(note, NOTE_WIDTH).iter().enumerate() {
+                writeln!(out, "{:<14}{line}", if place == 0 { "Note" } else { "" })?;
+            }
         }
         Ok(out)
     }
+}
+
+/// The text in lines of at most `width` characters, broken between words.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
