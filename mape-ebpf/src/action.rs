@@ -48,7 +48,7 @@ pub fn relay_v6(ctx: &XdpContext) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
-    finish(ctx, Direction::Inbound, len, relay::to_internet(&mut frame, &env, env.ingress()))
+    finish(ctx, Direction::Inbound, len, relay::from_domain(&mut frame, &env, env.ingress()))
 }
 
 #[inline(always)]

@@ -1,12 +1,13 @@
 //! A border relay's two directions (RFC 7597 §5.4, §8): no state, any number of rules.
 
 use crate::{
+    checksum::Delta,
     env::{Env, Route},
-    hop::{Hop, NextHop},
-    layout::Transport,
+    hop::{Hop, Link, Mac, NextHop},
+    layout::{Config, Transport},
     map::address::map_address,
     packet::Packet,
-    verdict::{Broken, Failure, Reason, Verdict},
+    verdict::{Failure, Reason, Verdict},
     wire::{
         eth::{self, EtherType},
         ipv4,
@@ -18,7 +19,7 @@ use super::{
     admit::{Arrival, admit, is_proven},
     inner::{self, Inner},
     path,
-    tunnel::{self, Decapsulation, Encapsulation, INNER},
+    tunnel::{self, Encapsulation, INNER, Outer},
 };
 
 /// Internet to domain: takes a frame from the IPv4 side.
@@ -32,32 +33,39 @@ pub fn to_domain<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Res
         return Err(Reason::OtherEtherType.into());
     }
     let plan = plan_to_domain(frame, env, &arrival)?;
-    Ok(apply_to_domain(frame, &plan)?)
+    tunnel::encapsulate(frame, &plan)?;
+    Ok(Verdict::Forward { ifindex: plan.hop.ifindex })
 }
 
-/// Domain to Internet: takes a frame from the IPv6 side.
+/// Out of the tunnel, or from one customer edge to another: takes a frame from the IPv6 side.
 ///
 /// # Errors
 /// [`Failure`].
 #[inline(always)]
-pub fn to_internet<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Result<Verdict, Failure> {
+pub fn from_domain<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Result<Verdict, Failure> {
     let arrival = admit(frame, env, ifindex)?;
     if arrival.ether_type != EtherType::IPV6 {
         return Err(Reason::OtherEtherType.into());
     }
-    let plan = plan_to_internet(frame, env, &arrival)?;
-    Ok(apply_to_internet(frame, &plan)?)
+    let (outer, inner) = read_from_domain(frame, env, arrival.config)?;
+    if env.rule_by_ipv4(inner.header.destination()).is_some() {
+        let plan = plan_across(env, arrival.config, &outer, &inner)?;
+        tunnel::exchange(frame, &plan)?;
+        return Ok(Verdict::Forward { ifindex: plan.hop.ifindex });
+    }
+    let plan = tunnel::plan_decapsulation(&outer, &inner.header, Delta::ZERO, inner.excess)?;
+    if let Some(hop) = neighbour(env, &arrival, &inner)? {
+        tunnel::decapsulate(frame, &plan, &eth::Header::new(hop.destination, hop.source, EtherType::IPV4))?;
+        return Ok(Verdict::Forward { ifindex: hop.ifindex });
+    }
+    let here = eth::Header::new(link_mac(env, ifindex), arrival.source, EtherType::IPV4);
+    tunnel::decapsulate(frame, &plan, &here)?;
+    Ok(Verdict::Deliver)
 }
 
-/// What becomes of a packet from the Internet.
-pub type ToDomain = Encapsulation;
-
 /// Decides what becomes of an IPv4 frame from the Internet.
-///
-/// # Errors
-/// Why it is not forwarded; the frame is as it came.
 #[inline(always)]
-pub fn plan_to_domain<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<ToDomain, Reason> {
+fn plan_to_domain<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Encapsulation, Reason> {
     let bytes = frame.read(eth::LEN).map_err(|_| Reason::BadLength)?;
     if env.rule_by_ipv4(ipv4::Header::from_bytes(bytes).destination()).is_none() {
         return Err(Reason::NoRule);
@@ -65,69 +73,33 @@ pub fn plan_to_domain<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'
     let room = frame.len().saturating_sub(eth::LEN);
     let inner = inner::read::<P, { eth::LEN }>(frame, room)?;
     let (far_end, hop) = customer_edge(env, inner.header.destination(), inner.destination_port)?;
-    tunnel::plan_encapsulation(arrival.config, &inner.header, crate::checksum::Delta::ZERO, hop, far_end, label(&inner), inner.excess)
+    tunnel::plan_encapsulation(arrival.config, &inner.header, Delta::ZERO, hop, far_end, label(&inner), inner.excess)
 }
 
-/// Carries the plan out.
-///
-/// # Errors
-/// [`Broken`].
+/// The packet of an IPv6 frame from the domain, if its sender may have sent it and it can be forwarded at all.
 #[inline(always)]
-pub fn apply_to_domain<P: Packet>(frame: &mut P, plan: &ToDomain) -> Result<Verdict, Broken> {
-    tunnel::encapsulate(frame, plan)?;
-    Ok(Verdict::Forward { ifindex: plan.hop.ifindex })
-}
-
-/// What becomes of a packet from the domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ToInternet {
-    decapsulation: Decapsulation,
-    /// Where to; none = this machine's stack finds the neighbour.
-    hop: Option<Hop>,
-    ether: eth::Header,
-}
-
-/// Decides what becomes of an IPv6 frame from the domain.
-///
-/// # Errors
-/// Why it is not forwarded; the frame is as it came.
-#[inline(always)]
-pub fn plan_to_internet<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<ToInternet, Reason> {
-    let config = arrival.config;
+fn read_from_domain<P: Packet, E: Env>(frame: &P, env: &E, config: &Config) -> Result<(Outer, Inner), Reason> {
     let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
     let inner = inner::read::<P, INNER>(frame, usize::from(outer.payload_len))?;
-    let (source, destination) = (inner.header.source(), inner.header.destination());
-    path::check_source(env, &outer.source, source, inner.source_port)?;
-    if !ipv4::is_routable(destination) {
-        return Err(Reason::NotUnicast);
-    }
-    let decapsulation = tunnel::plan_decapsulation(&outer, &inner.header, crate::checksum::Delta::ZERO, inner.excess)?;
-    let hop = match env.route(arrival.ifindex, source, destination) {
-        Route::Resolved(hop) if is_proven(env, hop.ifindex) => Some(hop),
-        Route::Resolved(_) | Route::Unresolved { .. } | Route::Other => None,
-    };
-    let ether = match &hop {
-        Some(hop) => {
-            tunnel::fits(&inner.header, hop)?;
-            eth::Header::new(hop.destination, hop.source, EtherType::IPV4)
-        }
-        // To the stack as if it had come over this link without a tunnel.
-        None => eth::Header::new(link_mac(env, arrival.ifindex), arrival.source, EtherType::IPV4),
-    };
-    Ok(ToInternet { decapsulation, hop, ether })
+    path::check_source(env, &outer.source, inner.header.source(), inner.source_port)?;
+    if ipv4::is_routable(inner.header.destination()) { Ok((outer, inner)) } else { Err(Reason::NotUnicast) }
 }
 
-/// Carries the plan out.
-///
-/// # Errors
-/// [`Broken`].
+/// To another customer edge: a new outer header.
 #[inline(always)]
-pub fn apply_to_internet<P: Packet>(frame: &mut P, plan: &ToInternet) -> Result<Verdict, Broken> {
-    tunnel::decapsulate(frame, &plan.decapsulation, &plan.ether)?;
-    Ok(match &plan.hop {
-        Some(hop) => Verdict::Forward { ifindex: hop.ifindex },
-        None => Verdict::Deliver,
-    })
+fn plan_across<E: Env>(env: &E, config: &Config, outer: &Outer, inner: &Inner) -> Result<Encapsulation, Reason> {
+    let (far_end, hop) = customer_edge(env, inner.header.destination(), inner.destination_port)?;
+    tunnel::plan_exchange(config, outer, &inner.header, hop, far_end, label(inner), inner.excess)
+}
+
+/// To the Internet: the neighbour, or none where this machine's stack has to find it, as if the packet had come over this
+/// link without a tunnel.
+#[inline(always)]
+fn neighbour<E: Env>(env: &E, arrival: &Arrival<'_>, inner: &Inner) -> Result<Option<Hop>, Reason> {
+    match env.route(arrival.ifindex, inner.header.source(), inner.header.destination()) {
+        Route::Resolved(hop) if is_proven(env, hop.ifindex) => tunnel::fits(&inner.header, &hop).map(|()| Some(hop)),
+        Route::Resolved(_) | Route::Unresolved { .. } | Route::Other => Ok(None),
+    }
 }
 
 /// The customer edge that has an address and port, and the next hop towards it.
@@ -148,6 +120,6 @@ fn label(inner: &Inner) -> u32 {
 }
 
 #[inline(always)]
-fn link_mac<E: Env>(env: &E, ifindex: u32) -> crate::hop::Mac {
-    crate::hop::Mac::from_bits(env.link(ifindex).map_or(0, crate::hop::Link::mac))
+fn link_mac<E: Env>(env: &E, ifindex: u32) -> Mac {
+    Mac::from_bits(env.link(ifindex).map_or(0, Link::mac))
 }

@@ -62,12 +62,44 @@ pub fn plan_encapsulation(
     label: u32,
     excess: u16,
 ) -> Result<Encapsulation, Reason> {
+    let traffic_class = if config.has(Config::COPY_DSCP) { header.tos() } else { header.tos() & ECN };
+    plan_outer(config, header, change, hop, far_end, (traffic_class, label), excess)
+}
+
+/// Plans a new outer header in the place of one: a border relay sends from one customer edge to another. What the way so
+/// far has marked in the traffic class stays.
+///
+/// # Errors
+/// As [`plan_encapsulation`].
+#[inline(always)]
+pub fn plan_exchange(
+    config: &Config,
+    outer: &Outer,
+    header: &ipv4::Header,
+    hop: Hop,
+    far_end: [u8; 16],
+    label: u32,
+    excess: u16,
+) -> Result<Encapsulation, Reason> {
+    let excess = outer.excess.saturating_add(excess);
+    plan_outer(config, header, Delta::ZERO, hop, far_end, (outer.traffic_class, label), excess)
+}
+
+#[inline(always)]
+fn plan_outer(
+    config: &Config,
+    header: &ipv4::Header,
+    change: Delta,
+    hop: Hop,
+    far_end: [u8; 16],
+    (traffic_class, label): (u8, u32),
+    excess: u16,
+) -> Result<Encapsulation, Reason> {
     let ttl = lowered(header)?;
     let total = header.total_len();
     if total > config.tunnel_mtu || total > hop.mtu.saturating_sub(40) {
         return Err(Reason::TooBig);
     }
-    let traffic_class = if config.has(Config::COPY_DSCP) { header.tos() } else { header.tos() & ECN };
     Ok(Encapsulation {
         hop,
         near_end: config.tunnel_address,
@@ -89,13 +121,29 @@ pub fn encapsulate<P: Packet>(frame: &mut P, plan: &Encapsulation) -> Result<(),
         frame.trim_end(plan.excess)?;
     }
     frame.grow_front::<{ ipv6::LEN }>()?;
+    Ok(write_outer(frame, plan)?)
+}
+
+/// Puts the new outer header in the place of the old one.
+///
+/// # Errors
+/// [`Broken`].
+#[inline(always)]
+pub fn exchange<P: Packet>(frame: &mut P, plan: &Encapsulation) -> Result<(), Broken> {
+    if plan.excess != 0 {
+        frame.trim_end(plan.excess)?;
+    }
+    Ok(write_outer(frame, plan)?)
+}
+
+#[inline(always)]
+fn write_outer<P: Packet>(frame: &mut P, plan: &Encapsulation) -> Result<(), Truncated> {
     frame.write(0, eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV6).as_bytes())?;
     frame.write(eth::LEN, &plan.start)?;
     frame.write(eth::LEN.wrapping_add(8), &plan.near_end)?;
     frame.write(eth::LEN.wrapping_add(24), &plan.far_end)?;
     frame.write(INNER.wrapping_add(ipv4::TTL), &[plan.ttl])?;
-    frame.write(INNER.wrapping_add(ipv4::CHECKSUM), &plan.header_checksum.to_be_bytes())?;
-    Ok(())
+    frame.write(INNER.wrapping_add(ipv4::CHECKSUM), &plan.header_checksum.to_be_bytes())
 }
 
 /// The outer header of a tunnelled packet.
