@@ -16,6 +16,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            if let Some(usage) = error.downcast_ref::<clap::Error>() {
+                eprint!("{usage}");
+                return ExitCode::from(WRONG_USAGE);
+            }
             eprint!("{}", message(&error));
             let is_usage = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_usage);
             ExitCode::from(if is_usage { WRONG_USAGE } else { FAILED })

@@ -1,0 +1,101 @@
+//! `mape-ctl sessions`: shows, counts or ends the sessions of the translation table.
+
+use std::io::{self, Write as _};
+
+use anyhow::Result;
+use clap::{CommandFactory as _, error::ErrorKind};
+use serde_json::json;
+
+use crate::{
+    cli::{Cli, SessionsArgs},
+    datapath::{maps::Tables, pin::PinFolder, sessions::SessionTable, sweep::Sweeper},
+    instance::Instance,
+    view::{
+        self,
+        entry::{Filter, Row},
+        snapshot::{is_border_relay, now},
+        text,
+    },
+};
+
+/// Does what the arguments ask for.
+///
+/// # Errors
+/// When nothing is loaded, or the table cannot be read.
+pub fn run(instance: &Instance, args: &SessionsArgs) -> Result<()> {
+    let filter = Filter::new(args);
+    if args.flush {
+        refuse_unclear_flush(args, &filter)?;
+    }
+    let (pins, tables) = view::open("sessions", instance)?;
+    if args.flush { flush(instance, &pins, &filter) } else { show(instance, args, &tables, &filter) }
+}
+
+/// What must be asked for in other words, because it would end more than was meant.
+fn refuse_unclear_flush(args: &SessionsArgs, filter: &Filter) -> Result<(), clap::Error> {
+    let wrong = |message: &str| Cli::command().error(ErrorKind::ArgumentConflict, message);
+    if args.state.is_some() {
+        return Err(wrong(
+            "--flush cannot tell states apart; choose by --protocol, --inside, --remote or --external-port (to list by state: \
+             without --flush)",
+        ));
+    }
+    if filter.is_everything() && !args.yes {
+        return Err(wrong("--flush without a filter ends every session; if that is meant: --flush --yes"));
+    }
+    Ok(())
+}
+
+fn flush(instance: &Instance, pins: &PinFolder, filter: &Filter) -> Result<()> {
+    let _lock = instance.lock()?;
+    let ended = Sweeper::open(pins)?.flush(filter.order())?;
+    writeln!(io::stdout().lock(), "ended {ended} sessions and mappings, those included whose time was over")?;
+    Ok(())
+}
+
+fn show(instance: &Instance, args: &SessionsArgs, tables: &Tables, filter: &Filter) -> Result<()> {
+    let config = tables.config()?;
+    let now = now();
+    let mut rows: Vec<Row> = SessionTable::open(tables)?
+        .live()
+        .filter(|entry| filter.matches(entry))
+        .filter_map(|entry| Row::new(&entry, &config.timeouts, now))
+        .collect();
+    rows.sort();
+    let mut out = io::stdout().lock();
+    if args.count {
+        writeln!(out, "{}", rows.len())?;
+    } else if args.json {
+        writeln!(out, "{}", json!({ "instance": instance.as_ref(), "count": rows.len(), "sessions": rows }))?;
+    } else if rows.is_empty() {
+        let why = if is_border_relay(&config) { "a border relay keeps no sessions" } else { "no session" };
+        writeln!(out, "{why}")?;
+    } else {
+        write!(out, "{}", table(&rows)?)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn table(rows: &[Row]) -> Result<String> {
+    let columns = ["PROTOCOL", "INSIDE", "REMOTE", "EXTERNAL", "PORT", "STATE", ">IDLE", ">ENDS IN"];
+    let mut table = text::table(&columns);
+    for row in rows {
+        table.add_row([
+            row.protocol.to_owned(),
+            format!("{}:{}", row.inside, row.inside_port),
+            match (row.remote, row.remote_port) {
+                (None, _) => "any".to_owned(),
+                (Some(address), None) => address.to_string(),
+                (Some(address), Some(port)) => format!("{address}:{port}"),
+            },
+            format!("{}:{}", row.external, row.external_port),
+            row.hold.to_owned(),
+            row.state.to_owned(),
+            format!("{} s", row.idle_seconds),
+            format!("{} s", row.remaining_seconds),
+        ]);
+    }
+    let mut out = String::new();
+    text::lines(&mut out, &table)?;
+    Ok(out)
+}

@@ -1,0 +1,237 @@
+//! From what was typed to a gateway: roles, interfaces, tunnel and translation; the line itself is in [`super::line`].
+
+use std::{
+    net::{AddrParseError, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use mape_common::{
+    layout::{DEFAULT_SESSIONS, OVERLAP_PORTS},
+    map::{
+        domain::Domain,
+        prefix::{Ipv4Prefix, PrefixError},
+    },
+};
+
+use super::{
+    Resolved, line,
+    low::{Clamp, Given, List, Low, LowNat, LowTimeouts, LowTunnel, Number, Origin, Switch, Text},
+    problem::{Mistake, Problem},
+};
+use crate::{
+    gateway::{Gateway, Mode, Nat, Role, Seconds, Tunnel},
+    instance::Instance,
+    tun::is_device_name,
+};
+
+/// Bytes of the IPv4 and TCP headers before the segment.
+const HEADERS: u16 = 40;
+const DEFAULT_MTU: u16 = 1460;
+/// The MSS that every host must take (RFC 9293 §3.7.1).
+const LEAST_MSS: u16 = 536;
+const DEFAULT_OVERLAP_PORTS: [u16; 3] = [53, 123, 443];
+const MOST_SECONDS: u32 = 10_000_000;
+
+/// Checks everything.
+pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistake> {
+    let role = match word(low.role.as_ref(), "role", &["ce", "br"])? {
+        Some("br") => Role::BorderRelay,
+        _ => Role::CustomerEdge,
+    };
+    let lan = lan(low)?;
+    let wan = low.wan.as_ref().ok_or_else(|| {
+        Mistake::missing("wan", "name the interface of the IPv6 side: wan = \"eth1\", or --wan eth1")
+    })?;
+    let line = line::line(role, &low.map)?;
+    let mut warnings = line.warnings;
+    let tunnel = tunnel(&low.tunnel, &line.default_routes)?;
+    let nat = nat(&low.nat, line.domain.as_ref(), &mut warnings)?;
+    let gateway = Gateway {
+        instance: instance.to_string(),
+        role,
+        lan,
+        wan: interface("wan", wan)?,
+        mode: if is_on(&low.generic, false) { Mode::Generic } else { Mode::Native },
+        domain: line.domain,
+        relay: line.relay,
+        rules: line.rules,
+        tunnel,
+        nat,
+    };
+    Ok(Resolved { gateway, warnings })
+}
+
+fn lan(low: &Low) -> Result<Vec<String>, Mistake> {
+    let hint = "name at least one interface of the IPv4 side: lan = [\"eth0\"], or --lan eth0";
+    let given = low.lan.as_ref().filter(|names| !names.is_empty()).ok_or_else(|| Mistake::missing("lan", hint))?;
+    let mut names = Vec::new();
+    for name in given {
+        let checked = interface("lan", name)?;
+        if names.contains(&checked) {
+            return Err(Mistake::at(name.origin, Problem::Twice(checked)));
+        }
+        names.push(checked);
+    }
+    Ok(names)
+}
+
+fn tunnel(low: &LowTunnel, default_routes: &[Ipv4Prefix]) -> Result<Tunnel, Mistake> {
+    let mtu = number(&low.mtu, "mtu", 1280, 65_495)?.unwrap_or(DEFAULT_MTU);
+    let most = mtu - HEADERS;
+    let mss = match &low.mss_clamp {
+        None | Some(Given { value: Clamp::Switch(true), .. }) => Some(most),
+        Some(Given { value: Clamp::Switch(false), .. }) => None,
+        Some(Given { value: Clamp::Bytes(bytes), origin }) => Some(range(*bytes, *origin, "mss-clamp", LEAST_MSS, most)?),
+        Some(Given { value: Clamp::Other(value), origin }) => {
+            let problem = Problem::Word { key: "mss-clamp", value: value.clone(), words: &["true", "false", "a number of bytes"] };
+            return Err(Mistake::at(*origin, problem));
+        }
+    };
+    let routes = match &low.routes {
+        None => default_routes.to_vec(),
+        Some(given) => given.iter().map(|route| prefix("routes", route)).collect::<Result<_, _>>()?,
+    };
+    Ok(Tunnel {
+        device: low.device.as_ref().map_or_else(|| Ok("mape0".to_owned()), |name| interface("device", name))?,
+        mtu,
+        mss,
+        copy_dscp: is_on(&low.copy_dscp, true),
+        routes,
+    })
+}
+
+fn nat(low: &LowNat, domain: Option<&Domain>, warnings: &mut Vec<String>) -> Result<Nat, Mistake> {
+    const WORDS: &[&str] = &["endpoint-independent", "overlap"];
+    let udp = word(low.udp_mapping.as_ref(), "udp-mapping", WORDS)?;
+    let tcp = word(low.tcp_mapping.as_ref(), "tcp-mapping", WORDS)?;
+    Ok(Nat {
+        sessions: number(&low.sessions, "sessions", 256, 1_048_576)?.unwrap_or(DEFAULT_SESSIONS),
+        udp_endpoint_independent: udp != Some("overlap"),
+        tcp_endpoint_independent: tcp == Some("endpoint-independent"),
+        overlap_ports: ports(&low.overlap_ports, "overlap-ports", OVERLAP_PORTS)?
+            .unwrap_or_else(|| DEFAULT_OVERLAP_PORTS.to_vec()),
+        reserved_ports: ports(&low.reserved_ports, "reserved-ports", usize::from(u16::MAX))?.unwrap_or_default(),
+        external_address: low.external_address.as_ref().map(|given| external(given, domain)).transpose()?,
+        timeouts: timeouts(&low.timeouts, warnings)?,
+    })
+}
+
+fn external(given: &Given<String>, domain: Option<&Domain>) -> Result<Ipv4Addr, Mistake> {
+    let address: Ipv4Addr = address("external-address", given, "IPv4", "192.0.2.18")?;
+    let Some(prefix) = domain.map(Domain::ipv4).filter(|prefix| prefix.len() < 32) else {
+        let problem = Problem::Contradiction {
+            key: "external-address",
+            with: "a line that has no IPv4 prefix of its own",
+            hint: "leave it out: the address follows from the prefix",
+        };
+        return Err(Mistake::at(given.origin, problem));
+    };
+    if prefix.contains(address) {
+        Ok(address)
+    } else {
+        Err(Mistake::at(given.origin, Problem::Foreign { address, prefix }))
+    }
+}
+
+fn timeouts(low: &LowTimeouts, warnings: &mut Vec<String>) -> Result<Seconds, Mistake> {
+    let usual = Seconds::default();
+    let mut seconds = |given: &Number, key, usual: u32, least: u32, rfc: &str| -> Result<u32, Mistake> {
+        let seconds = number(given, key, 1, MOST_SECONDS)?.unwrap_or(usual);
+        if seconds < least {
+            warnings.push(format!(
+                "timeout {key} of {seconds} s is below the {least} s that {rfc} asks for: sessions may end while they are in use"
+            ));
+        }
+        Ok(seconds)
+    };
+    Ok(Seconds {
+        icmp: seconds(&low.icmp, "icmp", usual.icmp, 60, "RFC 5508 REQ-2")?,
+        udp: seconds(&low.udp, "udp", usual.udp, 120, "RFC 4787 REQ-5")?,
+        // RFC 4787 REQ-5a allows any time for well-known ports.
+        udp_query: seconds(&low.udp_query, "udp-query", usual.udp_query, 0, "")?,
+        tcp_transitory: seconds(&low.tcp_transitory, "tcp-transitory", usual.tcp_transitory, 240, "RFC 5382 REQ-5")?,
+        tcp_established: seconds(&low.tcp_established, "tcp-established", usual.tcp_established, 7_440, "RFC 5382 REQ-5")?,
+    })
+}
+
+fn ports(given: &List<i64>, key: &'static str, most: usize) -> Result<Option<Vec<u16>>, Mistake> {
+    let Some(list) = given else { return Ok(None) };
+    if let Some(first_too_many) = list.get(most) {
+        return Err(Mistake::at(first_too_many.origin, Problem::TooMany { key, count: list.len(), most }));
+    }
+    list.iter().map(|port| range(port.value, port.origin, key, 1, u16::MAX)).collect::<Result<_, _>>().map(Some)
+}
+
+fn interface(key: &'static str, given: &Given<String>) -> Result<String, Mistake> {
+    if is_device_name(&given.value) {
+        Ok(given.value.clone())
+    } else {
+        Err(Mistake::at(given.origin, Problem::Interface { key, value: given.value.clone() }))
+    }
+}
+
+/// One of some words, as it stands in their list.
+pub(super) fn word(
+    given: Option<&Given<String>>,
+    key: &'static str,
+    words: &'static [&'static str],
+) -> Result<Option<&'static str>, Mistake> {
+    let Some(Given { value, origin }) = given else { return Ok(None) };
+    match words.iter().find(|word| **word == value.as_str()) {
+        Some(word) => Ok(Some(word)),
+        None => Err(Mistake::at(*origin, Problem::Word { key, value: value.clone(), words })),
+    }
+}
+
+/// A number of a range.
+pub(super) fn number<T>(given: &Number, key: &'static str, least: T, most: T) -> Result<Option<T>, Mistake>
+where
+    T: TryFrom<i64> + Into<i64> + Copy,
+{
+    given.as_ref().map(|given| range(given.value, given.origin, key, least, most)).transpose()
+}
+
+fn range<T>(value: i64, origin: Origin, key: &'static str, least: T, most: T) -> Result<T, Mistake>
+where
+    T: TryFrom<i64> + Into<i64> + Copy,
+{
+    let (least, most) = (least.into(), most.into());
+    T::try_from(value)
+        .ok()
+        .filter(|_| (least..=most).contains(&value))
+        .ok_or_else(|| Mistake::at(origin, Problem::Range { key, value, least, most }))
+}
+
+/// An address of a family.
+pub(super) fn address<T: FromStr<Err = AddrParseError>>(
+    key: &'static str,
+    given: &Given<String>,
+    family: &'static str,
+    example: &'static str,
+) -> Result<T, Mistake> {
+    let Given { value, origin } = given;
+    value.parse().map_err(|source| {
+        Mistake::at(*origin, Problem::Address { key, value: value.clone(), family, example, source })
+    })
+}
+
+/// The IPv6 address of a tunnel's end.
+pub(super) fn tunnel_end(key: &'static str, given: &Text) -> Result<Option<Ipv6Addr>, Mistake> {
+    let Some(given) = given else { return Ok(None) };
+    let value: Ipv6Addr = address(key, given, "IPv6", "2001:db8:ffff::1")?;
+    if value.is_unspecified() || value.is_multicast() || value.is_loopback() {
+        return Err(Mistake::at(given.origin, Problem::NotUnicast { key, value }));
+    }
+    Ok(Some(value))
+}
+
+/// A prefix of either family.
+pub(super) fn prefix<T: FromStr<Err = PrefixError>>(key: &'static str, given: &Given<String>) -> Result<T, Mistake> {
+    let Given { value, origin } = given;
+    value.parse().map_err(|reason| Mistake::at(*origin, Problem::Prefix { key, value: value.clone(), reason }))
+}
+
+/// A switch and what it is when nobody says.
+pub(super) fn is_on(given: &Switch, usual: bool) -> bool {
+    given.as_ref().map_or(usual, |given| given.value)
+}

@@ -1,0 +1,216 @@
+//! `stat` for people.
+
+use std::{
+    fmt::{self, Write as _},
+    net::{Ipv4Addr, Ipv6Addr},
+};
+
+use comfy_table::{CellAlignment, Table, presets};
+use mape_common::{hop::Mac, layout::Counter, verdict::Direction};
+
+use super::snapshot::{Rate, Snapshot, is_border_relay};
+use crate::instance::Instance;
+
+/// A table without lines; columns named with a leading `>` are aligned to the right.
+pub fn table(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(columns.iter().map(|name| name.trim_start_matches('>')));
+    for (column, name) in table.column_iter_mut().zip(columns) {
+        column.set_padding((0, 2));
+        if name.starts_with('>') {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// The whole snapshot; `all` shows counters that are zero, too.
+///
+/// # Errors
+/// None that a string can have.
+pub fn stat(
+    instance: &Instance,
+    shot: &Snapshot,
+    rates: Option<&[(Direction, Rate); 2]>,
+    all: bool,
+) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    head(&mut out, instance, shot)?;
+    links(&mut out, shot)?;
+    hops(&mut out, shot)?;
+    traffic(&mut out, shot, rates)?;
+    if !is_border_relay(&shot.config) {
+        sessions(&mut out, shot)?;
+    }
+    reasons(&mut out, shot, all)?;
+    Ok(out)
+}
+
+fn head(out: &mut String, instance: &Instance, shot: &Snapshot) -> fmt::Result {
+    let config = &shot.config;
+    let is_br = is_border_relay(config);
+    let (role, gate) = (
+        if is_br { "border relay" } else { "customer edge" },
+        if shot.is_gate_open { "forwarding" } else { "not forwarding: the gate is closed" },
+    );
+    writeln!(out, "Instance {instance}: {role}, {gate}")?;
+    writeln!(out, "  tunnel address  {}", Ipv6Addr::from(config.tunnel_address))?;
+    if !is_br {
+        writeln!(out, "  border relay    {}", Ipv6Addr::from(config.relay_address))?;
+        let address = Ipv4Addr::from(config.external_address);
+        let prefix = config.external_mask.count_ones();
+        let of = if prefix < 32 { format!(" of a /{prefix}") } else { String::new() };
+        writeln!(out, "  IPv4 address    {address}{of}, {} ports{}", config.ports, psid(shot))?;
+    }
+    let mss = if config.mss == 0 { "not clamped".to_owned() } else { format!("at most {}", config.mss) };
+    writeln!(out, "  tunnel MTU      {}, TCP MSS {mss}", config.tunnel_mtu)
+}
+
+fn psid(shot: &Snapshot) -> String {
+    let set = shot.config.port_set;
+    if set.psid_len() == 0 {
+        return String::new();
+    }
+    format!(" (PSID {}, {} bits after {})", set.psid().0, set.psid_len(), set.offset())
+}
+
+fn links(out: &mut String, shot: &Snapshot) -> fmt::Result {
+    let columns = ["INTERFACE", "MAC", ">MTU", "PROGRAM", ">RX DROPPED", ">RX ERRORS", ">TX DROPPED", ">TX ERRORS"];
+    let mut table = table(&columns);
+    for link in &shot.links {
+        table.add_row([
+            link.name.clone().unwrap_or_else(|| format!("number {} (elsewhere)", link.ifindex)),
+            mac(link.mac),
+            link.mtu.to_string(),
+            if link.is_alive { "running" } else { "not seen running" }.to_owned(),
+            link.losses.rx_dropped.to_string(),
+            link.losses.rx_errors.to_string(),
+            link.losses.tx_dropped.to_string(),
+            link.losses.tx_errors.to_string(),
+        ]);
+    }
+    section(out, &table)
+}
+
+fn hops(out: &mut String, shot: &Snapshot) -> fmt::Result {
+    if shot.hops.is_empty() {
+        return writeln!(out, "\nNo next hop is known yet.");
+    }
+    let mut table = table(&["NEXT HOP", "INTERFACE", "MAC", ">SILENT FOR"]);
+    for view in &shot.hops {
+        table.add_row([
+            view.address.map_or_else(|| far_end(view.index), |address| Ipv4Addr::from(address).to_string()),
+            view.interface.clone().unwrap_or_else(|| format!("number {}", view.hop.ifindex)),
+            mac(view.hop.destination),
+            view.silent.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s")),
+        ]);
+    }
+    section(out, &table)
+}
+
+fn far_end(index: u32) -> String {
+    if index == 0 { "tunnel: border relay".to_owned() } else { format!("tunnel: far end {index}") }
+}
+
+fn traffic(out: &mut String, shot: &Snapshot, rates: Option<&[(Direction, Rate); 2]>) -> fmt::Result {
+    let mut columns = vec!["TRAFFIC", ">FORWARDED", ">BYTES", ">BY THE STACK", ">BYTES"];
+    if rates.is_some() {
+        columns.extend([">PACKETS/S", ">BITS/S"]);
+    }
+    let mut table = table(&columns);
+    for direction in Direction::ALL {
+        let (forwarded, delivered) = (shot.counters.forwarded(direction), shot.counters.delivered(direction));
+        let mut row = vec![direction.name().to_owned()];
+        row.extend([forwarded, delivered].iter().flat_map(|sum| [sum.packets.to_string(), sum.bytes.to_string()]));
+        if let Some((_, rate)) = rates.and_then(|rates| rates.iter().find(|(of, _)| *of == direction)) {
+            row.extend([scaled(rate.packets_per_second), scaled(rate.bits_per_second)]);
+        }
+        table.add_row(row);
+    }
+    section(out, &table)
+}
+
+fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
+    let columns = ["PROTOCOL", ">SESSIONS", ">MAPPINGS", ">PORTS EXCLUSIVE", ">PORTS SHARED", ">OF", ">CREATED", ">HAD TO SHARE"];
+    let mut table = table(&columns);
+    for (transport, used) in &shot.use_of {
+        let mut row = vec![transport.name().to_owned()];
+        let numbers = [used.sessions, used.mappings, used.exclusive, used.shared, shot.config.ports.into(), used.created, used.degraded];
+        row.extend(numbers.map(|number| number.to_string()));
+        table.add_row(row);
+    }
+    section(out, &table)?;
+    writeln!(out, "{} sessions and mappings of at most {}", shot.records(), shot.config.sessions)?;
+    match shot.permissions {
+        (_, 0) => Ok(()),
+        (_, lost) => writeln!(out, "{lost} permissions could not be noted because their table was full"),
+    }
+}
+
+fn reasons(out: &mut String, shot: &Snapshot, all: bool) -> fmt::Result {
+    let mut table = table(&["NOT FORWARDED", "REASON", "ACTION", ">PACKETS", ">BYTES", "MEANING"]);
+    let mut is_empty = true;
+    for direction in Direction::ALL {
+        for (reason, Counter { packets, bytes }) in shot.counters.reasons(direction) {
+            if packets > 0 || all {
+                is_empty = false;
+                let words = [direction.name(), reason.label(), reason.action().name()];
+                let mut row: Vec<String> = words.map(ToOwned::to_owned).into();
+                row.extend([packets.to_string(), bytes.to_string(), reason.meaning().to_owned()]);
+                table.add_row(row);
+            }
+        }
+    }
+    if is_empty { writeln!(out, "\nEvery packet was forwarded.") } else { section(out, &table) }
+}
+
+fn section(out: &mut String, table: &Table) -> fmt::Result {
+    writeln!(out)?;
+    lines(out, table)
+}
+
+/// The table's lines, without the blanks that columns end with.
+pub fn lines(out: &mut String, table: &Table) -> fmt::Result {
+    table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+}
+
+/// A number with one digit behind the point and a unit: 12.3 M.
+fn scaled(number: f64) -> String {
+    let (factor, unit) = match number {
+        n if n >= 1e9 => (1e9, " G"),
+        n if n >= 1e6 => (1e6, " M"),
+        n if n >= 1e3 => (1e3, " k"),
+        _ => (1.0, ""),
+    };
+    if unit.is_empty() { format!("{number:.0}") } else { format!("{:.1}{unit}", number / factor) }
+}
+
+/// A MAC address as it is written everywhere.
+pub fn mac(address: Mac) -> String {
+    address.0.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_scaled() {
+        let found = [0.0, 999.0, 1_000.0, 12_345_678.0, 9.87e9].map(scaled);
+        assert_eq!(found, ["0", "999", "1.0 k", "12.3 M", "9.9 G"]);
+    }
+
+    #[test]
+    fn mac_addresses_have_leading_zeros() {
+        assert_eq!(mac(Mac([2, 0, 0, 0, 0x0a, 0xff])), "02:00:00:00:0a:ff");
+    }
+
+    #[test]
+    fn numbers_stand_below_each_other_and_lines_end_with_text() {
+        let mut table = table(&["NAME", ">COUNT"]);
+        table.add_row(["a", "7"]).add_row(["b", "12345678"]);
+        let mut out = String::new();
+        lines(&mut out, &table).unwrap();
+        assert_eq!(out, "NAME     COUNT\na            7\nb     12345678\n");
+    }
+}
