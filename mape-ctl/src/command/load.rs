@@ -4,7 +4,6 @@ use std::io::{self, Write as _};
 
 use anyhow::Result;
 
-use super::runtime;
 use crate::{cli::LoadArgs, config, datapath::load, instance::Instance};
 
 /// Reads the configuration, puts it into effect and says what was done.
@@ -14,7 +13,7 @@ use crate::{cli::LoadArgs, config, datapath::load, instance::Instance};
 pub fn run(instance: &Instance, args: &LoadArgs) -> Result<()> {
     let resolved = config::resolve(instance, args)?;
     report(&[], &resolved.warnings)?;
-    let done = runtime()?.block_on(load::load(&resolved.gateway))?;
+    let done = load::load(&resolved.gateway)?;
     report(&done.messages, &done.warnings)
 }
 

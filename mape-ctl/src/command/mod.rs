@@ -9,8 +9,7 @@ pub mod sessions;
 pub mod stat;
 pub mod unload;
 
-use anyhow::{Context as _, Result};
-use tokio::runtime::{Builder, Runtime};
+use anyhow::Result;
 
 use crate::cli::{Cli, Command};
 
@@ -30,9 +29,4 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
-}
-
-/// What netlink runs on: this thread.
-fn runtime() -> Result<Runtime> {
-    Builder::new_current_thread().enable_all().build().context("cannot start the asynchronous runtime")
 }

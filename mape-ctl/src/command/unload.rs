@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 
-use super::{load::report, runtime};
-use crate::{datapath::load, instance::Instance};
+use super::load::report;
+use crate::{datapath::unload, instance::Instance};
 
 /// Takes the gateway out and says what was done.
 ///
 /// # Errors
 /// Whatever stands in the way.
 pub fn run(instance: &Instance) -> Result<()> {
-    let done = runtime()?.block_on(load::unload(instance.as_ref()))?;
+    let done = unload::unload(instance)?;
     report(&done.messages, &done.warnings)
 }

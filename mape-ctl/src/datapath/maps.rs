@@ -67,6 +67,34 @@ pub struct LinkState {
     pub proven: bool,
 }
 
+type Trie<const N: usize> = LpmTrie<MapData, [u8; N], RuleRef>;
+
+/// The rules, and how they are found: prefix length, prefix, rule and next hop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleTables {
+    /// All of them.
+    pub rules: Vec<Rule>,
+    /// By the IPv4 address that a packet goes to.
+    pub by_ipv4: Vec<(u32, [u8; 4], RuleRef)>,
+    /// By the outer source address of a packet.
+    pub by_ipv6: Vec<(u32, [u8; 16], RuleRef)>,
+}
+
+impl RuleTables {
+    /// The rules, each with the index of its next hop; one without a next hop is only there to check sources by.
+    pub fn new(rules: &[Rule], hops: &[Option<u32>]) -> Self {
+        let mut tables = Self { rules: rules.to_vec(), ..Self::default() };
+        for ((index, rule), hop) in (0..).zip(rules).zip(hops) {
+            if let Some(hop) = *hop {
+                tables.by_ipv4.push((u32::from(rule.ipv4_len()), rule.ipv4(), RuleRef { rule: index, hop }));
+            }
+            let found = RuleRef { rule: index, hop: hop.unwrap_or(0) };
+            tables.by_ipv6.push((u32::from(rule.ipv6_len()), rule.ipv6(), found));
+        }
+        tables
+    }
+}
+
 /// The maps of one gateway, opened by their pins as they are wanted.
 #[derive(Clone, Debug)]
 pub struct Tables(PinFolder);
@@ -202,13 +230,29 @@ impl Tables {
         Ok(hops)
     }
 
-    /// Replaces the rules: all of them, those to forward by with their next hop's index, those that outer sources may have.
+    /// The rules as they are.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn set_rules(&self, rules: &[Rule], by_ipv4: &[(usize, u32)], by_ipv6: &[(usize, u32)]) -> Result<(), TableError> {
-        let mut v4: LpmTrie<MapData, [u8; 4], RuleRef> = self.typed(maps::RULES_V4)?;
-        let mut v6: LpmTrie<MapData, [u8; 16], RuleRef> = self.typed(maps::RULES_V6)?;
+    pub fn rules(&self) -> Result<RuleTables, TableError> {
+        let (v4, v6) = self.rule_tries()?;
+        let by_ipv4 = v4.iter().collect::<Result<Vec<_>, _>>().map_err(reading(maps::RULES_V4))?;
+        let by_ipv6 = v6.iter().collect::<Result<Vec<_>, _>>().map_err(reading(maps::RULES_V6))?;
+        let by_ipv4: Vec<_> = by_ipv4.into_iter().map(|(key, rule)| (key.prefix_len(), key.data(), rule)).collect();
+        let by_ipv6: Vec<_> = by_ipv6.into_iter().map(|(key, rule)| (key.prefix_len(), key.data(), rule)).collect();
+        let used = by_ipv4.iter().map(|(.., found)| found).chain(by_ipv6.iter().map(|(.., found)| found));
+        let count = used.map(|found| found.rule + 1).max().unwrap_or(0);
+        let table = self.array::<Rule>(maps::RULES)?;
+        let rules = (0..count).map(|index| table.get(&index, 0).map_err(reading(maps::RULES))).collect::<Result<_, _>>()?;
+        Ok(RuleTables { rules, by_ipv4, by_ipv6 })
+    }
+
+    /// Replaces the rules.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_rules(&self, new: &RuleTables) -> Result<(), TableError> {
+        let (mut v4, mut v6) = self.rule_tries()?;
         for key in v4.keys().collect::<Result<Vec<_>, _>>().map_err(reading(maps::RULES_V4))? {
             v4.remove(&key).map_err(writing(maps::RULES_V4))?;
         }
@@ -216,19 +260,20 @@ impl Tables {
             v6.remove(&key).map_err(writing(maps::RULES_V6))?;
         }
         let mut table = self.array::<Rule>(maps::RULES)?;
-        for (index, rule) in (0..).zip(rules) {
+        for (index, rule) in (0..).zip(&new.rules) {
             table.set(index, rule, 0).map_err(writing(maps::RULES))?;
         }
-        let find = |at: usize, hop: u32| Some((rules.get(at)?, RuleRef { rule: u32::try_from(at).ok()?, hop }));
-        for (rule, reference) in by_ipv4.iter().filter_map(|(at, hop)| find(*at, *hop)) {
-            let key = Key::new(u32::from(rule.ipv4_len()), rule.ipv4());
-            v4.insert(&key, reference, 0).map_err(writing(maps::RULES_V4))?;
+        for (len, prefix, found) in &new.by_ipv4 {
+            v4.insert(&Key::new(*len, *prefix), found, 0).map_err(writing(maps::RULES_V4))?;
         }
-        for (rule, reference) in by_ipv6.iter().filter_map(|(at, hop)| find(*at, *hop)) {
-            let key = Key::new(u32::from(rule.ipv6_len()), rule.ipv6());
-            v6.insert(&key, reference, 0).map_err(writing(maps::RULES_V6))?;
+        for (len, prefix, found) in &new.by_ipv6 {
+            v6.insert(&Key::new(*len, *prefix), found, 0).map_err(writing(maps::RULES_V6))?;
         }
         Ok(())
+    }
+
+    fn rule_tries(&self) -> Result<(Trie<4>, Trie<16>), TableError> {
+        Ok((self.typed(maps::RULES_V4)?, self.typed(maps::RULES_V6)?))
     }
 
     /// Puts every slot of the session table on the free list, so that low ones are taken first.

@@ -1,6 +1,7 @@
 //! Owns what stands in the kernel for one gateway: programs, links and maps, and their pins.
 
 pub mod attach;
+pub mod hops;
 pub mod load;
 pub mod maps;
 pub mod pin;
@@ -8,3 +9,5 @@ pub mod programs;
 pub mod prove;
 pub mod sessions;
 pub mod sweep;
+pub mod tables;
+pub mod unload;

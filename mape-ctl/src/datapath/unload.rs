@@ -1,0 +1,83 @@
+//! Owns taking a gateway out of the kernel, whole or half: what is there goes, what is not there is no error.
+
+use super::{
+    load::Done,
+    maps::Tables,
+    pin::{PinError, PinFolder, refuse_other_layouts},
+};
+use crate::{
+    host::{
+        address,
+        state::{State, StateError},
+        tunnel,
+    },
+    instance::{Instance, LockError},
+    kernel::{self, KernelError},
+    netlink::{Netlink, NetlinkError},
+};
+
+/// Why something is left.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each says itself what it is")]
+pub enum UnloadError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Takes a gateway out: gate, links, maps, then what `load` made on the machine.
+///
+/// # Errors
+/// [`UnloadError`]; what could be taken out is out then.
+pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
+    kernel::check_root("unload")?;
+    let _lock = instance.lock()?;
+    refuse_other_layouts(instance)?;
+    let mut done = Done::default();
+    let pins = PinFolder::new(instance);
+    let state = State::read(instance);
+    if pins.exists() {
+        // Half of the maps may be gone; closing the gate only spares the packets of the next moment.
+        let _ = Tables::new(&pins).set_gate(false);
+        let links = pins.linked_interfaces();
+        pins.remove()?;
+        done.messages.push(format!("unloaded instance {instance}"));
+        done.messages.extend(links.into_iter().map(|name| format!("detached from {name}")));
+    }
+    let elsewhere = state.as_ref().is_some_and(|state| Some(state.network_namespace) != kernel::network_namespace());
+    if elsewhere {
+        // Namespaces are gone with their devices more often than not; their numbers may be another's by then.
+        done.warnings.push(format!(
+            "instance {instance} was loaded in another network namespace: its tunnel device and address, if they are still there, stay"
+        ));
+    } else {
+        restore_host(instance, state.as_ref(), &mut done)?;
+    }
+    State::remove(instance)?;
+    if done.messages.is_empty() && done.warnings.is_empty() {
+        done.messages.push(format!("instance {instance}: nothing is loaded"));
+    }
+    Ok(done)
+}
+
+fn restore_host(instance: &Instance, state: Option<&State>, done: &mut Done) -> Result<(), NetlinkError> {
+    let netlink = Netlink::open()?;
+    for device in tunnel::made_by(&netlink, instance)? {
+        if tunnel::remove(&netlink, instance, &device)? {
+            done.messages.push(format!("removed the tunnel device {device}"));
+        }
+    }
+    for made in state.iter().flat_map(|state| &state.addresses) {
+        if address::remove(&netlink, made)? {
+            done.messages.push(format!("removed {}/{} from {}", made.address, made.len, made.interface));
+        }
+    }
+    Ok(())
+}
