@@ -249,11 +249,10 @@ mod tests {
         (0..=15).flat_map(|offset| (0..=16 - offset).map(move |psid_len| (offset, psid_len)))
     }
 
-    /// First, last and some PSIDs between.
+    /// The first PSID, the last and one between; each has all its ports looked at.
     fn psids(psid_len: u8) -> Vec<u16> {
         let most = u16::try_from((1_u32 << psid_len) - 1).unwrap();
-        let mut chosen = vec![0, 1.min(most), 0x34.min(most), most / 3, most / 2, most];
-        chosen.sort_unstable();
+        let mut chosen = vec![0, most / 3, most];
         chosen.dedup();
         chosen
     }
