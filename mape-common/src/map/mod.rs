@@ -1,4 +1,3 @@
-// READ /work/main/NOTE-FROM-LEAD.md FIRST (who owns what has changed); remove this line.
 //! MAP-E mapping rules (RFC 7597 §5–§6): from an IPv4 address and port to the IPv6 address of who owns them, and which
 //! ports a customer edge owns.
 //!
