@@ -193,6 +193,7 @@ pub struct StatArgs {
 }
 
 /// Arguments of `sessions`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Clone, Debug, Default, Args)]
 pub struct SessionsArgs {
     /// Only this protocol

@@ -42,12 +42,8 @@ fn message(error: &anyhow::Error) -> String {
             lines.push(cause);
         }
     }
-    let mut text = String::new();
-    for (place, line) in lines.iter().enumerate() {
-        let kind = if place == 0 { "error" } else { "because" };
-        text.push_str(&format!("mape-ctl: {kind}: {line}\n"));
-    }
-    text
+    let kinds = std::iter::once("error").chain(std::iter::repeat("because"));
+    kinds.zip(&lines).fold(String::new(), |text, (kind, line)| text + "mape-ctl: " + kind + ": " + line + "\n")
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use mape_common::{
 
 use super::{
     Resolved, line,
-    low::{Clamp, Given, List, Low, LowNat, LowTimeouts, LowTunnel, Number, Origin, Switch, Text},
+    low::{Clamp, Given, Low, LowNat, LowTimeouts, LowTunnel, Number, Origin, Switch, Text},
     problem::{Mistake, Problem},
 };
 use crate::{
@@ -108,9 +108,9 @@ fn nat(low: &LowNat, domain: Option<&Domain>, warnings: &mut Vec<String>) -> Res
         sessions: number(&low.sessions, "sessions", 256, 1_048_576)?.unwrap_or(DEFAULT_SESSIONS),
         udp_endpoint_independent: udp != Some("overlap"),
         tcp_endpoint_independent: tcp == Some("endpoint-independent"),
-        overlap_ports: ports(&low.overlap_ports, "overlap-ports", OVERLAP_PORTS)?
+        overlap_ports: ports(low.overlap_ports.as_deref(), "overlap-ports", OVERLAP_PORTS)?
             .unwrap_or_else(|| DEFAULT_OVERLAP_PORTS.to_vec()),
-        reserved_ports: ports(&low.reserved_ports, "reserved-ports", usize::from(u16::MAX))?.unwrap_or_default(),
+        reserved_ports: ports(low.reserved_ports.as_deref(), "reserved-ports", usize::from(u16::MAX))?.unwrap_or_default(),
         external_address: low.external_address.as_ref().map(|given| external(given, domain)).transpose()?,
         timeouts: timeouts(&low.timeouts, warnings)?,
     })
@@ -154,7 +154,7 @@ fn timeouts(low: &LowTimeouts, warnings: &mut Vec<String>) -> Result<Seconds, Mi
     })
 }
 
-fn ports(given: &List<i64>, key: &'static str, most: usize) -> Result<Option<Vec<u16>>, Mistake> {
+fn ports(given: Option<&[Given<i64>]>, key: &'static str, most: usize) -> Result<Option<Vec<u16>>, Mistake> {
     let Some(list) = given else { return Ok(None) };
     if let Some(first_too_many) = list.get(most) {
         return Err(Mistake::at(first_too_many.origin, Problem::TooMany { key, count: list.len(), most }));

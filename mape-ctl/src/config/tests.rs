@@ -193,7 +193,7 @@ fn a_mistake_is_named_with_its_line_and_what_to_write() {
         ("ea-len", "ea_len", "ce.toml:9: there is no key `ea_len`, probably meant: `ea-len`; the keys here are "),
         ("wan = \"wan0\"", "wan = 7", "ce.toml:2: invalid type: integer `7`, expected a string; see docs/config.md"),
         ("wan = \"wan0\"", "wan = ", "ce.toml:2: "),
-        ("lan = [\"lan0\"]", "role = \"cpe\"", "ce.toml:1: role is \"cpe\", probably meant: `ce`; it is one of: ce, br"),
+        ("lan = [\"lan0\"]", "role = \"cpe\"", "ce.toml:1: role is \"cpe\"; it is one of: ce, br"),
         ("[\"lan0\"]", "[]", "ce.toml: lan is missing; name at least one interface of the IPv4 side"),
         ("[\"lan0\"]", "[\"lan0\", \"lan0\"]", "ce.toml:1: interface lan0 stands twice in lan; name each once"),
         ("\"wan0\"", "\"wan 0\"", "ce.toml:2: wan is \"wan 0\", which no interface can be named"),

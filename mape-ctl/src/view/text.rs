@@ -170,6 +170,9 @@ fn section(out: &mut String, table: &Table) -> fmt::Result {
 }
 
 /// The table's lines, without the blanks that columns end with.
+///
+/// # Errors
+/// None that a string can have.
 pub fn lines(out: &mut String, table: &Table) -> fmt::Result {
     table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
 }
