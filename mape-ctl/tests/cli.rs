@@ -1,0 +1,156 @@
+//! Owns the proof of how the program behaves as a process: exit codes, what stands on which stream, manual and completions.
+
+use std::{
+    fs,
+    io::Read as _,
+    process::{Command, Output, Stdio},
+};
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mape-ctl"));
+    command.args(args);
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    command(args).output().expect("mape-ctl runs")
+}
+
+/// The exit code and what stands on stderr, with nothing on stdout.
+fn refused(args: &[&str]) -> (Option<i32>, String) {
+    let output = run(args);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{args:?}");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn printed(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// A folder of this test's own.
+fn folder(name: &str) -> std::path::PathBuf {
+    let folder = std::env::temp_dir().join(format!("mape-ctl-{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a temporary folder");
+    folder
+}
+
+const ABSENT: &str = "no-such-instance";
+
+#[test]
+fn help_and_version_are_no_failure() {
+    assert!(printed(&["--version"]).starts_with("mape-ctl "));
+    let help = printed(&["--help"]);
+    for subcommand in ["calc", "load", "unload", "stat", "sessions"] {
+        assert!(help.contains(&format!("\n  {subcommand} ")), "{subcommand} in\n{help}");
+        assert!(printed(&[subcommand, "--help"]).contains("Usage:"));
+    }
+    for hidden in ["object", "completions"] {
+        assert!(!help.contains(&format!("\n  {hidden} ")), "{hidden} in\n{help}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let rows: [&[&str]; 9] = [
+        &[],
+        &["frobnicate"],
+        &["stat", "--frobnicate"],
+        &["--instance", "a/b", "stat"],
+        &["sessions", "--inside", "192.168.1.300"],
+        &["sessions", "--flush"],
+        &["sessions", "--flush", "--state", "opening"],
+        &["stat", "--watch", "--no-rates"],
+        &["load", "--lan", "lan0", "--wan", "wan0", "--prefix", "2001:db8::1/56"],
+    ];
+    for args in rows {
+        assert_eq!(refused(args).0, Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn what_is_not_loaded_cannot_be_looked_at() {
+    for subcommand in ["stat", "sessions"] {
+        let (code, said) = refused(&["--instance", ABSENT, subcommand]);
+        assert_eq!(code, Some(1));
+        if rustix::process::geteuid().is_root() {
+            let message = format!("mape-ctl: error: nothing is loaded as instance {ABSENT}; run mape-ctl load");
+            assert!(said.starts_with(&message), "{said}");
+        } else {
+            assert!(said.contains("needs root"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_mistake_in_the_file_is_named_by_file_and_line_and_is_exit_code_1() {
+    let folder = folder("config");
+    let file = folder.join("ce.toml");
+    fs::write(&file, "lan = [\"lan0\"]\nwann = \"wan0\"\n").expect("a configuration file");
+    let path = file.to_string_lossy();
+    let (code, said) = refused(&["load", "--config", &path]);
+    assert_eq!(code, Some(1));
+    assert!(said.starts_with(&format!("mape-ctl: error: {path}:2: there is no key `wann`, probably meant: `wan`")), "{said}");
+    let (code, said) = refused(&["load", "--config", "/nowhere/ce.toml"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        said,
+        "mape-ctl: error: cannot read the configuration file /nowhere/ce.toml\n\
+         mape-ctl: because: No such file or directory (os error 2)\n"
+    );
+    fs::remove_dir_all(folder).expect("the folder is there");
+}
+
+#[test]
+fn a_mistake_in_a_flag_names_the_flag() {
+    let line = ["load", "--lan=a", "--wan=b", "--prefix=2001:db8:12:3400::/56", "--br=2001:db8:ffff::1"];
+    let with = |more: &[&'static str]| refused(&[&line, more].concat());
+    let (code, said) = with(&["--rule=2001:db8::/40,192.0.2.0/24,16,6", "--mtu=9000000"]);
+    assert_eq!((code, said.as_str()), (Some(2), "mape-ctl: error: --mtu: mtu is 9000000, and must be 1280 to 65495\n"));
+    let (code, said) = with(&["--rule=2001:db8::/40"]);
+    assert_eq!(code, Some(2));
+    assert!(said.starts_with("mape-ctl: error: --rule: \"2001:db8::/40\" is no rule; write IPv6 prefix, "), "{said}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = command(&["completions", "bash"]).stdout(Stdio::piped()).spawn().expect("mape-ctl runs");
+    let mut out = child.stdout.take().expect("a pipe");
+    let mut first = [0];
+    out.read_exact(&mut first).expect("one byte");
+    drop(out);
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_subcommand() {
+    let folder = folder("man");
+    printed(&["man", "--output", &folder.to_string_lossy()]);
+    for page in ["mape-ctl", "mape-ctl-calc", "mape-ctl-load", "mape-ctl-unload", "mape-ctl-stat", "mape-ctl-sessions"] {
+        let text = fs::read_to_string(folder.join(format!("{page}.1"))).expect(page);
+        assert!(text.contains(".SH NAME"), "{page}");
+    }
+    fs::remove_dir_all(folder).expect("the folder is there");
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(printed(&["completions", shell]).contains("sessions"), "{shell}");
+    }
+}
+
+#[test]
+fn the_object_is_written_to_a_file_or_its_absence_explained() {
+    let folder = folder("object");
+    let file = folder.join("mape.o");
+    let output = run(&["object", "--output", &file.to_string_lossy()]);
+    if output.status.success() {
+        assert_eq!(fs::read(&file).expect("the object")[..4], *b"\x7fELF");
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("MAPE_SKIP_EBPF=1"), "{said}");
+    }
+    fs::remove_dir_all(folder).expect("the folder is there");
+}
