@@ -14,7 +14,7 @@ use crate::{command::calc::CalcArgs, instance::Instance};
 /// inside IPv6 to the provider's border relay. `load` puts the gateway into the kernel, where it stays when mape-ctl ends;
 /// `stat` and `sessions` look at it; `unload` takes it out.
 ///
-/// Exit codes: 0 done, 1 could not, 2 wrong usage.
+/// Exit codes: 0 done, 1 could not, 2 wrong usage, 3 partly up (loaded, but something configured cannot work).
 #[derive(Debug, Parser)]
 #[command(name = "mape-ctl", version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {

@@ -113,12 +113,20 @@ pub fn is_bpffs() -> bool {
 }
 
 /// Whether mounts made here outlive this process. Unknown counts as yes: the check is for `ip netns exec`.
+///
+/// Not by `/proc/1/ns/mnt`, which even root may be forbidden to look at in a container.
 fn shares_mounts_with_init() -> bool {
-    let namespace = |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).map(|found| found.ino());
-    match (namespace("self"), namespace("1")) {
-        (Ok(own), Ok(init)) => own == init,
+    let root = |process: &str| root_mount(&fs::read_to_string(format!("/proc/{process}/mountinfo")).ok()?);
+    match (root("self"), root("1")) {
+        (Some(own), Some(init)) => own == init,
         _ => true,
     }
+}
+
+/// The number of the mount at `/`: no two mount namespaces have one in common.
+fn root_mount(mountinfo: &str) -> Option<u32> {
+    let root = mountinfo.lines().rfind(|line| line.split(' ').nth(4) == Some("/"))?;
+    root.split(' ').next()?.parse().ok()
 }
 
 /// The number of this process's network namespace.
@@ -161,6 +169,13 @@ mod tests {
         for old in ["5.15.0", "6.0.19", "4.19", "nonsense"] {
             assert!(matches!(check_release(old), Err(KernelError::TooOld { .. })), "{old}");
         }
+    }
+
+    #[test]
+    fn the_root_mounts_number_tells_namespaces_apart() {
+        let text = "22 1 0:20 / / rw - ext4 /dev/vda rw\n23 22 0:21 / /sys rw - sysfs sysfs rw\n";
+        assert_eq!(root_mount(text), Some(22));
+        assert_eq!(root_mount("nonsense"), None);
     }
 
     #[test]

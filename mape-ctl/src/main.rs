@@ -1,14 +1,19 @@
-//! Owns the process: arguments in, exit code out. 0: done; 1: could not; 2: wrong usage.
+//! Owns the process: arguments in, exit code out. 0: done; 1: could not; 2: wrong usage; 3: partly up.
 //!
 //! A reader that goes away (`mape-ctl stat | head`) is no failure: the exit code is 0 then.
 
 use std::{io, process::ExitCode};
 
 use clap::Parser as _;
-use mape_ctl::{cli::Cli, command, config::ConfigError};
+use mape_ctl::{
+    cli::Cli,
+    command::{self, load::Partly},
+    config::ConfigError,
+};
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
+const PARTLY_UP: u8 = 3;
 
 fn main() -> ExitCode {
     // clap answers --help, --version and wrong usage by itself, with these codes.
@@ -21,6 +26,9 @@ fn main() -> ExitCode {
                 return ExitCode::from(WRONG_USAGE);
             }
             eprint!("{}", message(&error));
+            if error.is::<Partly>() {
+                return ExitCode::from(PARTLY_UP);
+            }
             let is_usage = error.downcast_ref::<ConfigError>().is_some_and(ConfigError::is_usage);
             ExitCode::from(if is_usage { WRONG_USAGE } else { FAILED })
         }

@@ -2,19 +2,26 @@
 
 use std::io::{self, Write as _};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{cli::LoadArgs, config, datapath::load, instance::Instance};
+
+/// The gateway is up, but something that was configured cannot work; the warnings before say what.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway is only partly up: see the warnings above")]
+pub struct Partly;
 
 /// Reads the configuration, puts it into effect and says what was done.
 ///
 /// # Errors
-/// A mistake in the configuration, or whatever stands in the way; nothing is changed then.
+/// A mistake in the configuration, or whatever stands in the way: nothing is changed then. [`Partly`] where it is.
 pub fn run(instance: &Instance, args: &LoadArgs) -> Result<()> {
     let resolved = config::resolve(instance, args)?;
     report(&[], &resolved.warnings)?;
     let done = load::load(&resolved.gateway)?;
-    report(&done.messages, &done.warnings)
+    report(&done.messages, &done.warnings)?;
+    ensure!(!done.partly, Partly);
+    Ok(())
 }
 
 /// Messages to standard output, warnings to standard error.

@@ -161,13 +161,15 @@ impl<'a> Loading<'a> {
         }
         pin::refuse_other_layouts(&instance)?;
         let pins = PinFolder::new(&instance);
-        let before = State::read(&instance);
         let is_reload = pins.exists();
+        let netlink = Rc::new(Netlink::open()?);
+        // Without pins, what is left of an earlier load is told by its tunnel device; a record alone may be from another place.
+        let is_left = is_reload || !tunnel::made_by(&netlink, &instance)?.is_empty();
+        let before = State::read(&instance).filter(|_| is_left);
         let network_namespace = kernel::network_namespace().unwrap_or(0);
         if is_reload {
             refuse_other_place(&instance, before.as_ref(), network_namespace, gateway.role)?;
         }
-        let netlink = Rc::new(Netlink::open()?);
         let interfaces = netlink.interfaces()?;
         let (ports, wan) = ports(gateway, &interfaces)?;
         for port in &ports {
@@ -245,7 +247,7 @@ impl<'a> Loading<'a> {
         self.done.warnings.extend(note);
         // What an earlier load has added and is still there stays on the list of what unload removes.
         let earlier = self.before.iter().flat_map(|before| before.addresses.clone());
-        self.state.addresses = earlier.filter(|old| self.is_reload && Some(old) != made.as_ref()).chain(made.clone()).collect();
+        self.state.addresses = earlier.filter(|old| Some(old) != made.as_ref()).chain(made.clone()).collect();
         Ok(())
     }
 
@@ -482,6 +484,12 @@ impl<'a> Loading<'a> {
         for name in self.pins.linked_interfaces() {
             if self.ports.iter().any(|port| port.nic.name == name) {
                 continue;
+            }
+            // Nothing may be redirected to it any longer: without a program the kernel drops such frames without a word.
+            if let Ok(Some(gone)) = self.netlink.interface(&name)
+                && let Err(error) = self.tables.set_link_words(gone.index, [0; 2])
+            {
+                self.done.warnings.push(error.to_string());
             }
             match self.pins.remove_link(&name) {
                 Ok(()) => self.done.messages.push(format!("detached from {name}")),

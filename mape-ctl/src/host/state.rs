@@ -95,7 +95,11 @@ impl State {
         let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
         // A record half written would be worse than an old one.
         let new = file.with_extension("new");
-        fs::write(&new, text).and_then(|()| fs::rename(&new, &file)).map_err(failed)
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &file));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written.map_err(failed)
     }
 
     /// Forgets the record. None there is fine.
