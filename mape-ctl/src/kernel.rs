@@ -109,7 +109,7 @@ pub fn ensure_bpffs() -> Result<bool, KernelError> {
 
 /// Whether [`BPFFS`] is a BPF file system.
 pub fn is_bpffs() -> bool {
-    rustix::fs::statfs(BPFFS).is_ok_and(|found| i64::try_from(found.f_type).is_ok_and(|magic| magic == BPFFS_MAGIC))
+    rustix::fs::statfs(BPFFS).is_ok_and(|found| found.f_type == BPFFS_MAGIC)
 }
 
 /// Whether mounts made here outlive this process. Unknown counts as yes: the check is for `ip netns exec`.

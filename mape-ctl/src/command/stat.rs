@@ -29,14 +29,14 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 /// When nothing is loaded, or the maps cannot be read.
 pub fn run(instance: &Instance, args: &StatArgs) -> Result<()> {
     let (_, tables) = view::open("stat", instance)?;
-    let first = Snapshot::take(&tables)?;
+    let first = Snapshot::take(instance, &tables)?;
     if args.no_rates {
         return print(instance, args, None, &first);
     }
     thread::sleep(SPAN);
     let mut earlier = first;
     loop {
-        let later = Snapshot::take(&tables)?;
+        let later = Snapshot::take(instance, &tables)?;
         print(instance, args, Some(&earlier), &later)?;
         let Some(seconds) = args.watch else { return Ok(()) };
         thread::sleep(Duration::from_secs(seconds.into()));

@@ -101,9 +101,9 @@ fn number(resolved: &mut Vec<Resolved>, found: Resolved) -> Result<u32, HopsErro
     u32::try_from(place).ok().filter(|index| *index < STATIC_HOPS).ok_or(HopsError::TooMany)
 }
 
-fn complaint(role: Role, rule: &Rule, error: &ResolveError) -> String {
+fn complaint(side: Role, rule: &Rule, error: &ResolveError) -> String {
     let prefix = format!("{}/{}", Ipv6Addr::from(rule.ipv6()), rule.ipv6_len());
-    match role {
+    match side {
         Role::CustomerEdge => format!("packets to other customers of {prefix} go by the border relay: {error}"),
         Role::BorderRelay => format!("nothing can be sent to the customers of {prefix}: {error}"),
     }

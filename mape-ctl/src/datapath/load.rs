@@ -12,7 +12,7 @@ use aya::{
 use aya_obj::programs::XdpAttachType;
 use mape_common::{
     hop::{Link, Mac},
-    layout::{Config, programs as names},
+    layout::{Config, SweepOrder, programs as names},
     nat::port::PortState,
 };
 
@@ -324,7 +324,7 @@ impl<'a> Loading<'a> {
             match &old {
                 Some(old) if tables::keeps_sessions(old, &new) && self.same_rules()? && self.same_reserved(old)? => {}
                 Some(old) => {
-                    let ended = Sweeper::open(&self.pins)?.flush(&Default::default())?;
+                    let ended = Sweeper::open(&self.pins)?.flush(&SweepOrder::default())?;
                     self.done.messages.push(format!("the line or its ports have changed: {ended} sessions were ended"));
                     self.clear_ports(old)?;
                     self.tables.set_ports(tables::fresh_ports(&set, reserved))?;

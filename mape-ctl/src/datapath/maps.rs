@@ -95,6 +95,19 @@ impl RuleTables {
     }
 }
 
+/// A next hop in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HopEntry {
+    /// Index into HOPS.
+    pub index: u32,
+    /// The LAN host's address; zeros for a far end of the tunnel.
+    pub address: [u8; 4],
+    /// Where and how.
+    pub hop: Hop,
+    /// When a frame last came from there.
+    pub confirmed: Tick,
+}
+
 /// The maps of one gateway, opened by their pins as they are wanted.
 #[derive(Clone, Debug)]
 pub struct Tables(PinFolder);
@@ -211,11 +224,11 @@ impl Tables {
         Ok(())
     }
 
-    /// Next hops in use, with their index and when each was last confirmed.
+    /// Next hops in use.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn hops(&self) -> Result<Vec<(u32, [u8; 4], Hop, Tick)>, TableError> {
+    pub fn hops(&self) -> Result<Vec<HopEntry>, TableError> {
         let table = self.array::<[u64; 4]>(maps::HOPS)?;
         let mut hops = Vec::new();
         for index in 0..NEXT_HOPS {
@@ -224,7 +237,7 @@ impl Tables {
             if let Some(address) = record.address()
                 && let Some(hop) = record.get(address)
             {
-                hops.push((index, address, hop, record.confirmed()));
+                hops.push(HopEntry { index, address, hop, confirmed: record.confirmed() });
             }
         }
         Ok(hops)

@@ -85,7 +85,7 @@ pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Con
         config.external_address = nat.external_address.unwrap_or_else(|| domain.ipv4_address()).octets();
         config.external_mask = u32::MAX.checked_shl(32 - u32::from(domain.ipv4().len().min(32))).unwrap_or(0);
         config.ports = set.len();
-        config.first_dynamic = first_dynamic(&set);
+        config.first_dynamic = first_dynamic(set);
         config.overlap_row_mask = Config::overlap_rows(set.len()) - 1;
         config.port_set = set;
     }
@@ -103,7 +103,7 @@ fn timeouts(seconds: Seconds) -> Timeouts {
 }
 
 /// The position of the first user port; a set without any hands out what it has.
-fn first_dynamic(set: &PortSet) -> u32 {
+fn first_dynamic(set: PortSet) -> u32 {
     let user = |ordinal: &u32| set.port(*ordinal).is_some_and(|port| port.0 >= FIRST_USER_PORT);
     (0..set.len()).find(user).unwrap_or(0)
 }
@@ -149,10 +149,10 @@ mod tests {
 
     #[test]
     fn system_ports_are_handed_out_last() {
-        assert_eq!(first_dynamic(&set(4, 8, 0x34)), 0, "all above 1023");
-        assert_eq!(first_dynamic(&set(0, 0, 0)), 1_024);
+        assert_eq!(first_dynamic(set(4, 8, 0x34)), 0, "all above 1023");
+        assert_eq!(first_dynamic(set(0, 0, 0)), 1_024);
         // PSID 0 of 64 sets without an offset: ports 0 to 1023 and no other.
-        assert_eq!(first_dynamic(&set(0, 6, 0)), 0);
+        assert_eq!(first_dynamic(set(0, 6, 0)), 0);
     }
 
     #[test]

@@ -70,11 +70,18 @@ impl Netlink {
 fn assigned(message: &AddressMessage) -> Option<Assigned> {
     // On point-to-point devices the peer's address is the other attribute: the local one counts.
     let find = |local: bool| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) if local => Some(*address),
-            AddressAttribute::Address(address) if !local => Some(*address),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "of an address's many attributes only these are wanted")]
-            _ => None,
+        message.attributes.iter().find_map(|attribute| {
+            if let AddressAttribute::Local(address) = attribute
+                && local
+            {
+                return Some(*address);
+            }
+            if let AddressAttribute::Address(address) = attribute
+                && !local
+            {
+                return Some(*address);
+            }
+            None
         })
     };
     let address = find(true).or_else(|| find(false))?;

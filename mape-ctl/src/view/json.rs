@@ -20,6 +20,7 @@ pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Ra
     json!({
         "instance": instance.as_ref(),
         "role": if is_br { "br" } else { "ce" },
+        "loaded_seconds": shot.loaded_for,
         "gate": if shot.is_gate_open { "open" } else { "closed" },
         "tunnel_address": Ipv6Addr::from(config.tunnel_address),
         "relay_address": Ipv6Addr::from(config.relay_address),
@@ -59,7 +60,7 @@ fn direction_of(shot: &Snapshot, direction: Direction) -> Value {
 
 fn link(link: &LinkView) -> Value {
     json!({
-        "name": link.name, "ifindex": link.ifindex, "mac": mac(link.mac), "mtu": link.mtu, "alive": link.is_alive,
+        "name": link.name, "ifindex": link.ifindex, "mac": mac(link.mac), "mtu": link.mtu, "mode": link.mode, "alive": link.is_alive,
         "device": link.losses,
     })
 }
@@ -68,6 +69,7 @@ fn hop(view: &HopView) -> Value {
     json!({
         "index": view.index,
         "address": view.address.map(Ipv4Addr::from),
+        "router": view.router,
         "interface": view.interface,
         "ifindex": view.hop.ifindex,
         "mac": mac(view.hop.destination),

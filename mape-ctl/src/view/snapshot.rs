@@ -1,6 +1,6 @@
 //! A gateway at one moment: everything that `stat` shows, read out of the maps.
 
-use std::{collections::BTreeMap, io, time::Instant};
+use std::{collections::BTreeMap, io, net::Ipv6Addr, time::Instant};
 
 use aya::maps::{Array, Map, MapData, MapError};
 use mape_common::{
@@ -12,7 +12,16 @@ use mape_common::{
 use rustix::time::{ClockId, clock_gettime};
 
 use super::interface::{Interface, Losses, interfaces};
-use crate::datapath::maps::{Count, TableError, Tables};
+use crate::{
+    datapath::{
+        attach::mode_name,
+        maps::{Count, HopEntry, TableError, Tables},
+    },
+    gateway::Mode,
+    host::state::{State, uptime},
+    instance::Instance,
+    netlink::Netlink,
+};
 
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +43,8 @@ pub struct Snapshot {
     pub taken: Instant,
     /// What it is.
     pub config: Config,
+    /// Seconds since it was loaded; none where nobody has kept a record of that.
+    pub loaded_for: Option<u64>,
     /// Whether it forwards.
     pub is_gate_open: bool,
     /// Its NICs.
@@ -59,6 +70,8 @@ pub struct LinkView {
     pub mac: Mac,
     /// Its MTU.
     pub mtu: u16,
+    /// How the program is attached: native or generic; none where nothing is.
+    pub mode: Option<&'static str>,
     /// The program has run there.
     pub is_alive: bool,
     /// What the device has lost.
@@ -72,11 +85,13 @@ pub struct HopView {
     pub index: u32,
     /// The LAN host; none for a far end of the tunnel.
     pub address: Option<[u8; 4]>,
+    /// The router towards a far end of the tunnel, as `load` found it.
+    pub router: Option<Ipv6Addr>,
     /// The NIC's name.
     pub interface: Option<String>,
     /// Where and how.
     pub hop: Hop,
-    /// Seconds since a frame came from there; none for a far end, which nobody confirms.
+    /// Seconds since a frame came from there; none for a border relay's far ends, which nobody confirms.
     pub silent: Option<u32>,
 }
 
@@ -140,7 +155,9 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn take(tables: &Tables) -> Result<Self, SnapshotError> {
+    pub fn take(instance: &Instance, tables: &Tables) -> Result<Self, SnapshotError> {
+        let config = tables.config()?;
+        let record = State::read(instance);
         let interfaces = interfaces().map_err(SnapshotError::Interfaces)?;
         let gauges = tables.gauges()?;
         let of = |transport| Use {
@@ -152,10 +169,11 @@ impl Snapshot {
             degraded: gauges.get(Gauge::Degraded(transport)),
         };
         Ok(Self {
-            config: tables.config()?,
+            config,
+            loaded_for: record.as_ref().map(|record| uptime().saturating_sub(record.loaded_at)),
             is_gate_open: tables.is_gate_open()?,
             links: links(tables, &interfaces)?,
-            hops: hops(tables, &interfaces)?,
+            hops: hops(tables, &interfaces, record.as_ref(), is_border_relay(&config))?,
             use_of: Transport::ALL.into_iter().map(|transport| (transport, of(transport))).collect(),
             permissions: (gauges.get(Gauge::Permissions), gauges.get(Gauge::PermissionsLost)),
             // Last, so that the time stands beside the counters that rates are computed of.
@@ -174,6 +192,7 @@ fn links(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<L
     let data = tables.data(maps::LINKS)?;
     let table: Array<MapData, [u64; 2]> =
         Map::from_map_data(data).and_then(Array::try_from).map_err(SnapshotError::Links)?;
+    let modes = modes();
     let mut links = Vec::new();
     for ifindex in 0..table.len() {
         let link = Link::from_words(table.get(&ifindex, 0).map_err(SnapshotError::Links)?);
@@ -186,6 +205,7 @@ fn links(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<L
             ifindex,
             mac: Mac::from_bits(link.mac()),
             mtu: link.mtu(),
+            mode: modes.get(&ifindex).copied(),
             is_alive: link.flags() & Link::ALIVE != 0,
             losses: interface.map(|found| found.losses).unwrap_or_default(),
         });
@@ -193,16 +213,31 @@ fn links(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<L
     Ok(links)
 }
 
-fn hops(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<HopView>, SnapshotError> {
+/// How programs are attached, by interface; without an answer of the kernel's nothing is shown.
+fn modes() -> BTreeMap<u32, &'static str> {
+    let interfaces = Netlink::open().and_then(|netlink| netlink.interfaces()).unwrap_or_default();
+    let mode = |native| mode_name(if native { Mode::Native } else { Mode::Generic });
+    interfaces.into_iter().filter_map(|found| Some((found.index, mode(found.xdp?.native)))).collect()
+}
+
+fn hops(
+    tables: &Tables,
+    interfaces: &BTreeMap<u32, Interface>,
+    record: Option<&State>,
+    is_relay: bool,
+) -> Result<Vec<HopView>, SnapshotError> {
     let now = now();
-    let view = |(index, address, hop, confirmed): (u32, [u8; 4], Hop, Tick)| {
+    let router = |index| record?.far_hops.iter().find(|hop| hop.index == index).map(|hop| hop.neighbour);
+    let view = |entry: HopEntry| {
+        let HopEntry { index, address, hop, confirmed } = entry;
         let is_far = index < STATIC_HOPS;
         HopView {
             index,
             address: (!is_far).then_some(address),
+            router: if is_far { router(index) } else { None },
             interface: interfaces.get(&hop.ifindex).map(|found| found.name.clone()),
             hop,
-            silent: (!is_far).then(|| now.since(confirmed).seconds()),
+            silent: (!is_far || !is_relay).then(|| now.since(confirmed).seconds()),
         }
     };
     Ok(tables.hops()?.into_iter().map(view).collect())

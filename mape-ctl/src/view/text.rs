@@ -53,7 +53,8 @@ fn head(out: &mut String, instance: &Instance, shot: &Snapshot) -> fmt::Result {
         if is_br { "border relay" } else { "customer edge" },
         if shot.is_gate_open { "forwarding" } else { "not forwarding: the gate is closed" },
     );
-    writeln!(out, "Instance {instance}: {role}, {gate}")?;
+    let since = shot.loaded_for.map_or_else(String::new, |seconds| format!(", loaded {} ago", duration(seconds)));
+    writeln!(out, "Instance {instance}: {role}, {gate}{since}")?;
     writeln!(out, "  tunnel address  {}", Ipv6Addr::from(config.tunnel_address))?;
     if !is_br {
         writeln!(out, "  border relay    {}", Ipv6Addr::from(config.relay_address))?;
@@ -66,6 +67,17 @@ fn head(out: &mut String, instance: &Instance, shot: &Snapshot) -> fmt::Result {
     writeln!(out, "  tunnel MTU      {}, TCP MSS {mss}", config.tunnel_mtu)
 }
 
+/// Days, hours, minutes and seconds, the two largest of them.
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
 fn psid(shot: &Snapshot) -> String {
     let set = shot.config.port_set;
     if set.psid_len() == 0 {
@@ -75,13 +87,14 @@ fn psid(shot: &Snapshot) -> String {
 }
 
 fn links(out: &mut String, shot: &Snapshot) -> fmt::Result {
-    let columns = ["INTERFACE", "MAC", ">MTU", "PROGRAM", ">RX DROPPED", ">RX ERRORS", ">TX DROPPED", ">TX ERRORS"];
+    let columns = ["INTERFACE", "MAC", ">MTU", "MODE", "PROGRAM", ">RX DROPPED", ">RX ERRORS", ">TX DROPPED", ">TX ERRORS"];
     let mut table = table(&columns);
     for link in &shot.links {
         table.add_row([
             link.name.clone().unwrap_or_else(|| format!("number {} (elsewhere)", link.ifindex)),
             mac(link.mac),
             link.mtu.to_string(),
+            link.mode.unwrap_or("none").to_owned(),
             if link.is_alive { "running" } else { "not seen running" }.to_owned(),
             link.losses.rx_dropped.to_string(),
             link.losses.rx_errors.to_string(),
@@ -96,10 +109,12 @@ fn hops(out: &mut String, shot: &Snapshot) -> fmt::Result {
     if shot.hops.is_empty() {
         return writeln!(out, "\nNo next hop is known yet.");
     }
-    let mut table = table(&["NEXT HOP", "INTERFACE", "MAC", ">SILENT FOR"]);
+    let is_br = is_border_relay(&shot.config);
+    let mut table = table(&["NEXT HOP", "ROUTER", "INTERFACE", "MAC", ">SILENT FOR"]);
     for view in &shot.hops {
         table.add_row([
-            view.address.map_or_else(|| far_end(view.index), |address| Ipv4Addr::from(address).to_string()),
+            view.address.map_or_else(|| far_end(is_br, view.index), |address| Ipv4Addr::from(address).to_string()),
+            view.router.map_or_else(|| "-".to_owned(), |router| router.to_string()),
             view.interface.clone().unwrap_or_else(|| format!("number {}", view.hop.ifindex)),
             mac(view.hop.destination),
             view.silent.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s")),
@@ -108,8 +123,9 @@ fn hops(out: &mut String, shot: &Snapshot) -> fmt::Result {
     section(out, &table)
 }
 
-fn far_end(index: u32) -> String {
-    if index == 0 { "tunnel: border relay".to_owned() } else { format!("tunnel: far end {index}") }
+/// What a next hop into the tunnel leads to; a border relay's all lead to customer edges.
+fn far_end(is_br: bool, index: u32) -> String {
+    if index == 0 && !is_br { "tunnel: border relay".to_owned() } else { format!("tunnel: customer edges {index}") }
 }
 
 fn traffic(out: &mut String, shot: &Snapshot, rates: Option<&[(Direction, Rate); 2]>) -> fmt::Result {
@@ -201,6 +217,12 @@ mod tests {
     fn numbers_are_scaled() {
         let found = [0.0, 999.0, 1_000.0, 12_345_678.0, 9.87e9].map(scaled);
         assert_eq!(found, ["0", "999", "1.0 k", "12.3 M", "9.9 G"]);
+    }
+
+    #[test]
+    fn a_duration_has_its_two_largest_units() {
+        let found = [59, 61, 3_660, 90_000].map(duration);
+        assert_eq!(found, ["59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
     }
 
     #[test]
