@@ -51,7 +51,9 @@ fn message(error: &anyhow::Error) -> String {
         }
     }
     let kinds = std::iter::once("error").chain(std::iter::repeat("because"));
-    kinds.zip(&lines).fold(String::new(), |text, (kind, line)| text + "mape-ctl: " + kind + ": " + line + "\n")
+    kinds.zip(&lines).fold(String::new(), |text, (kind, line)| {
+        text + "mape-ctl: " + kind + ": " + line + "\n"
+    })
 }
 
 #[cfg(test)]
@@ -60,8 +62,13 @@ mod tests {
 
     #[test]
     fn causes_stand_below_the_error_and_nothing_is_said_twice() {
-        let error = anyhow::anyhow!("no such device").context("cannot attach to lan0").context("cannot attach to lan0");
-        assert_eq!(message(&error), "mape-ctl: error: cannot attach to lan0\nmape-ctl: because: no such device\n");
+        let error = anyhow::anyhow!("no such device")
+            .context("cannot attach to lan0")
+            .context("cannot attach to lan0");
+        assert_eq!(
+            message(&error),
+            "mape-ctl: error: cannot attach to lan0\nmape-ctl: because: no such device\n"
+        );
     }
 
     #[test]

@@ -7,7 +7,10 @@ pub mod snapshot;
 pub mod text;
 
 use crate::{
-    datapath::{maps::Tables, pin::{self, PinError, PinFolder}},
+    datapath::{
+        maps::Tables,
+        pin::{self, PinError, PinFolder},
+    },
     instance::Instance,
     kernel::{self, KernelError},
 };
@@ -32,7 +35,11 @@ pub enum NotLoaded {
 }
 
 fn others(loaded: &[String]) -> String {
-    if loaded.is_empty() { String::new() } else { format!(" (loaded are: {}; see --instance)", loaded.join(", ")) }
+    if loaded.is_empty() {
+        String::new()
+    } else {
+        format!(" (loaded are: {}; see --instance)", loaded.join(", "))
+    }
 }
 
 /// The pins and maps of an instance that is loaded; `command` names who asks.
@@ -44,7 +51,10 @@ pub fn open(command: &'static str, instance: &Instance) -> Result<(PinFolder, Ta
     pin::refuse_other_layouts(instance)?;
     let pins = PinFolder::new(instance);
     if !pins.exists() {
-        return Err(NotLoaded::Nothing { instance: instance.clone(), loaded: pin::instances() });
+        return Err(NotLoaded::Nothing {
+            instance: instance.clone(),
+            loaded: pin::instances(),
+        });
     }
     let tables = Tables::new(&pins);
     Ok((pins, tables))
@@ -58,7 +68,11 @@ mod tests {
     fn who_asks_for_the_wrong_instance_is_told_the_right_ones() {
         let nothing = |loaded: &[&str]| {
             let loaded = loaded.iter().map(|&name| name.to_owned()).collect();
-            NotLoaded::Nothing { instance: Instance::default(), loaded }.to_string()
+            NotLoaded::Nothing {
+                instance: Instance::default(),
+                loaded,
+            }
+            .to_string()
         };
         assert_eq!(nothing(&[]), "nothing is loaded as instance default; run mape-ctl load");
         assert!(nothing(&["home", "lab"]).ends_with("run mape-ctl load (loaded are: home, lab; see --instance)"));

@@ -20,12 +20,19 @@ fn run(args: &[&str]) -> Output {
 fn refused(args: &[&str]) -> (Option<i32>, String) {
     let output = run(args);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{args:?}");
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 fn printed(args: &[&str]) -> String {
     let output = run(args);
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
@@ -91,7 +98,12 @@ fn a_mistake_in_the_file_is_named_by_file_and_line_and_is_exit_code_1() {
     let path = file.to_string_lossy();
     let (code, said) = refused(&["load", "--config", &path]);
     assert_eq!(code, Some(1));
-    assert!(said.starts_with(&format!("mape-ctl: error: {path}:2: there is no key `wann`, probably meant: `wan`")), "{said}");
+    assert!(
+        said.starts_with(&format!(
+            "mape-ctl: error: {path}:2: there is no key `wann`, probably meant: `wan`"
+        )),
+        "{said}"
+    );
     let (code, said) = refused(&["load", "--config", "/nowhere/ce.toml"]);
     assert_eq!(code, Some(1));
     assert_eq!(
@@ -104,18 +116,36 @@ fn a_mistake_in_the_file_is_named_by_file_and_line_and_is_exit_code_1() {
 
 #[test]
 fn a_mistake_in_a_flag_names_the_flag() {
-    let line = ["load", "--lan=a", "--wan=b", "--prefix=2001:db8:12:3400::/56", "--br=2001:db8:ffff::1"];
+    let line = [
+        "load",
+        "--lan=a",
+        "--wan=b",
+        "--prefix=2001:db8:12:3400::/56",
+        "--br=2001:db8:ffff::1",
+    ];
     let with = |more: &[&'static str]| refused(&[&line, more].concat());
     let (code, said) = with(&["--rule=2001:db8::/40,192.0.2.0/24,16,6", "--mtu=9000000"]);
-    assert_eq!((code, said.as_str()), (Some(2), "mape-ctl: error: --mtu: mtu is 9000000, and must be 1280 to 65495\n"));
+    assert_eq!(
+        (code, said.as_str()),
+        (
+            Some(2),
+            "mape-ctl: error: --mtu: mtu is 9000000, and must be 1280 to 65495\n"
+        )
+    );
     let (code, said) = with(&["--rule=2001:db8::/40"]);
     assert_eq!(code, Some(2));
-    assert!(said.starts_with("mape-ctl: error: --rule: \"2001:db8::/40\" is no rule; write IPv6 prefix, "), "{said}");
+    assert!(
+        said.starts_with("mape-ctl: error: --rule: \"2001:db8::/40\" is no rule; write IPv6 prefix, "),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let mut child = command(&["completions", "bash"]).stdout(Stdio::piped()).spawn().expect("mape-ctl runs");
+    let mut child = command(&["completions", "bash"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("mape-ctl runs");
     let mut out = child.stdout.take().expect("a pipe");
     let mut first = [0];
     out.read_exact(&mut first).expect("one byte");
@@ -127,7 +157,14 @@ fn a_reader_that_goes_away_is_no_failure() {
 fn the_manual_has_a_page_for_every_subcommand() {
     let folder = folder("man");
     printed(&["man", "--output", &folder.to_string_lossy()]);
-    for page in ["mape-ctl", "mape-ctl-calc", "mape-ctl-load", "mape-ctl-unload", "mape-ctl-stat", "mape-ctl-sessions"] {
+    for page in [
+        "mape-ctl",
+        "mape-ctl-calc",
+        "mape-ctl-load",
+        "mape-ctl-unload",
+        "mape-ctl-stat",
+        "mape-ctl-sessions",
+    ] {
         let text = fs::read_to_string(folder.join(format!("{page}.1"))).expect(page);
         assert!(text.contains(".SH NAME"), "{page}");
     }

@@ -11,6 +11,9 @@ use crate::{cli::ObjectArgs, object::object};
 /// # Errors
 /// When there is none in this build, or the file cannot be written.
 pub fn run(args: &ObjectArgs) -> Result<()> {
-    ensure!(!object().is_empty(), "this mape-ctl was built with MAPE_SKIP_EBPF=1 and carries no BPF object; build it without");
+    ensure!(
+        !object().is_empty(),
+        "this mape-ctl was built with MAPE_SKIP_EBPF=1 and carries no BPF object; build it without"
+    );
     fs::write(&args.output, object()).with_context(|| format!("cannot write {}", args.output.display()))
 }

@@ -28,7 +28,11 @@ pub fn run(instance: &Instance, args: &SessionsArgs) -> Result<()> {
         refuse_unclear_flush(args, &filter)?;
     }
     let (pins, tables) = view::open("sessions", instance)?;
-    if args.flush { flush(instance, &pins, &filter) } else { show(instance, args, &tables, &filter) }
+    if args.flush {
+        flush(instance, &pins, &filter)
+    } else {
+        show(instance, args, &tables, &filter)
+    }
 }
 
 /// What must be asked for in other words, because it would end more than was meant.
@@ -41,7 +45,9 @@ fn refuse_unclear_flush(args: &SessionsArgs, filter: &Filter) -> Result<(), clap
         ));
     }
     if filter.is_everything() && !args.yes {
-        return Err(wrong("--flush without a filter ends every session; if that is meant: --flush --yes"));
+        return Err(wrong(
+            "--flush without a filter ends every session; if that is meant: --flush --yes",
+        ));
     }
     Ok(())
 }
@@ -49,7 +55,10 @@ fn refuse_unclear_flush(args: &SessionsArgs, filter: &Filter) -> Result<(), clap
 fn flush(instance: &Instance, pins: &PinFolder, filter: &Filter) -> Result<()> {
     let _lock = instance.lock()?;
     let ended = Sweeper::open(pins)?.flush(filter.order())?;
-    writeln!(io::stdout().lock(), "ended {ended} sessions and mappings, those included whose time was over")?;
+    writeln!(
+        io::stdout().lock(),
+        "ended {ended} sessions and mappings, those included whose time was over"
+    )?;
     Ok(())
 }
 
@@ -66,9 +75,17 @@ fn show(instance: &Instance, args: &SessionsArgs, tables: &Tables, filter: &Filt
     if args.count {
         writeln!(out, "{}", rows.len())?;
     } else if args.json {
-        writeln!(out, "{}", json!({ "instance": instance.as_ref(), "count": rows.len(), "sessions": rows }))?;
+        writeln!(
+            out,
+            "{}",
+            json!({ "instance": instance.as_ref(), "count": rows.len(), "sessions": rows })
+        )?;
     } else if rows.is_empty() {
-        let why = if is_border_relay(&config) { "a border relay keeps no sessions" } else { "no session" };
+        let why = if is_border_relay(&config) {
+            "a border relay keeps no sessions"
+        } else {
+            "no session"
+        };
         writeln!(out, "{why}")?;
     } else {
         write!(out, "{}", table(&rows)?)?;
@@ -77,7 +94,9 @@ fn show(instance: &Instance, args: &SessionsArgs, tables: &Tables, filter: &Filt
 }
 
 fn table(rows: &[Row]) -> Result<String> {
-    let columns = ["PROTOCOL", "INSIDE", "REMOTE", "EXTERNAL", "PORT", "STATE", ">IDLE", ">ENDS IN"];
+    let columns = [
+        "PROTOCOL", "INSIDE", "REMOTE", "EXTERNAL", "PORT", "STATE", ">IDLE", ">ENDS IN",
+    ];
     let mut table = text::table(&columns);
     for row in rows {
         table.add_row([

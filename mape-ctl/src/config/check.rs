@@ -40,7 +40,10 @@ pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistak
     };
     let lan = lan(low)?;
     let wan = low.wan.as_ref().ok_or_else(|| {
-        Mistake::missing("wan", "name the interface of the IPv6 side: wan = \"eth1\", or --wan eth1")
+        Mistake::missing(
+            "wan",
+            "name the interface of the IPv6 side: wan = \"eth1\", or --wan eth1",
+        )
     })?;
     let line = line::line(role, &low.map)?;
     let mut warnings = line.warnings;
@@ -51,7 +54,11 @@ pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistak
         role,
         lan,
         wan: interface("wan", wan)?,
-        mode: if is_on(&low.generic, false) { Mode::Generic } else { Mode::Native },
+        mode: if is_on(&low.generic, false) {
+            Mode::Generic
+        } else {
+            Mode::Native
+        },
         domain: line.domain,
         relay: line.relay,
         rules: line.rules,
@@ -63,7 +70,11 @@ pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistak
 
 fn lan(low: &Low) -> Result<Vec<String>, Mistake> {
     let hint = "name at least one interface of the IPv4 side: lan = [\"eth0\"], or --lan eth0";
-    let given = low.lan.as_ref().filter(|names| !names.is_empty()).ok_or_else(|| Mistake::missing("lan", hint))?;
+    let given = low
+        .lan
+        .as_ref()
+        .filter(|names| !names.is_empty())
+        .ok_or_else(|| Mistake::missing("lan", hint))?;
     let mut names = Vec::new();
     for name in given {
         let checked = interface("lan", name)?;
@@ -79,20 +90,43 @@ fn tunnel(low: &LowTunnel, default_routes: &[Ipv4Prefix]) -> Result<Tunnel, Mist
     let mtu = number(&low.mtu, "mtu", 1280, 65_495)?.unwrap_or(DEFAULT_MTU);
     let most = mtu - HEADERS;
     let mss = match &low.mss_clamp {
-        None | Some(Given { value: Clamp::Switch(true), .. }) => Some(most),
-        Some(Given { value: Clamp::Switch(false), .. }) => None,
-        Some(Given { value: Clamp::Bytes(bytes), origin }) => Some(range(*bytes, *origin, "mss-clamp", LEAST_MSS, most)?),
-        Some(Given { value: Clamp::Other(value), origin }) => {
-            let problem = Problem::Word { key: "mss-clamp", value: value.clone(), words: &["true", "false", "a number of bytes"] };
+        None
+        | Some(Given {
+            value: Clamp::Switch(true),
+            ..
+        }) => Some(most),
+        Some(Given {
+            value: Clamp::Switch(false),
+            ..
+        }) => None,
+        Some(Given {
+            value: Clamp::Bytes(bytes),
+            origin,
+        }) => Some(range(*bytes, *origin, "mss-clamp", LEAST_MSS, most)?),
+        Some(Given {
+            value: Clamp::Other(value),
+            origin,
+        }) => {
+            let problem = Problem::Word {
+                key: "mss-clamp",
+                value: value.clone(),
+                words: &["true", "false", "a number of bytes"],
+            };
             return Err(Mistake::at(*origin, problem));
         }
     };
     let routes = match &low.routes {
         None => default_routes.to_vec(),
-        Some(given) => given.iter().map(|route| prefix("routes", route)).collect::<Result<_, _>>()?,
+        Some(given) => given
+            .iter()
+            .map(|route| prefix("routes", route))
+            .collect::<Result<_, _>>()?,
     };
     Ok(Tunnel {
-        device: low.device.as_ref().map_or_else(|| Ok("mape0".to_owned()), |name| interface("device", name))?,
+        device: low
+            .device
+            .as_ref()
+            .map_or_else(|| Ok("mape0".to_owned()), |name| interface("device", name))?,
         mtu,
         mss,
         copy_dscp: is_on(&low.copy_dscp, true),
@@ -110,8 +144,13 @@ fn nat(low: &LowNat, domain: Option<&Domain>, warnings: &mut Vec<String>) -> Res
         tcp_endpoint_independent: tcp == Some("endpoint-independent"),
         overlap_ports: ports(low.overlap_ports.as_deref(), "overlap-ports", OVERLAP_PORTS)?
             .unwrap_or_else(|| DEFAULT_OVERLAP_PORTS.to_vec()),
-        reserved_ports: ports(low.reserved_ports.as_deref(), "reserved-ports", usize::from(u16::MAX))?.unwrap_or_default(),
-        external_address: low.external_address.as_ref().map(|given| external(given, domain)).transpose()?,
+        reserved_ports: ports(low.reserved_ports.as_deref(), "reserved-ports", usize::from(u16::MAX))?
+            .unwrap_or_default(),
+        external_address: low
+            .external_address
+            .as_ref()
+            .map(|given| external(given, domain))
+            .transpose()?,
         timeouts: timeouts(&low.timeouts, warnings)?,
     })
 }
@@ -149,24 +188,52 @@ fn timeouts(low: &LowTimeouts, warnings: &mut Vec<String>) -> Result<Seconds, Mi
         udp: seconds(&low.udp, "udp", usual.udp, 120, "RFC 4787 REQ-5")?,
         // RFC 4787 REQ-5a allows any time for well-known ports.
         udp_query: seconds(&low.udp_query, "udp-query", usual.udp_query, 0, "")?,
-        tcp_transitory: seconds(&low.tcp_transitory, "tcp-transitory", usual.tcp_transitory, 240, "RFC 5382 REQ-5")?,
-        tcp_established: seconds(&low.tcp_established, "tcp-established", usual.tcp_established, 7_440, "RFC 5382 REQ-5")?,
+        tcp_transitory: seconds(
+            &low.tcp_transitory,
+            "tcp-transitory",
+            usual.tcp_transitory,
+            240,
+            "RFC 5382 REQ-5",
+        )?,
+        tcp_established: seconds(
+            &low.tcp_established,
+            "tcp-established",
+            usual.tcp_established,
+            7_440,
+            "RFC 5382 REQ-5",
+        )?,
     })
 }
 
 fn ports(given: Option<&[Given<i64>]>, key: &'static str, most: usize) -> Result<Option<Vec<u16>>, Mistake> {
     let Some(list) = given else { return Ok(None) };
     if let Some(first_too_many) = list.get(most) {
-        return Err(Mistake::at(first_too_many.origin, Problem::TooMany { key, count: list.len(), most }));
+        return Err(Mistake::at(
+            first_too_many.origin,
+            Problem::TooMany {
+                key,
+                count: list.len(),
+                most,
+            },
+        ));
     }
-    list.iter().map(|port| range(port.value, port.origin, key, 1, u16::MAX)).collect::<Result<_, _>>().map(Some)
+    list.iter()
+        .map(|port| range(port.value, port.origin, key, 1, u16::MAX))
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 fn interface(key: &'static str, given: &Given<String>) -> Result<String, Mistake> {
     if is_device_name(&given.value) {
         Ok(given.value.clone())
     } else {
-        Err(Mistake::at(given.origin, Problem::Interface { key, value: given.value.clone() }))
+        Err(Mistake::at(
+            given.origin,
+            Problem::Interface {
+                key,
+                value: given.value.clone(),
+            },
+        ))
     }
 }
 
@@ -176,10 +243,19 @@ pub(super) fn word(
     key: &'static str,
     words: &'static [&'static str],
 ) -> Result<Option<&'static str>, Mistake> {
-    let Some(Given { value, origin }) = given else { return Ok(None) };
+    let Some(Given { value, origin }) = given else {
+        return Ok(None);
+    };
     match words.iter().find(|word| **word == value.as_str()) {
         Some(word) => Ok(Some(word)),
-        None => Err(Mistake::at(*origin, Problem::Word { key, value: value.clone(), words })),
+        None => Err(Mistake::at(
+            *origin,
+            Problem::Word {
+                key,
+                value: value.clone(),
+                words,
+            },
+        )),
     }
 }
 
@@ -188,7 +264,10 @@ pub(super) fn number<T>(given: &Number, key: &'static str, least: T, most: T) ->
 where
     T: TryFrom<i64> + Into<i64> + Copy,
 {
-    given.as_ref().map(|given| range(given.value, given.origin, key, least, most)).transpose()
+    given
+        .as_ref()
+        .map(|given| range(given.value, given.origin, key, least, most))
+        .transpose()
 }
 
 fn range<T>(value: i64, origin: Origin, key: &'static str, least: T, most: T) -> Result<T, Mistake>
@@ -199,7 +278,17 @@ where
     T::try_from(value)
         .ok()
         .filter(|_| (least..=most).contains(&value))
-        .ok_or_else(|| Mistake::at(origin, Problem::Range { key, value, least, most }))
+        .ok_or_else(|| {
+            Mistake::at(
+                origin,
+                Problem::Range {
+                    key,
+                    value,
+                    least,
+                    most,
+                },
+            )
+        })
 }
 
 /// An address of a family.
@@ -211,7 +300,16 @@ pub(super) fn address<T: FromStr<Err = AddrParseError>>(
 ) -> Result<T, Mistake> {
     let Given { value, origin } = given;
     value.parse().map_err(|source| {
-        Mistake::at(*origin, Problem::Address { key, value: value.clone(), family, example, source })
+        Mistake::at(
+            *origin,
+            Problem::Address {
+                key,
+                value: value.clone(),
+                family,
+                example,
+                source,
+            },
+        )
     })
 }
 
@@ -228,7 +326,16 @@ pub(super) fn tunnel_end(key: &'static str, given: &Text) -> Result<Option<Ipv6A
 /// A prefix of either family.
 pub(super) fn prefix<T: FromStr<Err = PrefixError>>(key: &'static str, given: &Given<String>) -> Result<T, Mistake> {
     let Given { value, origin } = given;
-    value.parse().map_err(|reason| Mistake::at(*origin, Problem::Prefix { key, value: value.clone(), reason }))
+    value.parse().map_err(|reason| {
+        Mistake::at(
+            *origin,
+            Problem::Prefix {
+                key,
+                value: value.clone(),
+                reason,
+            },
+        )
+    })
 }
 
 /// A switch and what it is when nobody says.

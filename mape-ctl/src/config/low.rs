@@ -25,7 +25,10 @@ pub(super) struct Given<T> {
 
 impl<T> Given<T> {
     fn flag(value: T, name: &'static str) -> Self {
-        Self { value, origin: Origin::Flag(name) }
+        Self {
+            value,
+            origin: Origin::Flag(name),
+        }
     }
 }
 
@@ -33,7 +36,10 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<T>::deserialize(deserializer)?;
         let origin = Origin::File(spanned.span().start);
-        Ok(Self { value: spanned.into_inner(), origin })
+        Ok(Self {
+            value: spanned.into_inner(),
+            origin,
+        })
     }
 }
 
@@ -96,7 +102,10 @@ pub(super) struct LowTunnel {
 
 /// `mss-clamp`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "mss-clamp is true (the MTU less 40), false, or a number of bytes")]
+#[serde(
+    untagged,
+    expecting = "mss-clamp is true (the MTU less 40), false, or a number of bytes"
+)]
 pub(super) enum Clamp {
     Switch(bool),
     Bytes(i64),
@@ -154,7 +163,16 @@ fn over_list<T>(place: &mut List<T>, flags: Vec<T>, name: &'static str) {
 impl Low {
     /// Puts the flags over what the file says.
     pub(super) fn override_by(&mut self, flags: &LoadArgs) {
-        let LoadArgs { config: _, role, lan, wan, generic, map, tunnel, nat } = flags.clone();
+        let LoadArgs {
+            config: _,
+            role,
+            lan,
+            wan,
+            generic,
+            map,
+            tunnel,
+            nat,
+        } = flags.clone();
         over(&mut self.role, role, "--role");
         over_list(&mut self.lan, lan, "--lan");
         over(&mut self.wan, wan, "--wan");
@@ -167,12 +185,19 @@ impl Low {
         over(&mut self.map.format, map.format, "--format");
         over(&mut self.map.psid, map.psid, "--psid");
         over(&mut self.map.psid_len, map.psid_len, "--psid-len");
-        let rules = map.rule.into_iter().map(|typed| LowRule { typed: Some(typed), ..LowRule::default() });
+        let rules = map.rule.into_iter().map(|typed| LowRule {
+            typed: Some(typed),
+            ..LowRule::default()
+        });
         over_list(&mut self.map.rule, rules.collect(), "--rule");
 
         over(&mut self.tunnel.device, tunnel.tunnel_device, "--tunnel-device");
         over(&mut self.tunnel.mtu, tunnel.mtu, "--mtu");
-        over(&mut self.tunnel.mss_clamp, tunnel.mss_clamp.map(Clamp::read), "--mss-clamp");
+        over(
+            &mut self.tunnel.mss_clamp,
+            tunnel.mss_clamp.map(Clamp::read),
+            "--mss-clamp",
+        );
         over(&mut self.tunnel.copy_dscp, tunnel.copy_dscp, "--copy-dscp");
         over_list(&mut self.tunnel.routes, tunnel.route, "--route");
 
@@ -181,12 +206,24 @@ impl Low {
         over(&mut self.nat.tcp_mapping, nat.tcp_mapping, "--tcp-mapping");
         over_list(&mut self.nat.overlap_ports, nat.overlap_ports, "--overlap-ports");
         over_list(&mut self.nat.reserved_ports, nat.reserved_ports, "--reserved-ports");
-        over(&mut self.nat.external_address, nat.external_address, "--external-address");
+        over(
+            &mut self.nat.external_address,
+            nat.external_address,
+            "--external-address",
+        );
         let times = &mut self.nat.timeouts;
         over(&mut times.icmp, nat.timeout_icmp, "--timeout-icmp");
         over(&mut times.udp, nat.timeout_udp, "--timeout-udp");
         over(&mut times.udp_query, nat.timeout_udp_query, "--timeout-udp-query");
-        over(&mut times.tcp_transitory, nat.timeout_tcp_transitory, "--timeout-tcp-transitory");
-        over(&mut times.tcp_established, nat.timeout_tcp_established, "--timeout-tcp-established");
+        over(
+            &mut times.tcp_transitory,
+            nat.timeout_tcp_transitory,
+            "--timeout-tcp-transitory",
+        );
+        over(
+            &mut times.tcp_established,
+            nat.timeout_tcp_established,
+            "--timeout-tcp-established",
+        );
     }
 }

@@ -69,7 +69,9 @@ pub enum Problem {
         words: &'static [&'static str],
     },
     /// No interface name.
-    #[error("{key} is {value:?}, which no interface can be named: 1 to 15 characters, no '/', ':' or space; see: ip link")]
+    #[error(
+        "{key} is {value:?}, which no interface can be named: 1 to 15 characters, no '/', ':' or space; see: ip link"
+    )]
     Interface {
         /// The key.
         key: &'static str,
@@ -112,7 +114,9 @@ pub enum Problem {
         reason: PrefixError,
     },
     /// A rule in one word that is none.
-    #[error("{value:?} is no rule; write IPv6 prefix, IPv4 prefix, EA length, PSID offset: 2001:db8::/40,192.0.2.0/24,16,6 or the same with ,fmr")]
+    #[error(
+        "{value:?} is no rule; write IPv6 prefix, IPv4 prefix, EA length, PSID offset: 2001:db8::/40,192.0.2.0/24,16,6 or the same with ,fmr"
+    )]
     RuleWord {
         /// What was typed.
         value: String,
@@ -156,7 +160,9 @@ pub enum Problem {
         most: usize,
     },
     /// An external address that is not the line's.
-    #[error("external-address {address} is not in {prefix}, which is what this line has; leave it out to use its first address")]
+    #[error(
+        "external-address {address} is not in {prefix}, which is what this line has; leave it out to use its first address"
+    )]
     Foreign {
         /// The address.
         address: Ipv4Addr,
@@ -166,14 +172,20 @@ pub enum Problem {
 }
 
 fn meant(nearest: Option<&str>) -> String {
-    nearest.map(|nearest| format!(", probably meant: `{nearest}`")).unwrap_or_default()
+    nearest
+        .map(|nearest| format!(", probably meant: `{nearest}`"))
+        .unwrap_or_default()
 }
 
 /// The known word that looks most like the one typed.
 pub(super) fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
     let typed = typed.to_lowercase().replace('_', "-");
     let like = |word: &&'a str| strsim::jaro_winkler(&typed, word);
-    known.iter().copied().filter(|word| like(word) > 0.75).max_by(|a, b| like(a).total_cmp(&like(b)))
+    known
+        .iter()
+        .copied()
+        .filter(|word| like(word) > 0.75)
+        .max_by(|a, b| like(a).total_cmp(&like(b)))
 }
 
 /// Why there is no configuration.
@@ -231,7 +243,10 @@ pub(super) struct Mistake {
 
 impl Mistake {
     pub(super) fn at(origin: Origin, problem: Problem) -> Self {
-        Self { origin, problem: Box::new(problem) }
+        Self {
+            origin,
+            problem: Box::new(problem),
+        }
     }
 
     pub(super) fn missing(key: &'static str, hint: &'static str) -> Self {
@@ -243,12 +258,15 @@ impl Mistake {
         let Self { origin, problem } = self;
         match (origin, file) {
             (Origin::Flag(flag), _) => ConfigError::InFlag { flag, problem },
-            (Origin::File(at), Some((file, text))) => {
-                ConfigError::InFile { file: file.to_owned(), line: line_of(text, at), problem }
-            }
-            (Origin::File(_) | Origin::Whole, file) => {
-                ConfigError::Whole { file: file.map(|(name, _)| name.to_owned()), problem }
-            }
+            (Origin::File(at), Some((file, text))) => ConfigError::InFile {
+                file: file.to_owned(),
+                line: line_of(text, at),
+                problem,
+            },
+            (Origin::File(_) | Origin::Whole, file) => ConfigError::Whole {
+                file: file.map(|(name, _)| name.to_owned()),
+                problem,
+            },
         }
     }
 }
@@ -269,7 +287,10 @@ pub(super) fn from_toml(error: &toml::de::Error) -> Mistake {
             nearest: nearest(key, known).map(ToOwned::to_owned),
             known: known.iter().map(|&word| word.to_owned()).collect(),
         },
-        _ => Problem::Syntax(format!("{}; see docs/config.md", message.trim_end().replace('\n', "; "))),
+        _ => Problem::Syntax(format!(
+            "{}; see docs/config.md",
+            message.trim_end().replace('\n', "; ")
+        )),
     };
     Mistake::at(origin, problem)
 }

@@ -112,10 +112,17 @@ impl Filter {
             inside_port: port(args.inside.and_then(|one| one.port)),
             external_port: port(args.external_port),
             remote_port: port(args.remote.and_then(|one| one.port)),
-            protocol: args.protocol.map(|protocol| Transport::from(protocol).protocol()).unwrap_or_default(),
+            protocol: args
+                .protocol
+                .map(|protocol| Transport::from(protocol).protocol())
+                .unwrap_or_default(),
             ..SweepOrder::default()
         };
-        Self { order, state: args.state.clone(), with_mappings: args.mappings }
+        Self {
+            order,
+            state: args.state.clone(),
+            with_mappings: args.mappings,
+        }
     }
 
     /// What the kernel's sweeper understands of it.
@@ -131,7 +138,10 @@ impl Filter {
     /// Whether a session is meant.
     pub fn matches(&self, entry: &Entry) -> bool {
         (self.with_mappings || entry.facts.hold != Hold::Mapping)
-            && self.state.as_ref().is_none_or(|state| state == entry.state.phase.name())
+            && self
+                .state
+                .as_ref()
+                .is_none_or(|state| state == entry.state.phase.name())
             && sweep::matches(&self.order, &entry.facts)
     }
 }
@@ -149,7 +159,11 @@ mod tests {
     fn entry() -> Entry {
         Entry {
             slot: 0,
-            state: State { generation: 1, phase: Phase::TcpEstablished, used: Tick(1_000) },
+            state: State {
+                generation: 1,
+                phase: Phase::TcpEstablished,
+                used: Tick(1_000),
+            },
             facts: Facts {
                 transport: Transport::Tcp,
                 hold: Hold::Overlap,
@@ -173,7 +187,10 @@ mod tests {
     #[test]
     fn idle_and_remaining_time_are_the_timeout_together() {
         let row = Row::new(&entry(), &Timeouts::DEFAULT, Tick(1_000 + 373)).unwrap();
-        assert_eq!((row.idle_seconds, row.state, row.remote_port), (100, "established", Some(443)));
+        assert_eq!(
+            (row.idle_seconds, row.state, row.remote_port),
+            (100, "established", Some(443))
+        );
         assert!((7_339..=7_341).contains(&row.remaining_seconds), "{row:?}");
     }
 
@@ -184,11 +201,24 @@ mod tests {
 
     #[test]
     fn a_mapping_has_no_remote_and_is_shown_only_if_asked_for() {
-        let mapping = Entry { facts: Facts { hold: Hold::Mapping, remote: [0; 4], ..entry().facts }, ..entry() };
+        let mapping = Entry {
+            facts: Facts {
+                hold: Hold::Mapping,
+                remote: [0; 4],
+                ..entry().facts
+            },
+            ..entry()
+        };
         let row = Row::new(&mapping, &Timeouts::DEFAULT, Tick(1_000)).unwrap();
         assert_eq!((row.remote, row.remote_port, row.far_end), (None, None, None));
         assert!(!Filter::new(&SessionsArgs::default()).matches(&mapping));
-        assert!(Filter::new(&SessionsArgs { mappings: true, ..SessionsArgs::default() }).matches(&mapping));
+        assert!(
+            Filter::new(&SessionsArgs {
+                mappings: true,
+                ..SessionsArgs::default()
+            })
+            .matches(&mapping)
+        );
     }
 
     #[test]
@@ -197,16 +227,76 @@ mod tests {
         let none = SessionsArgs::default;
         let rows = [
             (none(), true),
-            (SessionsArgs { protocol: Some(Protocol::Tcp), ..none() }, true),
-            (SessionsArgs { protocol: Some(Protocol::Udp), ..none() }, false),
-            (SessionsArgs { inside: endpoint("192.168.1.10"), ..none() }, true),
-            (SessionsArgs { inside: endpoint("192.168.1.10:40001"), ..none() }, false),
-            (SessionsArgs { remote: endpoint("198.51.100.7:443"), ..none() }, true),
-            (SessionsArgs { remote: endpoint("198.51.100.8"), ..none() }, false),
-            (SessionsArgs { external_port: Some(1_232), ..none() }, true),
-            (SessionsArgs { external_port: Some(1_233), ..none() }, false),
-            (SessionsArgs { state: Some("established".to_owned()), ..none() }, true),
-            (SessionsArgs { state: Some("opening".to_owned()), ..none() }, false),
+            (
+                SessionsArgs {
+                    protocol: Some(Protocol::Tcp),
+                    ..none()
+                },
+                true,
+            ),
+            (
+                SessionsArgs {
+                    protocol: Some(Protocol::Udp),
+                    ..none()
+                },
+                false,
+            ),
+            (
+                SessionsArgs {
+                    inside: endpoint("192.168.1.10"),
+                    ..none()
+                },
+                true,
+            ),
+            (
+                SessionsArgs {
+                    inside: endpoint("192.168.1.10:40001"),
+                    ..none()
+                },
+                false,
+            ),
+            (
+                SessionsArgs {
+                    remote: endpoint("198.51.100.7:443"),
+                    ..none()
+                },
+                true,
+            ),
+            (
+                SessionsArgs {
+                    remote: endpoint("198.51.100.8"),
+                    ..none()
+                },
+                false,
+            ),
+            (
+                SessionsArgs {
+                    external_port: Some(1_232),
+                    ..none()
+                },
+                true,
+            ),
+            (
+                SessionsArgs {
+                    external_port: Some(1_233),
+                    ..none()
+                },
+                false,
+            ),
+            (
+                SessionsArgs {
+                    state: Some("established".to_owned()),
+                    ..none()
+                },
+                true,
+            ),
+            (
+                SessionsArgs {
+                    state: Some("opening".to_owned()),
+                    ..none()
+                },
+                false,
+            ),
         ];
         for (args, expected) in rows {
             assert_eq!(Filter::new(&args).matches(&entry()), expected, "{args:?}");

@@ -39,7 +39,10 @@ pub fn interfaces() -> io::Result<BTreeMap<u32, Interface>> {
     let any = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     let found = read(&fs::read_to_string(TABLE)?);
     // One that has vanished since the table was read has no number.
-    Ok(found.into_iter().filter_map(|one| Some((name_to_index(&any, &one.name).ok()?, one))).collect())
+    Ok(found
+        .into_iter()
+        .filter_map(|one| Some((name_to_index(&any, &one.name).ok()?, one)))
+        .collect())
 }
 
 fn read(table: &str) -> Vec<Interface> {
@@ -49,8 +52,13 @@ fn read(table: &str) -> Vec<Interface> {
 /// `name: ` and sixteen numbers, eight for receiving, eight for sending.
 fn line(line: &str) -> Option<Interface> {
     let (name, numbers) = line.rsplit_once(':')?;
-    let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-    let [_, _, rx_errors, rx_dropped, _, _, _, _, _, _, tx_errors, tx_dropped, ..] = numbers.as_slice() else { return None };
+    let numbers: Vec<u64> = numbers
+        .split_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    let [_, _, rx_errors, rx_dropped, _, _, _, _, _, _, tx_errors, tx_dropped, ..] = numbers.as_slice() else {
+        return None;
+    };
     Some(Interface {
         name: name.trim().to_owned(),
         losses: Losses {
@@ -69,8 +77,19 @@ mod tests {
     #[test]
     fn a_line_of_proc_net_dev_is_read() {
         let table = "Inter-| Receive\n face |bytes\n  eth0: 100 2 3 4 0 0 0 0 200 5 6 7 0 0 0 0\n";
-        let losses = Losses { rx_errors: 3, rx_dropped: 4, tx_errors: 6, tx_dropped: 7 };
-        assert_eq!(read(table), [Interface { name: "eth0".to_owned(), losses }]);
+        let losses = Losses {
+            rx_errors: 3,
+            rx_dropped: 4,
+            tx_errors: 6,
+            tx_dropped: 7,
+        };
+        assert_eq!(
+            read(table),
+            [Interface {
+                name: "eth0".to_owned(),
+                losses
+            }]
+        );
     }
 
     #[test]

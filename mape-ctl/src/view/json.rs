@@ -2,7 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use mape_common::{layout::Counter, verdict::{Direction, Reason}};
+use mape_common::{
+    layout::Counter,
+    verdict::{Direction, Reason},
+};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -16,7 +19,10 @@ pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Ra
     let config = &shot.config;
     let is_br = is_border_relay(config);
     let directions = Direction::ALL.map(|direction| (direction.name().to_owned(), direction_of(shot, direction)));
-    let sessions = shot.use_of.iter().map(|(transport, used)| (transport.name().to_owned(), json!(used)));
+    let sessions = shot
+        .use_of
+        .iter()
+        .map(|(transport, used)| (transport.name().to_owned(), json!(used)));
     json!({
         "instance": instance.as_ref(),
         "role": if is_br { "br" } else { "ce" },
@@ -48,9 +54,7 @@ fn counter(sum: Counter) -> Value {
 }
 
 fn direction_of(shot: &Snapshot, direction: Direction) -> Value {
-    let reason = |(reason, sum): (Reason, Counter)| {
-        json!({ "label": reason.label(), "action": reason.action().name(), "packets": sum.packets, "bytes": sum.bytes })
-    };
+    let reason = |(reason, sum): (Reason, Counter)| json!({ "label": reason.label(), "action": reason.action().name(), "packets": sum.packets, "bytes": sum.bytes });
     json!({
         "forwarded": counter(shot.counters.forwarded(direction)),
         "delivered": counter(shot.counters.delivered(direction)),

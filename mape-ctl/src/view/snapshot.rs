@@ -118,7 +118,10 @@ pub struct Counters(Vec<Count>);
 
 impl Counters {
     fn get(&self, direction: Direction, outcome: u32) -> Counter {
-        let found = self.0.iter().find(|count| count.direction == direction && count.outcome == outcome);
+        let found = self
+            .0
+            .iter()
+            .find(|count| count.direction == direction && count.outcome == outcome);
         found.map(|count| count.sum).unwrap_or_default()
     }
 
@@ -134,7 +137,9 @@ impl Counters {
 
     /// Packets that were not forwarded, by reason; all reasons.
     pub fn reasons(&self, direction: Direction) -> impl Iterator<Item = (Reason, Counter)> {
-        Reason::ALL.iter().map(move |reason| (*reason, self.get(direction, reason.number())))
+        Reason::ALL
+            .iter()
+            .map(move |reason| (*reason, self.get(direction, reason.number())))
     }
 }
 
@@ -142,7 +147,11 @@ impl Counters {
 pub fn now() -> Tick {
     let time = clock_gettime(ClockId::Monotonic);
     let part = |number: i64| u64::try_from(number).unwrap_or(0);
-    Tick::from_nanos(part(time.tv_sec).saturating_mul(1_000_000_000).saturating_add(part(time.tv_nsec)))
+    Tick::from_nanos(
+        part(time.tv_sec)
+            .saturating_mul(1_000_000_000)
+            .saturating_add(part(time.tv_nsec)),
+    )
 }
 
 /// Whether a configuration is a border relay's: the tunnel's end is the relay itself.
@@ -174,7 +183,10 @@ impl Snapshot {
             is_gate_open: tables.is_gate_open()?,
             links: links(tables, &interfaces)?,
             hops: hops(tables, &interfaces, record.as_ref(), is_border_relay(&config))?,
-            use_of: Transport::ALL.into_iter().map(|transport| (transport, of(transport))).collect(),
+            use_of: Transport::ALL
+                .into_iter()
+                .map(|transport| (transport, of(transport)))
+                .collect(),
             permissions: (gauges.get(Gauge::Permissions), gauges.get(Gauge::PermissionsLost)),
             // Last, so that the time stands beside the counters that rates are computed of.
             counters: Counters(tables.counters()?),
@@ -184,14 +196,18 @@ impl Snapshot {
 
     /// Records of the session table in use: sessions and mappings of all protocols.
     pub fn records(&self) -> u64 {
-        self.use_of.iter().map(|(_, used)| used.sessions.saturating_add(used.mappings)).sum()
+        self.use_of
+            .iter()
+            .map(|(_, used)| used.sessions.saturating_add(used.mappings))
+            .sum()
     }
 }
 
 fn links(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<LinkView>, SnapshotError> {
     let data = tables.data(maps::LINKS)?;
-    let table: Array<MapData, [u64; 2]> =
-        Map::from_map_data(data).and_then(Array::try_from).map_err(SnapshotError::Links)?;
+    let table: Array<MapData, [u64; 2]> = Map::from_map_data(data)
+        .and_then(Array::try_from)
+        .map_err(SnapshotError::Links)?;
     let modes = modes();
     let mut links = Vec::new();
     for ifindex in 0..table.len() {
@@ -215,9 +231,14 @@ fn links(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<L
 
 /// How programs are attached, by interface; without an answer of the kernel's nothing is shown.
 fn modes() -> BTreeMap<u32, &'static str> {
-    let interfaces = Netlink::open().and_then(|netlink| netlink.interfaces()).unwrap_or_default();
+    let interfaces = Netlink::open()
+        .and_then(|netlink| netlink.interfaces())
+        .unwrap_or_default();
     let mode = |native| mode_name(if native { Mode::Native } else { Mode::Generic });
-    interfaces.into_iter().filter_map(|found| Some((found.index, mode(found.xdp?.native)))).collect()
+    interfaces
+        .into_iter()
+        .filter_map(|found| Some((found.index, mode(found.xdp?.native))))
+        .collect()
 }
 
 fn hops(
@@ -227,9 +248,20 @@ fn hops(
     is_relay: bool,
 ) -> Result<Vec<HopView>, SnapshotError> {
     let now = now();
-    let router = |index| record?.far_hops.iter().find(|hop| hop.index == index).map(|hop| hop.neighbour);
+    let router = |index| {
+        record?
+            .far_hops
+            .iter()
+            .find(|hop| hop.index == index)
+            .map(|hop| hop.neighbour)
+    };
     let view = |entry: HopEntry| {
-        let HopEntry { index, address, hop, confirmed } = entry;
+        let HopEntry {
+            index,
+            address,
+            hop,
+            confirmed,
+        } = entry;
         let is_far = index < STATIC_HOPS;
         HopView {
             index,
@@ -256,11 +288,22 @@ pub struct Rate {
 pub fn rates(earlier: &Snapshot, later: &Snapshot) -> [(Direction, Rate); 2] {
     let seconds = later.taken.duration_since(earlier.taken).as_secs_f64();
     Direction::ALL.map(|direction| {
-        (direction, rate(earlier.counters.forwarded(direction), later.counters.forwarded(direction), seconds))
+        (
+            direction,
+            rate(
+                earlier.counters.forwarded(direction),
+                later.counters.forwarded(direction),
+                seconds,
+            ),
+        )
     })
 }
 
-#[expect(clippy::as_conversions, clippy::cast_precision_loss, reason = "a rate is for people; 53 bits are enough")]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    reason = "a rate is for people; 53 bits are enough"
+)]
 fn rate(earlier: Counter, later: Counter, seconds: f64) -> Rate {
     // Loaded anew in between, the counters began again.
     let span = |earlier: u64, later: u64| later.saturating_sub(earlier) as f64;
@@ -281,14 +324,24 @@ mod tests {
     fn rates_are_differences_by_time_and_never_negative() {
         let counter = |packets, bytes| Counter { packets, bytes };
         let found = rate(counter(10, 1_000), counter(30, 3_000), 2.0);
-        assert_eq!(found, Rate { packets_per_second: 10.0, bits_per_second: 8_000.0 });
+        assert_eq!(
+            found,
+            Rate {
+                packets_per_second: 10.0,
+                bits_per_second: 8_000.0
+            }
+        );
         assert_eq!(rate(counter(10, 1_000), counter(0, 0), 1.0), Rate::default());
         assert_eq!(rate(counter(0, 0), counter(1, 1), 0.0), Rate::default());
     }
 
     #[test]
     fn a_counter_is_found_by_direction_and_outcome() {
-        let count = |direction, outcome, packets| Count { direction, outcome, sum: Counter { packets, bytes: 0 } };
+        let count = |direction, outcome, packets| Count {
+            direction,
+            outcome,
+            sum: Counter { packets, bytes: 0 },
+        };
         let counters = Counters(vec![
             count(Direction::Outbound, FORWARDED, 1),
             count(Direction::Inbound, FORWARDED, 2),
@@ -296,7 +349,10 @@ mod tests {
         ]);
         assert_eq!(counters.forwarded(Direction::Inbound).packets, 2);
         assert_eq!(counters.delivered(Direction::Inbound).packets, 0);
-        let by_reason: Vec<_> = counters.reasons(Direction::Inbound).filter(|(_, sum)| sum.packets > 0).collect();
+        let by_reason: Vec<_> = counters
+            .reasons(Direction::Inbound)
+            .filter(|(_, sum)| sum.packets > 0)
+            .collect();
         assert_eq!(by_reason, [(Reason::NoSession, Counter { packets: 3, bytes: 0 })]);
         assert_eq!(counters.reasons(Direction::Outbound).count(), Reason::ALL.len());
     }

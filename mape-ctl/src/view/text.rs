@@ -14,7 +14,9 @@ use crate::instance::Instance;
 /// A table without lines; columns named with a leading `>` are aligned to the right.
 pub fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(columns.iter().map(|name| name.trim_start_matches('>')));
+    table
+        .load_preset(presets::NOTHING)
+        .set_header(columns.iter().map(|name| name.trim_start_matches('>')));
     for (column, name) in table.column_iter_mut().zip(columns) {
         column.set_padding((0, 2));
         if name.starts_with('>') {
@@ -51,19 +53,38 @@ fn head(out: &mut String, instance: &Instance, shot: &Snapshot) -> fmt::Result {
     let is_br = is_border_relay(config);
     let (role, gate) = (
         if is_br { "border relay" } else { "customer edge" },
-        if shot.is_gate_open { "forwarding" } else { "not forwarding: the gate is closed" },
+        if shot.is_gate_open {
+            "forwarding"
+        } else {
+            "not forwarding: the gate is closed"
+        },
     );
-    let since = shot.loaded_for.map_or_else(String::new, |seconds| format!(", loaded {} ago", duration(seconds)));
+    let since = shot
+        .loaded_for
+        .map_or_else(String::new, |seconds| format!(", loaded {} ago", duration(seconds)));
     writeln!(out, "Instance {instance}: {role}, {gate}{since}")?;
     writeln!(out, "  tunnel address  {}", Ipv6Addr::from(config.tunnel_address))?;
     if !is_br {
         writeln!(out, "  border relay    {}", Ipv6Addr::from(config.relay_address))?;
         let address = Ipv4Addr::from(config.external_address);
         let prefix = config.external_mask.count_ones();
-        let of = if prefix < 32 { format!(" of a /{prefix}") } else { String::new() };
-        writeln!(out, "  IPv4 address    {address}{of}, {} ports{}", config.ports, psid(shot))?;
+        let of = if prefix < 32 {
+            format!(" of a /{prefix}")
+        } else {
+            String::new()
+        };
+        writeln!(
+            out,
+            "  IPv4 address    {address}{of}, {} ports{}",
+            config.ports,
+            psid(shot)
+        )?;
     }
-    let mss = if config.mss == 0 { "not clamped".to_owned() } else { format!("at most {}", config.mss) };
+    let mss = if config.mss == 0 {
+        "not clamped".to_owned()
+    } else {
+        format!("at most {}", config.mss)
+    };
     writeln!(out, "  tunnel MTU      {}, TCP MSS {mss}", config.tunnel_mtu)
 }
 
@@ -83,15 +104,32 @@ fn psid(shot: &Snapshot) -> String {
     if set.psid_len() == 0 {
         return String::new();
     }
-    format!(" (PSID {}, {} bits after {})", set.psid().0, set.psid_len(), set.offset())
+    format!(
+        " (PSID {}, {} bits after {})",
+        set.psid().0,
+        set.psid_len(),
+        set.offset()
+    )
 }
 
 fn links(out: &mut String, shot: &Snapshot) -> fmt::Result {
-    let columns = ["INTERFACE", "MAC", ">MTU", "MODE", "PROGRAM", ">RX DROPPED", ">RX ERRORS", ">TX DROPPED", ">TX ERRORS"];
+    let columns = [
+        "INTERFACE",
+        "MAC",
+        ">MTU",
+        "MODE",
+        "PROGRAM",
+        ">RX DROPPED",
+        ">RX ERRORS",
+        ">TX DROPPED",
+        ">TX ERRORS",
+    ];
     let mut table = table(&columns);
     for link in &shot.links {
         table.add_row([
-            link.name.clone().unwrap_or_else(|| format!("number {} (elsewhere)", link.ifindex)),
+            link.name
+                .clone()
+                .unwrap_or_else(|| format!("number {} (elsewhere)", link.ifindex)),
             mac(link.mac),
             link.mtu.to_string(),
             link.mode.unwrap_or("none").to_owned(),
@@ -113,11 +151,17 @@ fn hops(out: &mut String, shot: &Snapshot) -> fmt::Result {
     let mut table = table(&["NEXT HOP", "ROUTER", "INTERFACE", "MAC", ">SILENT FOR"]);
     for view in &shot.hops {
         table.add_row([
-            view.address.map_or_else(|| far_end(is_br, view.index), |address| Ipv4Addr::from(address).to_string()),
+            view.address.map_or_else(
+                || far_end(is_br, view.index),
+                |address| Ipv4Addr::from(address).to_string(),
+            ),
             view.router.map_or_else(|| "-".to_owned(), |router| router.to_string()),
-            view.interface.clone().unwrap_or_else(|| format!("number {}", view.hop.ifindex)),
+            view.interface
+                .clone()
+                .unwrap_or_else(|| format!("number {}", view.hop.ifindex)),
             mac(view.hop.destination),
-            view.silent.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s")),
+            view.silent
+                .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s")),
         ]);
     }
     section(out, &table)
@@ -125,7 +169,11 @@ fn hops(out: &mut String, shot: &Snapshot) -> fmt::Result {
 
 /// What a next hop into the tunnel leads to; a border relay's all lead to customer edges.
 fn far_end(is_br: bool, index: u32) -> String {
-    if index == 0 && !is_br { "tunnel: border relay".to_owned() } else { format!("tunnel: customer edges {index}") }
+    if index == 0 && !is_br {
+        "tunnel: border relay".to_owned()
+    } else {
+        format!("tunnel: customer edges {index}")
+    }
 }
 
 fn traffic(out: &mut String, shot: &Snapshot, rates: Option<&[(Direction, Rate); 2]>) -> fmt::Result {
@@ -137,7 +185,11 @@ fn traffic(out: &mut String, shot: &Snapshot, rates: Option<&[(Direction, Rate);
     for direction in Direction::ALL {
         let (forwarded, delivered) = (shot.counters.forwarded(direction), shot.counters.delivered(direction));
         let mut row = vec![direction.name().to_owned()];
-        row.extend([forwarded, delivered].iter().flat_map(|sum| [sum.packets.to_string(), sum.bytes.to_string()]));
+        row.extend(
+            [forwarded, delivered]
+                .iter()
+                .flat_map(|sum| [sum.packets.to_string(), sum.bytes.to_string()]),
+        );
         if let Some((_, rate)) = rates.and_then(|rates| rates.iter().find(|(of, _)| *of == direction)) {
             row.extend([scaled(rate.packets_per_second), scaled(rate.bits_per_second)]);
         }
@@ -147,19 +199,44 @@ fn traffic(out: &mut String, shot: &Snapshot, rates: Option<&[(Direction, Rate);
 }
 
 fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
-    let columns = ["PROTOCOL", ">SESSIONS", ">MAPPINGS", ">PORTS EXCLUSIVE", ">PORTS SHARED", ">OF", ">CREATED", ">HAD TO SHARE"];
+    let columns = [
+        "PROTOCOL",
+        ">SESSIONS",
+        ">MAPPINGS",
+        ">PORTS EXCLUSIVE",
+        ">PORTS SHARED",
+        ">OF",
+        ">CREATED",
+        ">HAD TO SHARE",
+    ];
     let mut table = table(&columns);
     for (transport, used) in &shot.use_of {
         let mut row = vec![transport.name().to_owned()];
-        let numbers = [used.sessions, used.mappings, used.exclusive, used.shared, shot.config.ports.into(), used.created, used.degraded];
+        let numbers = [
+            used.sessions,
+            used.mappings,
+            used.exclusive,
+            used.shared,
+            shot.config.ports.into(),
+            used.created,
+            used.degraded,
+        ];
         row.extend(numbers.map(|number| number.to_string()));
         table.add_row(row);
     }
     section(out, &table)?;
-    writeln!(out, "{} sessions and mappings of at most {}", shot.records(), shot.config.sessions)?;
+    writeln!(
+        out,
+        "{} sessions and mappings of at most {}",
+        shot.records(),
+        shot.config.sessions
+    )?;
     match shot.permissions {
         (_, 0) => Ok(()),
-        (_, lost) => writeln!(out, "{lost} permissions could not be noted because their table was full"),
+        (_, lost) => writeln!(
+            out,
+            "{lost} permissions could not be noted because their table was full"
+        ),
     }
 }
 
@@ -177,7 +254,11 @@ fn reasons(out: &mut String, shot: &Snapshot, all: bool) -> fmt::Result {
             }
         }
     }
-    if is_empty { writeln!(out, "\nEvery packet was forwarded.") } else { section(out, &table) }
+    if is_empty {
+        writeln!(out, "\nEvery packet was forwarded.")
+    } else {
+        section(out, &table)
+    }
 }
 
 fn section(out: &mut String, table: &Table) -> fmt::Result {
@@ -201,7 +282,11 @@ fn scaled(number: f64) -> String {
         n if n >= 1e3 => (1e3, " k"),
         _ => (1.0, ""),
     };
-    if unit.is_empty() { format!("{number:.0}") } else { format!("{:.1}{unit}", number / factor) }
+    if unit.is_empty() {
+        format!("{number:.0}")
+    } else {
+        format!("{:.1}{unit}", number / factor)
+    }
 }
 
 /// A MAC address as it is written everywhere.
