@@ -373,6 +373,10 @@ fn a_mistake_is_named_with_its_line_and_what_to_write() {
             "{old} → {new}:\n  {found}\ninstead of\n  {message}"
         );
     }
+}
+
+#[test]
+fn a_mistake_behind_the_line_is_named_with_its_line_too() {
     let more = [
         (
             "[tunnel]\nmss-clamp = \"big\"",
