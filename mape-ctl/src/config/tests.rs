@@ -264,108 +264,109 @@ fn an_external_address_is_for_a_prefix_only() {
     assert!(error.contains("192.0.2.200 is not in 192.0.2.16/28"), "{error}");
 }
 
+/// What stands in [`LEAST`], what stands there instead, and how the message begins.
+const MISTAKES: [(&str, &str, &str); 20] = [
+    (
+        "wan =",
+        "wann =",
+        "ce.toml:2: there is no key `wann`, probably meant: `wan`; the keys here are role, lan, wan, ",
+    ),
+    (
+        "ea-len",
+        "ea_len",
+        "ce.toml:9: there is no key `ea_len`, probably meant: `ea-len`; the keys here are ",
+    ),
+    (
+        "wan = \"wan0\"",
+        "wan = 7",
+        "ce.toml:2: invalid type: integer `7`, expected a string; see docs/config.md",
+    ),
+    ("wan = \"wan0\"", "wan = ", "ce.toml:2: "),
+    (
+        "lan = [\"lan0\"]",
+        "role = \"cpe\"",
+        "ce.toml:1: role is \"cpe\"; it is one of: ce, br",
+    ),
+    (
+        "[\"lan0\"]",
+        "[]",
+        "ce.toml: lan is missing; name at least one interface of the IPv4 side",
+    ),
+    (
+        "[\"lan0\"]",
+        "[\"lan0\", \"lan0\"]",
+        "ce.toml:1: interface lan0 stands twice in lan; name each once",
+    ),
+    (
+        "\"wan0\"",
+        "\"wan 0\"",
+        "ce.toml:2: wan is \"wan 0\", which no interface can be named",
+    ),
+    (
+        "2001:db8:12:3400::/56",
+        "2001:db8:12:3456::/56",
+        "ce.toml:4: prefix is \"2001:db8:12:3456::/56\": bits beyond the prefix",
+    ),
+    (
+        "2001:db8:12:3400::/56",
+        "2001:db9::/56",
+        "ce.toml:4: 2001:db9::/56 is in no rule's IPv6 prefix; give the rule",
+    ),
+    (
+        "2001:db8:12:3400::/56",
+        "2001:db8::/48",
+        "ce.toml:4: 2001:db8::/48 is too short: ",
+    ),
+    (
+        "2001:db8:ffff::1",
+        "192.0.2.1",
+        "ce.toml:5: br is \"192.0.2.1\", which is no IPv6 address, like 2001:db8:ffff::1",
+    ),
+    (
+        "2001:db8:ffff::1",
+        "ff02::1",
+        "ce.toml:5: br is ff02::1, which no router can have; ",
+    ),
+    (
+        "br = \"2001:db8:ffff::1\"",
+        "",
+        "ce.toml: br is missing; own rules come without a border relay; ",
+    ),
+    (
+        "br = \"2001:db8:ffff::1\"",
+        "format = \"draft3\"",
+        "ce.toml:5: format is \"draft3\"; the format is rfc7597 or draft-03",
+    ),
+    (
+        "br = \"2001:db8:ffff::1\"",
+        "service = \"ocn\"",
+        "ce.toml:5: service does not go with map.rule; leave one out",
+    ),
+    (
+        "psid-offset = 6",
+        "psid-offset = 16",
+        "ce.toml:10: psid-offset is 16, and must be 0 to 15",
+    ),
+    (
+        "psid-offset = 6",
+        "psid-offset = 9",
+        "ce.toml:6: PSID offset 9 and PSID length 8 need 17 bits",
+    ),
+    (
+        "psid-offset = 6",
+        "",
+        "ce.toml:6: psid-offset is missing; a rule has ipv6, ipv4, ea-len and psid-offset",
+    ),
+    (
+        "prefix = \"2001:db8:12:3400::/56\"",
+        "",
+        "ce.toml: prefix is missing; give the IPv6 prefix",
+    ),
+];
+
 #[test]
 fn a_mistake_is_named_with_its_line_and_what_to_write() {
-    // What stands in LEAST, what stands there instead, and how the message begins.
-    let rows = [
-        (
-            "wan =",
-            "wann =",
-            "ce.toml:2: there is no key `wann`, probably meant: `wan`; the keys here are role, lan, wan, ",
-        ),
-        (
-            "ea-len",
-            "ea_len",
-            "ce.toml:9: there is no key `ea_len`, probably meant: `ea-len`; the keys here are ",
-        ),
-        (
-            "wan = \"wan0\"",
-            "wan = 7",
-            "ce.toml:2: invalid type: integer `7`, expected a string; see docs/config.md",
-        ),
-        ("wan = \"wan0\"", "wan = ", "ce.toml:2: "),
-        (
-            "lan = [\"lan0\"]",
-            "role = \"cpe\"",
-            "ce.toml:1: role is \"cpe\"; it is one of: ce, br",
-        ),
-        (
-            "[\"lan0\"]",
-            "[]",
-            "ce.toml: lan is missing; name at least one interface of the IPv4 side",
-        ),
-        (
-            "[\"lan0\"]",
-            "[\"lan0\", \"lan0\"]",
-            "ce.toml:1: interface lan0 stands twice in lan; name each once",
-        ),
-        (
-            "\"wan0\"",
-            "\"wan 0\"",
-            "ce.toml:2: wan is \"wan 0\", which no interface can be named",
-        ),
-        (
-            "2001:db8:12:3400::/56",
-            "2001:db8:12:3456::/56",
-            "ce.toml:4: prefix is \"2001:db8:12:3456::/56\": bits beyond the prefix",
-        ),
-        (
-            "2001:db8:12:3400::/56",
-            "2001:db9::/56",
-            "ce.toml:4: 2001:db9::/56 is in no rule's IPv6 prefix; give the rule",
-        ),
-        (
-            "2001:db8:12:3400::/56",
-            "2001:db8::/48",
-            "ce.toml:4: 2001:db8::/48 is too short: ",
-        ),
-        (
-            "2001:db8:ffff::1",
-            "192.0.2.1",
-            "ce.toml:5: br is \"192.0.2.1\", which is no IPv6 address, like 2001:db8:ffff::1",
-        ),
-        (
-            "2001:db8:ffff::1",
-            "ff02::1",
-            "ce.toml:5: br is ff02::1, which no router can have; ",
-        ),
-        (
-            "br = \"2001:db8:ffff::1\"",
-            "",
-            "ce.toml: br is missing; own rules come without a border relay; ",
-        ),
-        (
-            "br = \"2001:db8:ffff::1\"",
-            "format = \"draft3\"",
-            "ce.toml:5: format is \"draft3\"; the format is rfc7597 or draft-03",
-        ),
-        (
-            "br = \"2001:db8:ffff::1\"",
-            "service = \"ocn\"",
-            "ce.toml:5: service does not go with map.rule; leave one out",
-        ),
-        (
-            "psid-offset = 6",
-            "psid-offset = 16",
-            "ce.toml:10: psid-offset is 16, and must be 0 to 15",
-        ),
-        (
-            "psid-offset = 6",
-            "psid-offset = 9",
-            "ce.toml:6: PSID offset 9 and PSID length 8 need 17 bits",
-        ),
-        (
-            "psid-offset = 6",
-            "",
-            "ce.toml:6: psid-offset is missing; a rule has ipv6, ipv4, ea-len and psid-offset",
-        ),
-        (
-            "prefix = \"2001:db8:12:3400::/56\"",
-            "",
-            "ce.toml: prefix is missing; give the IPv6 prefix",
-        ),
-    ];
-    for (old, new, message) in rows {
+    for (old, new, message) in MISTAKES {
         let text = LEAST.replacen(old, new, 1);
         let found = wrong(&text);
         assert!(
