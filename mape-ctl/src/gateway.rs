@@ -99,6 +99,12 @@ pub struct Seconds {
 impl Default for Seconds {
     /// What the RFCs ask for (5508 REQ-2, 4787 REQ-5, 5382 REQ-5).
     fn default() -> Self {
-        Self { icmp: 60, udp: 300, udp_query: 60, tcp_transitory: 240, tcp_established: 7_440 }
+        Self {
+            icmp: 60,
+            udp: 300,
+            udp_query: 60,
+            tcp_transitory: 240,
+            tcp_established: 7_440,
+        }
     }
 }

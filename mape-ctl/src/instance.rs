@@ -44,7 +44,11 @@ impl FromStr for Instance {
 
     fn from_str(name: &str) -> Result<Self, BadName> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if (1..=32).contains(&name.len()) && name.bytes().all(good) { Ok(Self(name.to_owned())) } else { Err(BadName) }
+        if (1..=32).contains(&name.len()) && name.bytes().all(good) {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(BadName)
+        }
     }
 }
 
@@ -78,7 +82,10 @@ impl Instance {
     /// [`LockError`].
     pub fn lock(&self) -> Result<Lock, LockError> {
         let path = PathBuf::from(RUN_FOLDER).join(format!("{self}.lock"));
-        let failed = |source| LockError::File { file: path.clone(), source };
+        let failed = |source| LockError::File {
+            file: path.clone(),
+            source,
+        };
         fs::create_dir_all(RUN_FOLDER).map_err(failed)?;
         let file = File::create(&path).map_err(failed)?;
         let end = Instant::now() + LOCK_WAIT;

@@ -31,7 +31,9 @@ pub enum KernelError {
     #[error("{0} needs root (CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN); run it with sudo")]
     NotRoot(&'static str),
     /// No type information, without which timers in maps cannot be described to the kernel.
-    #[error("the kernel gives no BTF (/sys/kernel/btf/vmlinux is missing); it must be built with CONFIG_DEBUG_INFO_BTF")]
+    #[error(
+        "the kernel gives no BTF (/sys/kernel/btf/vmlinux is missing); it must be built with CONFIG_DEBUG_INFO_BTF"
+    )]
     NoBtf,
     /// The BPF file system is not there and cannot be mounted.
     #[error("{BPFFS} is no BPF file system and cannot be made one; try: mount -t bpf bpf {BPFFS}")]
@@ -73,13 +75,25 @@ pub fn check(command: &'static str) -> Result<(), KernelError> {
 /// # Errors
 /// [`KernelError::NotRoot`].
 pub fn check_root(command: &'static str) -> Result<(), KernelError> {
-    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(KernelError::NotRoot(command)) }
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(KernelError::NotRoot(command))
+    }
 }
 
 fn check_release(release: &str) -> Result<(), KernelError> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < OLDEST { Err(KernelError::TooOld { found: release.to_owned() }) } else { Ok(()) }
+    if version < OLDEST {
+        Err(KernelError::TooOld {
+            found: release.to_owned(),
+        })
+    } else {
+        Ok(())
+    }
 }
 
 /// What is not wrong, but slow: the just-in-time compiler switched off.
@@ -135,7 +149,9 @@ pub fn network_namespace() -> Option<u64> {
 }
 
 fn setting_file(setting: &[&str]) -> PathBuf {
-    setting.iter().fold(PathBuf::from("/proc/sys"), |path, part| path.join(part))
+    setting
+        .iter()
+        .fold(PathBuf::from("/proc/sys"), |path, part| path.join(part))
 }
 
 /// Whether IPv4 packets that come in by an interface are forwarded.

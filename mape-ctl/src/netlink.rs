@@ -31,7 +31,10 @@ impl NetlinkError {
 
     /// Whether the kernel says that there is no such thing.
     pub fn is_absent(&self) -> bool {
-        matches!(self.source.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL))
+        matches!(
+            self.source.raw_os_error(),
+            Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL)
+        )
     }
 }
 
@@ -47,7 +50,10 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError`].
     pub fn open() -> Result<Self, NetlinkError> {
-        let failed = |source| NetlinkError { action: "open a netlink socket".to_owned(), source };
+        let failed = |source| NetlinkError {
+            action: "open a netlink socket".to_owned(),
+            source,
+        };
         let runtime = Builder::new_current_thread().enable_io().build().map_err(failed)?;
         let handle = {
             let _inside = runtime.enter();
@@ -58,8 +64,15 @@ impl Netlink {
         Ok(Self { runtime, handle })
     }
 
-    fn wait<T>(&self, action: impl Into<String>, answer: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T, NetlinkError> {
-        self.runtime.block_on(answer).map_err(|error| NetlinkError { action: action.into(), source: to_io(error) })
+    fn wait<T>(
+        &self,
+        action: impl Into<String>,
+        answer: impl Future<Output = Result<T, rtnetlink::Error>>,
+    ) -> Result<T, NetlinkError> {
+        self.runtime.block_on(answer).map_err(|error| NetlinkError {
+            action: action.into(),
+            source: to_io(error),
+        })
     }
 
     fn list<T>(

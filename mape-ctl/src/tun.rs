@@ -33,7 +33,9 @@ pub fn is_device_name(name: &str) -> bool {
     (1..libc::IFNAMSIZ).contains(&name.len())
         && name != "."
         && name != ".."
-        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':')
 }
 
 /// Makes a TUN device that stays when this process ends. Nobody reads it: what the kernel sends there is lost.
@@ -44,8 +46,15 @@ pub fn create(name: &str) -> Result<(), TunError> {
     if !is_device_name(name) {
         return Err(TunError::Name(name.to_owned()));
     }
-    let control = OpenOptions::new().read(true).write(true).open(CONTROL).map_err(TunError::Control)?;
-    set(&control, name).map_err(|source| TunError::Create { name: name.to_owned(), source })
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(CONTROL)
+        .map_err(TunError::Control)?;
+    set(&control, name).map_err(|source| TunError::Create {
+        name: name.to_owned(),
+        source,
+    })
 }
 
 fn set(control: &File, name: &str) -> io::Result<()> {
@@ -64,7 +73,11 @@ fn set(control: &File, name: &str) -> io::Result<()> {
     let yes: libc::c_ulong = 1;
     // SAFETY: TUNSETPERSIST takes a number.
     let kept = unsafe { libc::ioctl(control.as_raw_fd(), libc::TUNSETPERSIST, yes) };
-    if kept < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if kept < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -100,26 +100,53 @@ const GENERIC_HINT: &str = "`dmesg | tail` may tell why";
 pub fn check_free(pins: &PinFolder, interface: &Interface, mode: Mode) -> Result<(), AttachError> {
     let Some(attached) = interface.xdp else { return Ok(()) };
     let path = pins.link(&interface.name);
-    let own = path.exists() && open(&path)?.info().is_ok_and(|info| info.program_id() == attached.program);
+    let own = path.exists()
+        && open(&path)?
+            .info()
+            .is_ok_and(|info| info.program_id() == attached.program);
     if own {
         let now = if attached.native { Mode::Native } else { Mode::Generic };
-        return if now == mode { Ok(()) } else { Err(AttachError::OtherMode { interface: interface.name.clone(), mode: now }) };
+        return if now == mode {
+            Ok(())
+        } else {
+            Err(AttachError::OtherMode {
+                interface: interface.name.clone(),
+                mode: now,
+            })
+        };
     }
     let name = program_name(attached.program).unwrap_or_else(|| "name unknown".to_owned());
     let hint = if name.starts_with("mape_") {
         "it looks like another instance of mape-ctl: unload that one (mape-ctl --instance NAME unload)".to_owned()
     } else {
-        format!("detach it first: ip link set dev {} xdp off, or end the program that has attached it", interface.name)
+        format!(
+            "detach it first: ip link set dev {} xdp off, or end the program that has attached it",
+            interface.name
+        )
     };
-    Err(AttachError::Occupied { interface: interface.name.clone(), id: attached.program, name, hint })
+    Err(AttachError::Occupied {
+        interface: interface.name.clone(),
+        id: attached.program,
+        name,
+        hint,
+    })
 }
 
 fn program_name(id: u32) -> Option<String> {
-    loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)?.name_as_str().map(str::to_owned)
+    loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == id)?
+        .name_as_str()
+        .map(str::to_owned)
 }
 
 fn open(path: &std::path::Path) -> Result<FdLink, AttachError> {
-    PinnedLink::from_pin(path).map(FdLink::from).map_err(|source| AttachError::Open { path: path.to_owned(), source })
+    PinnedLink::from_pin(path)
+        .map(FdLink::from)
+        .map_err(|source| AttachError::Open {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Attaches a program to an interface that has none and pins the link.
@@ -132,15 +159,26 @@ pub fn attach(pins: &PinFolder, program: &mut Xdp, interface: &Interface, mode: 
         Mode::Native => (XdpMode::Driver, NATIVE_HINT),
         Mode::Generic => (XdpMode::Skb, GENERIC_HINT),
     };
-    let failed = |source| AttachError::Attach { interface: name.clone(), mode, hint, source: Box::new(source) };
+    let failed = |source| AttachError::Attach {
+        interface: name.clone(),
+        mode,
+        hint,
+        source: Box::new(source),
+    };
     let id = program.attach_to_if_index(interface.index, flag).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     // aya attaches by netlink where the kernel makes no link; dropping that one here detaches it again.
-    let link = FdLink::try_from(link).map_err(|_| AttachError::NotALink { interface: name.clone() })?;
+    let link = FdLink::try_from(link).map_err(|_| AttachError::NotALink {
+        interface: name.clone(),
+    })?;
     let path = pins.link(name);
     match link.pin(&path) {
         Ok(_) => Ok(()),
-        Err(source) => Err(AttachError::Pin { interface: name.clone(), path, source }),
+        Err(source) => Err(AttachError::Pin {
+            interface: name.clone(),
+            path,
+            source,
+        }),
     }
 }
 
@@ -151,7 +189,10 @@ pub fn attach(pins: &PinFolder, program: &mut Xdp, interface: &Interface, mode: 
 pub fn replace(pins: &PinFolder, program: &mut Xdp, interface: &str) -> Result<(), AttachError> {
     let path = pins.link(interface);
     let link = XdpLink::try_from(open(&path)?).map_err(|source| AttachError::Open { path, source })?;
-    let failed = |source| AttachError::Replace { interface: interface.to_owned(), source: Box::new(source) };
+    let failed = |source| AttachError::Replace {
+        interface: interface.to_owned(),
+        source: Box::new(source),
+    };
     program.attach_to_link(link).map_err(failed)?;
     Ok(())
 }
@@ -168,8 +209,14 @@ mod tests {
             name: "other".to_owned(),
             hint: "detach it first".to_owned(),
         };
-        assert_eq!(error.to_string(), "eth0 already runs another XDP program (id 7, other); detach it first");
-        let error = AttachError::OtherMode { interface: "eth0".to_owned(), mode: Mode::Generic };
+        assert_eq!(
+            error.to_string(),
+            "eth0 already runs another XDP program (id 7, other); detach it first"
+        );
+        let error = AttachError::OtherMode {
+            interface: "eth0".to_owned(),
+            mode: Mode::Generic,
+        };
         assert!(error.to_string().contains("runs in generic mode"));
     }
 }

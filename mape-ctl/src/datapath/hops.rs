@@ -2,12 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use mape_common::{
-    hop::NextHop,
-    layout::STATIC_HOPS,
-    map::rule::Rule,
-    time::Tick,
-};
+use mape_common::{hop::NextHop, layout::STATIC_HOPS, map::rule::Rule, time::Tick};
 
 use super::maps::RuleTables;
 use crate::{
@@ -70,21 +65,41 @@ impl Hops {
                 }
             });
         }
-        let unreachable = if gateway.role == Role::BorderRelay { hops.iter().filter(|hop| hop.is_none()).count() } else { 0 };
+        let unreachable = if gateway.role == Role::BorderRelay {
+            hops.iter().filter(|hop| hop.is_none()).count()
+        } else {
+            0
+        };
         match first_failure {
-            Some(error) if gateway.role == Role::BorderRelay && unreachable == hops.len() => Err(HopsError::AllRules(error)),
-            _ => Ok(Self { resolved, rules: RuleTables::new(&gateway.rules, &hops), warnings, unreachable }),
+            Some(error) if gateway.role == Role::BorderRelay && unreachable == hops.len() => {
+                Err(HopsError::AllRules(error))
+            }
+            _ => Ok(Self {
+                resolved,
+                rules: RuleTables::new(&gateway.rules, &hops),
+                warnings,
+                unreachable,
+            }),
         }
     }
 
     /// As HOPS holds them.
     pub fn words(&self, now: Tick) -> Vec<[u64; 4]> {
-        self.resolved.iter().map(|found| NextHop::words(NextHop::FAR_END, &found.hop, now)).collect()
+        self.resolved
+            .iter()
+            .map(|found| NextHop::words(NextHop::FAR_END, &found.hop, now))
+            .collect()
     }
 
     /// As the record of the machine holds them.
     pub fn records(&self) -> Vec<FarHop> {
-        (0..).zip(&self.resolved).map(|(index, found)| FarHop { index, neighbour: found.neighbour }).collect()
+        (0..)
+            .zip(&self.resolved)
+            .map(|(index, found)| FarHop {
+                index,
+                neighbour: found.neighbour,
+            })
+            .collect()
     }
 }
 
@@ -98,7 +113,10 @@ fn number(resolved: &mut Vec<Resolved>, found: Resolved) -> Result<u32, HopsErro
         resolved.push(found);
         resolved.len() - 1
     });
-    u32::try_from(place).ok().filter(|index| *index < STATIC_HOPS).ok_or(HopsError::TooMany)
+    u32::try_from(place)
+        .ok()
+        .filter(|index| *index < STATIC_HOPS)
+        .ok_or(HopsError::TooMany)
 }
 
 fn complaint(side: Role, rule: &Rule, error: &ResolveError) -> String {
@@ -117,7 +135,15 @@ mod tests {
 
     fn found(last: u16) -> Resolved {
         let neighbour = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last);
-        Resolved { neighbour, hop: Hop { ifindex: 2, mtu: 1500, destination: Mac([2, 0, 0, 0, 0, 9]), source: Mac([2, 0, 0, 0, 0, 1]) } }
+        Resolved {
+            neighbour,
+            hop: Hop {
+                ifindex: 2,
+                mtu: 1500,
+                destination: Mac([2, 0, 0, 0, 0, 9]),
+                source: Mac([2, 0, 0, 0, 0, 1]),
+            },
+        }
     }
 
     #[test]

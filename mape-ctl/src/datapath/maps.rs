@@ -40,11 +40,19 @@ pub enum TableError {
 }
 
 fn reading(map: &'static str) -> impl Fn(MapError) -> TableError {
-    move |source| TableError::Element { action: "read", map, source }
+    move |source| TableError::Element {
+        action: "read",
+        map,
+        source,
+    }
 }
 
 fn writing(map: &'static str) -> impl Fn(MapError) -> TableError {
-    move |source| TableError::Element { action: "write", map, source }
+    move |source| TableError::Element {
+        action: "write",
+        map,
+        source,
+    }
 }
 
 /// Packets and bytes of one outcome in one direction, of all processors together.
@@ -83,12 +91,20 @@ pub struct RuleTables {
 impl RuleTables {
     /// The rules, each with the index of its next hop; one without a next hop is only there to check sources by.
     pub fn new(rules: &[Rule], hops: &[Option<u32>]) -> Self {
-        let mut tables = Self { rules: rules.to_vec(), ..Self::default() };
+        let mut tables = Self {
+            rules: rules.to_vec(),
+            ..Self::default()
+        };
         for ((index, rule), hop) in (0..).zip(rules).zip(hops) {
             if let Some(hop) = *hop {
-                tables.by_ipv4.push((u32::from(rule.ipv4_len()), rule.ipv4(), RuleRef { rule: index, hop }));
+                tables
+                    .by_ipv4
+                    .push((u32::from(rule.ipv4_len()), rule.ipv4(), RuleRef { rule: index, hop }));
             }
-            let found = RuleRef { rule: index, hop: hop.unwrap_or(0) };
+            let found = RuleRef {
+                rule: index,
+                hop: hop.unwrap_or(0),
+            };
             tables.by_ipv6.push((u32::from(rule.ipv6_len()), rule.ipv6(), found));
         }
         tables
@@ -131,7 +147,10 @@ impl Tables {
         let data = self.data(name)?;
         Map::from_map_data(data)
             .and_then(M::try_from)
-            .map_err(|source| TableError::Open { path: self.0.map(name), source })
+            .map_err(|source| TableError::Open {
+                path: self.0.map(name),
+                source,
+            })
     }
 
     fn array<V: Pod>(&self, name: &'static str) -> Result<Array<MapData, V>, TableError> {
@@ -200,7 +219,10 @@ impl Tables {
     /// [`TableError`].
     pub fn link(&self, index: u32) -> Result<LinkState, TableError> {
         let [_, flags] = self.link_words(index)?;
-        Ok(LinkState { attached: flags & Link::ATTACHED != 0, proven: flags & Link::ALIVE != 0 })
+        Ok(LinkState {
+            attached: flags & Link::ATTACHED != 0,
+            proven: flags & Link::ALIVE != 0,
+        })
     }
 
     /// The words of the next hops towards far ends, by index.
@@ -209,7 +231,9 @@ impl Tables {
     /// [`TableError`].
     pub fn far_hops(&self) -> Result<Vec<[u64; 4]>, TableError> {
         let hops = self.array::<[u64; 4]>(maps::HOPS)?;
-        (0..STATIC_HOPS).map(|index| hops.get(&index, 0).map_err(reading(maps::HOPS))).collect()
+        (0..STATIC_HOPS)
+            .map(|index| hops.get(&index, 0).map_err(reading(maps::HOPS)))
+            .collect()
     }
 
     /// Writes the next hops towards far ends; what is behind the last one given is emptied.
@@ -237,7 +261,12 @@ impl Tables {
             if let Some(address) = record.address()
                 && let Some(hop) = record.get(address)
             {
-                hops.push(HopEntry { index, address, hop, confirmed: record.confirmed() });
+                hops.push(HopEntry {
+                    index,
+                    address,
+                    hop,
+                    confirmed: record.confirmed(),
+                });
             }
         }
         Ok(hops)
@@ -249,15 +278,36 @@ impl Tables {
     /// [`TableError`].
     pub fn rules(&self) -> Result<RuleTables, TableError> {
         let (v4, v6) = self.rule_tries()?;
-        let by_ipv4 = v4.iter().collect::<Result<Vec<_>, _>>().map_err(reading(maps::RULES_V4))?;
-        let by_ipv6 = v6.iter().collect::<Result<Vec<_>, _>>().map_err(reading(maps::RULES_V6))?;
-        let by_ipv4: Vec<_> = by_ipv4.into_iter().map(|(key, rule)| (key.prefix_len(), key.data(), rule)).collect();
-        let by_ipv6: Vec<_> = by_ipv6.into_iter().map(|(key, rule)| (key.prefix_len(), key.data(), rule)).collect();
-        let used = by_ipv4.iter().map(|(.., found)| found).chain(by_ipv6.iter().map(|(.., found)| found));
+        let by_ipv4 = v4
+            .iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(reading(maps::RULES_V4))?;
+        let by_ipv6 = v6
+            .iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(reading(maps::RULES_V6))?;
+        let by_ipv4: Vec<_> = by_ipv4
+            .into_iter()
+            .map(|(key, rule)| (key.prefix_len(), key.data(), rule))
+            .collect();
+        let by_ipv6: Vec<_> = by_ipv6
+            .into_iter()
+            .map(|(key, rule)| (key.prefix_len(), key.data(), rule))
+            .collect();
+        let used = by_ipv4
+            .iter()
+            .map(|(.., found)| found)
+            .chain(by_ipv6.iter().map(|(.., found)| found));
         let count = used.map(|found| found.rule + 1).max().unwrap_or(0);
         let table = self.array::<Rule>(maps::RULES)?;
-        let rules = (0..count).map(|index| table.get(&index, 0).map_err(reading(maps::RULES))).collect::<Result<_, _>>()?;
-        Ok(RuleTables { rules, by_ipv4, by_ipv6 })
+        let rules = (0..count)
+            .map(|index| table.get(&index, 0).map_err(reading(maps::RULES)))
+            .collect::<Result<_, _>>()?;
+        Ok(RuleTables {
+            rules,
+            by_ipv4,
+            by_ipv6,
+        })
     }
 
     /// Replaces the rules.
@@ -266,10 +316,18 @@ impl Tables {
     /// [`TableError`].
     pub fn set_rules(&self, new: &RuleTables) -> Result<(), TableError> {
         let (mut v4, mut v6) = self.rule_tries()?;
-        for key in v4.keys().collect::<Result<Vec<_>, _>>().map_err(reading(maps::RULES_V4))? {
+        for key in v4
+            .keys()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(reading(maps::RULES_V4))?
+        {
             v4.remove(&key).map_err(writing(maps::RULES_V4))?;
         }
-        for key in v6.keys().collect::<Result<Vec<_>, _>>().map_err(reading(maps::RULES_V6))? {
+        for key in v6
+            .keys()
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(reading(maps::RULES_V6))?
+        {
             v6.remove(&key).map_err(writing(maps::RULES_V6))?;
         }
         let mut table = self.array::<Rule>(maps::RULES)?;
@@ -277,10 +335,12 @@ impl Tables {
             table.set(index, rule, 0).map_err(writing(maps::RULES))?;
         }
         for (len, prefix, found) in &new.by_ipv4 {
-            v4.insert(&Key::new(*len, *prefix), found, 0).map_err(writing(maps::RULES_V4))?;
+            v4.insert(&Key::new(*len, *prefix), found, 0)
+                .map_err(writing(maps::RULES_V4))?;
         }
         for (len, prefix, found) in &new.by_ipv6 {
-            v6.insert(&Key::new(*len, *prefix), found, 0).map_err(writing(maps::RULES_V6))?;
+            v6.insert(&Key::new(*len, *prefix), found, 0)
+                .map_err(writing(maps::RULES_V6))?;
         }
         Ok(())
     }
@@ -345,7 +405,11 @@ impl Tables {
                     packets: sum.packets.wrapping_add(one.packets),
                     bytes: sum.bytes.wrapping_add(one.bytes),
                 });
-                counts.push(Count { direction, outcome, sum });
+                counts.push(Count {
+                    direction,
+                    outcome,
+                    sum,
+                });
             }
         }
         Ok(counts)
@@ -375,7 +439,11 @@ pub struct Gauges(Vec<u64>);
 impl Gauges {
     /// The value of one. Two processors' changes may be seen out of order, so a moment's minus one is shown as zero.
     pub fn get(&self, gauge: Gauge) -> u64 {
-        let value = usize::try_from(gauge.index()).ok().and_then(|index| self.0.get(index)).copied().unwrap_or(0);
+        let value = usize::try_from(gauge.index())
+            .ok()
+            .and_then(|index| self.0.get(index))
+            .copied()
+            .unwrap_or(0);
         if value.cast_signed() < 0 { 0 } else { value }
     }
 }

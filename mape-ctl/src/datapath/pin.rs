@@ -49,7 +49,12 @@ pub struct PinFolder(PathBuf);
 impl PinFolder {
     /// The folder of an instance, for this layout.
     pub fn new(instance: &Instance) -> Self {
-        Self(Path::new(BPFFS).join("mape").join(format!("v{LAYOUT_VERSION}")).join(instance.as_ref()))
+        Self(
+            Path::new(BPFFS)
+                .join("mape")
+                .join(format!("v{LAYOUT_VERSION}"))
+                .join(instance.as_ref()),
+        )
     }
 
     /// The folder itself.
@@ -74,7 +79,10 @@ impl PinFolder {
 
     /// Interfaces that have a link here.
     pub fn linked_interfaces(&self) -> Vec<String> {
-        let mut names: Vec<String> = names_in(&self.0.join(LINKS)).into_iter().map(|name| name.replace(':', ".")).collect();
+        let mut names: Vec<String> = names_in(&self.0.join(LINKS))
+            .into_iter()
+            .map(|name| name.replace(':', "."))
+            .collect();
         names.sort();
         names
     }
@@ -96,7 +104,11 @@ impl PinFolder {
     pub fn create(&self) -> Result<(), PinError> {
         for part in [LINKS, MAPS, PROGRAMS] {
             let path = self.0.join(part);
-            fs::create_dir_all(&path).map_err(|source| PinError::File { action: "make", path, source })?;
+            fs::create_dir_all(&path).map_err(|source| PinError::File {
+                action: "make",
+                path,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -122,11 +134,17 @@ impl PinFolder {
     /// # Errors
     /// [`PinError::File`], after trying the rest.
     pub fn remove(&self) -> Result<(), PinError> {
-        let links = self.linked_interfaces().iter().map(|interface| self.remove_link(interface)).fold(Ok(()), Result::and);
+        let links = self
+            .linked_interfaces()
+            .iter()
+            .map(|interface| self.remove_link(interface))
+            .fold(Ok(()), Result::and);
         match fs::remove_dir_all(&self.0) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(PinError::File { action: "remove", path: self.0.clone(), source })
-            }
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PinError::File {
+                action: "remove",
+                path: self.0.clone(),
+                source,
+            }),
             _ => links,
         }
     }
@@ -134,16 +152,20 @@ impl PinFolder {
 
 fn remove_file(path: &Path) -> Result<(), PinError> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PinError::File { action: "remove", path: path.to_owned(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PinError::File {
+            action: "remove",
+            path: path.to_owned(),
+            source,
+        }),
         _ => Ok(()),
     }
 }
 
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 /// Refuses where another release's layout of the same instance is pinned.
@@ -161,7 +183,11 @@ fn find_other_layout(root: &Path, instance: &Instance) -> Result<(), PinError> {
     for found in names.into_iter().filter(|name| *name != own && name.starts_with('v')) {
         let folder = root.join(&found).join(instance.as_ref());
         if folder.is_dir() {
-            return Err(PinError::OtherLayout { instance: instance.clone(), found, folder });
+            return Err(PinError::OtherLayout {
+                instance: instance.clone(),
+                found,
+                folder,
+            });
         }
     }
     Ok(())
@@ -185,7 +211,10 @@ mod tests {
     #[test]
     fn paths_carry_layout_and_instance() {
         let folder = PinFolder::new(&instance());
-        assert_eq!(folder.path(), Path::new(&format!("/sys/fs/bpf/mape/v{LAYOUT_VERSION}/home")));
+        assert_eq!(
+            folder.path(),
+            Path::new(&format!("/sys/fs/bpf/mape/v{LAYOUT_VERSION}/home"))
+        );
         assert_eq!(folder.map("GATE"), folder.path().join("maps/GATE"));
         assert_eq!(folder.program("p"), folder.path().join("programs/p"));
     }

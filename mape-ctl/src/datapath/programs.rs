@@ -10,7 +10,8 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
+        Config, Counter, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef,
+        SweepOrder, maps,
     },
     map::rule::Rule,
     nat::session::Session,
@@ -29,7 +30,9 @@ pub enum LoadError {
     #[error("the kernel refuses the maps of the BPF object")]
     Maps(#[source] Box<EbpfError>),
     /// A program is refused.
-    #[error("the kernel refuses the program {name}; this is a fault of mape-ctl on this kernel, please report it with what follows")]
+    #[error(
+        "the kernel refuses the program {name}; this is a fault of mape-ctl on this kernel, please report it with what follows"
+    )]
     Program {
         /// The program.
         name: &'static str,
@@ -40,7 +43,9 @@ pub enum LoadError {
     #[error("the BPF object has no XDP program {0}")]
     NoProgram(&'static str),
     /// A pinned map has another shape.
-    #[error("the loaded map {map} has {found}, this configuration needs {wanted}; sessions cannot be kept: run `mape-ctl unload`, then load again")]
+    #[error(
+        "the loaded map {map} has {found}, this configuration needs {wanted}; sessions cannot be kept: run `mape-ctl unload`, then load again"
+    )]
     Shape {
         /// The map.
         map: &'static str,
@@ -116,14 +121,31 @@ impl Sizes {
             maps::PORTS => (index, word, self.ports.saturating_mul(3).max(1), Fit::AtLeast),
             maps::OVERLAP => (index, word, OVERLAP_CELLS, Fit::Exactly),
             maps::REFUSED => (index, word, REFUSALS, Fit::Exactly),
-            maps::PERMISSIONS => (size_of::<PermissionKey>(), word, (sessions / 4).max(1_024), Fit::Exactly),
+            maps::PERMISSIONS => (
+                size_of::<PermissionKey>(),
+                word,
+                (sessions / 4).max(1_024),
+                Fit::Exactly,
+            ),
             maps::COUNTERS => (index, size_of::<Counter>(), 2 * OUTCOMES, Fit::Exactly),
             maps::GAUGES => (index, word, Gauge::COUNT, Fit::Exactly),
-            maps::SWEEP => return Some(Shape { key: index, value: None, entries: 1, fit: Fit::Exactly }),
+            maps::SWEEP => {
+                return Some(Shape {
+                    key: index,
+                    value: None,
+                    entries: 1,
+                    fit: Fit::Exactly,
+                });
+            }
             maps::SWEEP_ORDER => (index, size_of::<SweepOrder>(), 1, Fit::Exactly),
             _ => return None,
         };
-        Some(Shape { key, value: Some(value), entries, fit })
+        Some(Shape {
+            key,
+            value: Some(value),
+            entries,
+            fit,
+        })
     }
 }
 
@@ -155,7 +177,8 @@ fn compare(map: &'static str, shape: &Shape, key: u32, value: u32, entries: u32)
     if same && enough {
         return Ok(());
     }
-    let describe = |key: u32, value: u32, entries: u32| format!("{entries} entries of {key}-byte keys and {value}-byte values");
+    let describe =
+        |key: u32, value: u32, entries: u32| format!("{entries} entries of {key}-byte keys and {value}-byte values");
     Err(LoadError::Shape {
         map,
         found: describe(key, value, entries),
@@ -189,7 +212,10 @@ pub fn load(object: &[u8], pins: &PinFolder, sizes: &Sizes) -> Result<Ebpf, Load
 pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
     let program: &mut Xdp = program.try_into().map_err(|_| LoadError::NoProgram(name))?;
-    program.load().map_err(|error| LoadError::Program { name, source: Box::new(error) })?;
+    program.load().map_err(|error| LoadError::Program {
+        name,
+        source: Box::new(error),
+    })?;
     Ok(program)
 }
 
@@ -197,7 +223,12 @@ pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp
 mod tests {
     use super::*;
 
-    const SIZES: Sizes = Sizes { sessions: 65_536, ports: 240, max_ifindex: 7, rules: 3 };
+    const SIZES: Sizes = Sizes {
+        sessions: 65_536,
+        ports: 240,
+        max_ifindex: 7,
+        rules: 3,
+    };
 
     #[test]
     fn every_map_has_a_shape() {
@@ -213,9 +244,22 @@ mod tests {
         assert_eq!(entries(maps::PERMISSIONS), 16_384);
         assert_eq!(entries(maps::PORTS), 720);
         assert_eq!(entries(maps::LINKS), 1_024);
-        assert_eq!(Sizes { max_ifindex: 600, ..SIZES }.shape(maps::LINKS).unwrap().entries, 2_048);
+        assert_eq!(
+            Sizes {
+                max_ifindex: 600,
+                ..SIZES
+            }
+            .shape(maps::LINKS)
+            .unwrap()
+            .entries,
+            2_048
+        );
         // A border relay has neither sessions nor ports, but the kernel makes no empty map.
-        let relay = Sizes { sessions: 0, ports: 0, ..SIZES };
+        let relay = Sizes {
+            sessions: 0,
+            ports: 0,
+            ..SIZES
+        };
         assert!(maps::ALL.iter().all(|map| relay.shape(map).unwrap().entries > 0));
     }
 
@@ -224,7 +268,9 @@ mod tests {
         let sessions = SIZES.shape(maps::SESSIONS).unwrap();
         assert!(compare(maps::SESSIONS, &sessions, 4, 64, 65_536).is_ok());
         for (key, value, entries) in [(4, 64, 1_024), (4, 32, 65_536), (8, 64, 65_536)] {
-            let error = compare(maps::SESSIONS, &sessions, key, value, entries).unwrap_err().to_string();
+            let error = compare(maps::SESSIONS, &sessions, key, value, entries)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("mape-ctl unload"), "{error}");
         }
         let links = SIZES.shape(maps::LINKS).unwrap();

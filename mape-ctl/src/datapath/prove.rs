@@ -64,7 +64,9 @@ pub fn prove(
     let end = Instant::now() + WINDOW;
     let mut knock = Instant::now();
     loop {
-        let proven = interfaces.iter().map(|interface| tables.link(interface.index).map(|link| link.proven));
+        let proven = interfaces
+            .iter()
+            .map(|interface| tables.link(interface.index).map(|link| link.proven));
         let proven = proven.collect::<Result<Vec<_>, _>>()?;
         if proven.iter().all(|proven| *proven) || Instant::now() >= end {
             return judge(&before, &netlink.interfaces()?, interfaces, &proven);
@@ -97,15 +99,23 @@ fn judge(
     proven: &[bool],
 ) -> Result<Vec<(String, Proof)>, ProveError> {
     let received = |list: &[Interface], index| {
-        list.iter().find(|found| found.index == index).map_or(0, |found| found.stats.rx_packets)
+        list.iter()
+            .find(|found| found.index == index)
+            .map_or(0, |found| found.stats.rx_packets)
     };
     let mut proofs = Vec::new();
     for (interface, proven) in interfaces.iter().zip(proven) {
         let frames = received(after, interface.index).saturating_sub(received(before, interface.index));
         if !proven && frames >= CONTRADICTION {
-            return Err(ProveError::Contradiction { interface: interface.name.clone(), frames });
+            return Err(ProveError::Contradiction {
+                interface: interface.name.clone(),
+                frames,
+            });
         }
-        proofs.push((interface.name.clone(), if *proven { Proof::Proven } else { Proof::Silent }));
+        proofs.push((
+            interface.name.clone(),
+            if *proven { Proof::Proven } else { Proof::Silent },
+        ));
     }
     Ok(proofs)
 }
@@ -140,7 +150,10 @@ mod tests {
     fn frames_that_no_program_saw_are_a_contradiction() {
         let (before, after) = ([interface(1, 10)], [interface(1, 13)]);
         let error = judge(&before, &after, &before, &[false]).unwrap_err().to_string();
-        assert!(error.contains("if1 received 3 frames") && error.contains("mrg_rxbuf"), "{error}");
+        assert!(
+            error.contains("if1 received 3 frames") && error.contains("mrg_rxbuf"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -148,6 +161,9 @@ mod tests {
         let before = [interface(1, 10), interface(2, 10)];
         let after = [interface(1, 11), interface(2, 500)];
         let proofs = judge(&before, &after, &before, &[false, true]).unwrap();
-        assert_eq!(proofs, [("if1".to_owned(), Proof::Silent), ("if2".to_owned(), Proof::Proven)]);
+        assert_eq!(
+            proofs,
+            [("if1".to_owned(), Proof::Silent), ("if2".to_owned(), Proof::Proven)]
+        );
     }
 }

@@ -68,7 +68,9 @@ impl SessionTable {
 
     /// Records that are alive; one that changes hands while it is read is left out.
     pub fn live(&self) -> impl Iterator<Item = Entry> {
-        (0..).zip(self.records()).filter_map(|(slot, record)| read(slot, record))
+        (0..)
+            .zip(self.records())
+            .filter_map(|(slot, record)| read(slot, record))
     }
 }
 
@@ -121,7 +123,13 @@ mod tests {
             mapping: SessionRef::default(),
         };
         record.write(&facts);
-        assert!(record.advance(building, State { phase: Phase::Udp, ..building }));
+        assert!(record.advance(
+            building,
+            State {
+                phase: Phase::Udp,
+                ..building
+            }
+        ));
         let entry = read(9, &record).unwrap();
         assert_eq!((entry.slot, entry.facts, entry.state.phase), (9, facts, Phase::Udp));
     }

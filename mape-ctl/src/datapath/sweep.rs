@@ -57,14 +57,24 @@ impl Sweeper {
     /// [`SweepError::Open`].
     pub fn open(pins: &PinFolder) -> Result<Self, SweepError> {
         let path = pins.program(programs::SWEEP);
-        let program = Xdp::from_pin(&path, XdpAttachType::Interface)
-            .map_err(|source| SweepError::Open { path, source: Box::new(source) })?;
-        Ok(Self { program, tables: Tables::new(pins) })
+        let program = Xdp::from_pin(&path, XdpAttachType::Interface).map_err(|source| SweepError::Open {
+            path,
+            source: Box::new(source),
+        })?;
+        Ok(Self {
+            program,
+            tables: Tables::new(pins),
+        })
     }
 
     fn call(&self) -> Result<(), SweepError> {
-        let options = TestRunOptions { data_in: Some(&FRAME), ..TestRunOptions::new() };
-        self.program.test_run(options).map_err(|source| SweepError::Run(Box::new(source)))?;
+        let options = TestRunOptions {
+            data_in: Some(&FRAME),
+            ..TestRunOptions::new()
+        };
+        self.program
+            .test_run(options)
+            .map_err(|source| SweepError::Run(Box::new(source)))?;
         Ok(())
     }
 
@@ -83,7 +93,12 @@ impl Sweeper {
     /// [`SweepError`].
     pub fn flush(&self, filter: &SweepOrder) -> Result<u32, SweepError> {
         let sessions = self.tables.config()?.sessions;
-        self.tables.set_sweep_order(&SweepOrder { flush: 1, next_slot: 0, ended: 0, ..*filter })?;
+        self.tables.set_sweep_order(&SweepOrder {
+            flush: 1,
+            next_slot: 0,
+            ended: 0,
+            ..*filter
+        })?;
         let mut at = 0;
         while at < sessions {
             self.call()?;

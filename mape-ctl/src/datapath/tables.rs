@@ -23,7 +23,10 @@ const FIRST_USER_PORT: u16 = 1_024;
 pub fn secret() -> io::Result<[u64; 2]> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let [high, low] = [u128::from_ne_bytes(bytes) >> 64, u128::from_ne_bytes(bytes) & u128::from(u64::MAX)];
+    let [high, low] = [
+        u128::from_ne_bytes(bytes) >> 64,
+        u128::from_ne_bytes(bytes) & u128::from(u64::MAX),
+    ];
     Ok([high, low].map(|half| u64::try_from(half).unwrap_or(0)))
 }
 
@@ -83,7 +86,9 @@ pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Con
         let set = domain.port_set();
         config.tunnel_address = domain.ce_address().octets();
         config.external_address = nat.external_address.unwrap_or_else(|| domain.ipv4_address()).octets();
-        config.external_mask = u32::MAX.checked_shl(32 - u32::from(domain.ipv4().len().min(32))).unwrap_or(0);
+        config.external_mask = u32::MAX
+            .checked_shl(32 - u32::from(domain.ipv4().len().min(32)))
+            .unwrap_or(0);
         config.ports = set.len();
         config.first_dynamic = first_dynamic(set);
         config.overlap_row_mask = Config::overlap_rows(set.len()) - 1;
@@ -110,7 +115,11 @@ fn first_dynamic(set: PortSet) -> u32 {
 
 /// Positions of the ports that nobody gets: port 0, which is no port to most, and those kept for the box.
 pub fn reserved_ordinals(set: &PortSet, reserved: &[u16]) -> Vec<u32> {
-    let mut ordinals: Vec<u32> = reserved.iter().chain([&0]).filter_map(|port| set.ordinal(Port(*port))).collect();
+    let mut ordinals: Vec<u32> = reserved
+        .iter()
+        .chain([&0])
+        .filter_map(|port| set.ordinal(Port(*port)))
+        .collect();
     ordinals.sort_unstable();
     ordinals.dedup();
     ordinals
@@ -123,8 +132,13 @@ pub fn fresh_ports(set: &PortSet, reserved: &[u16]) -> Vec<(u32, u64)> {
         Ok(_) => PortState::Reserved.to_word(),
         Err(_) => PortState::Free.to_word(),
     };
-    let row = |transport: Transport| (0..set.len()).map(move |ordinal| (transport.index() * set.len() + ordinal, ordinal));
-    Transport::ALL.into_iter().flat_map(row).map(|(index, ordinal)| (index, word(ordinal))).collect()
+    let row =
+        |transport: Transport| (0..set.len()).map(move |ordinal| (transport.index() * set.len() + ordinal, ordinal));
+    Transport::ALL
+        .into_iter()
+        .flat_map(row)
+        .map(|(index, ordinal)| (index, word(ordinal)))
+        .collect()
 }
 
 /// Whether sessions made under one configuration are still right under another.
@@ -163,8 +177,11 @@ mod tests {
         assert_eq!(reserved_ordinals(&some, &[0x1340, 22]), [0], "22 is in another set");
         let ports = fresh_ports(&some, &[0x1341]);
         assert_eq!(ports.len(), 720);
-        let reserved: Vec<u32> =
-            ports.iter().filter(|(_, word)| *word == PortState::Reserved.to_word()).map(|(index, _)| *index).collect();
+        let reserved: Vec<u32> = ports
+            .iter()
+            .filter(|(_, word)| *word == PortState::Reserved.to_word())
+            .map(|(index, _)| *index)
+            .collect();
         assert_eq!(reserved, [1, 241, 481]);
     }
 

@@ -49,9 +49,12 @@ pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
         let links = pins.linked_interfaces();
         pins.remove()?;
         done.messages.push(format!("unloaded instance {instance}"));
-        done.messages.extend(links.into_iter().map(|name| format!("detached from {name}")));
+        done.messages
+            .extend(links.into_iter().map(|name| format!("detached from {name}")));
     }
-    let elsewhere = state.as_ref().is_some_and(|state| Some(state.network_namespace) != kernel::network_namespace());
+    let elsewhere = state
+        .as_ref()
+        .is_some_and(|state| Some(state.network_namespace) != kernel::network_namespace());
     if elsewhere {
         // Namespaces are gone with their devices more often than not; their numbers may be another's by then.
         done.warnings.push(format!(
@@ -76,7 +79,8 @@ fn restore_host(instance: &Instance, state: Option<&State>, done: &mut Done) -> 
     }
     for made in state.iter().flat_map(|state| &state.addresses) {
         if address::remove(&netlink, made)? {
-            done.messages.push(format!("removed {}/{} from {}", made.address, made.len, made.interface));
+            done.messages
+                .push(format!("removed {}/{} from {}", made.address, made.len, made.interface));
         }
     }
     Ok(())

@@ -24,19 +24,37 @@ pub fn ensure(
     address: Ipv6Addr,
 ) -> Result<(Option<MadeAddress>, Option<String>), NetlinkError> {
     let all = netlink.addresses()?;
-    let mut holders = all.iter().filter(|assigned| assigned.address == IpAddr::V6(address)).peekable();
+    let mut holders = all
+        .iter()
+        .filter(|assigned| assigned.address == IpAddr::V6(address))
+        .peekable();
     let elsewhere = holders.peek().is_some();
     if holders.any(|assigned| assigned.index == interface.index) {
         return Ok((None, None));
     }
-    let assigned = Assigned { index: interface.index, address: address.into(), len: LEN };
+    let assigned = Assigned {
+        index: interface.index,
+        address: address.into(),
+        len: LEN,
+    };
     netlink.add_address(assigned.index, assigned.address, assigned.len)?;
     let again = Rc::clone(netlink);
     undo.push(format!("remove {address} from {}", interface.name), move || {
-        again.remove_address(assigned).or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
+        again
+            .remove_address(assigned)
+            .or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
     });
-    let note = elsewhere.then(|| format!("{address} is on another interface, too: remove it there, or neighbours may be answered from there"));
-    Ok((Some(MadeAddress { interface: interface.name.clone(), address, len: LEN }), note))
+    let note = elsewhere.then(|| {
+        format!("{address} is on another interface, too: remove it there, or neighbours may be answered from there")
+    });
+    Ok((
+        Some(MadeAddress {
+            interface: interface.name.clone(),
+            address,
+            len: LEN,
+        }),
+        note,
+    ))
 }
 
 /// Takes away an address that `load` added; true where it was still there.
@@ -44,8 +62,14 @@ pub fn ensure(
 /// # Errors
 /// [`NetlinkError`].
 pub fn remove(netlink: &Netlink, made: &MadeAddress) -> Result<bool, NetlinkError> {
-    let Some(interface) = netlink.interface(&made.interface)? else { return Ok(false) };
-    match netlink.remove_address(Assigned { index: interface.index, address: made.address.into(), len: made.len }) {
+    let Some(interface) = netlink.interface(&made.interface)? else {
+        return Ok(false);
+    };
+    match netlink.remove_address(Assigned {
+        index: interface.index,
+        address: made.address.into(),
+        len: made.len,
+    }) {
         Ok(()) => Ok(true),
         Err(error) if error.is_absent() => Ok(false),
         Err(error) => Err(error),

@@ -91,7 +91,10 @@ impl State {
     /// [`StateError`].
     pub fn write(&self, instance: &Instance) -> Result<(), StateError> {
         let file = path(instance);
-        let failed = |source| StateError { file: file.clone(), source };
+        let failed = |source| StateError {
+            file: file.clone(),
+            source,
+        };
         let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
         // A record half written would be worse than an old one.
         let new = file.with_extension("new");
@@ -141,10 +144,20 @@ mod tests {
             tunnel: Some(TunnelRecord {
                 device: "mape0".to_owned(),
                 made: true,
-                routes: vec![MadeRoute { destination: Ipv4Addr::UNSPECIFIED, len: 0 }],
+                routes: vec![MadeRoute {
+                    destination: Ipv4Addr::UNSPECIFIED,
+                    len: 0,
+                }],
             }),
-            addresses: vec![MadeAddress { interface: "wan0".to_owned(), address: Ipv6Addr::LOCALHOST, len: 128 }],
-            far_hops: vec![FarHop { index: 0, neighbour: Ipv6Addr::LOCALHOST }],
+            addresses: vec![MadeAddress {
+                interface: "wan0".to_owned(),
+                address: Ipv6Addr::LOCALHOST,
+                len: 128,
+            }],
+            far_hops: vec![FarHop {
+                index: 0,
+                neighbour: Ipv6Addr::LOCALHOST,
+            }],
         };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);

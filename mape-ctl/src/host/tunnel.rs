@@ -80,11 +80,25 @@ pub fn ensure(
         }
         Some(found) => {
             if let Some(owner) = owner(&found) {
-                return Err(TunnelError::Foreign { device: name.clone(), owner: owner.to_owned() });
+                return Err(TunnelError::Foreign {
+                    device: name.clone(),
+                    owner: owner.to_owned(),
+                });
             }
-            let record = TunnelRecord { device: name.clone(), made: false, routes: Vec::new() };
-            let messages = vec![format!("{name} was there before: used as it is, its routes are yours to make")];
-            return Ok(Ready { interface: found, record, messages, warnings: Vec::new() });
+            let record = TunnelRecord {
+                device: name.clone(),
+                made: false,
+                routes: Vec::new(),
+            };
+            let messages = vec![format!(
+                "{name} was there before: used as it is, its routes are yours to make"
+            )];
+            return Ok(Ready {
+                interface: found,
+                record,
+                messages,
+                warnings: Vec::new(),
+            });
         }
         None => {
             messages.push(format!("made the tunnel device {name}"));
@@ -95,17 +109,37 @@ pub fn ensure(
         Err(error) if !error.is_exists() => return Err(error.into()),
         _ => {}
     }
-    let kept = before.filter(|record| record.device == *name).map_or(&[][..], |record| &record.routes);
+    let kept = before
+        .filter(|record| record.device == *name)
+        .map_or(&[][..], |record| &record.routes);
     let (routes, warnings) = routes(netlink, undo, &interface, wanted, kept)?;
-    Ok(Ready { interface, record: TunnelRecord { device: name.clone(), made: true, routes }, messages, warnings })
+    Ok(Ready {
+        interface,
+        record: TunnelRecord {
+            device: name.clone(),
+            made: true,
+            routes,
+        },
+        messages,
+        warnings,
+    })
 }
 
-fn make(netlink: &Rc<Netlink>, undo: &mut Undo, instance: &Instance, wanted: &Tunnel) -> Result<Interface, TunnelError> {
+fn make(
+    netlink: &Rc<Netlink>,
+    undo: &mut Undo,
+    instance: &Instance,
+    wanted: &Tunnel,
+) -> Result<Interface, TunnelError> {
     tun::create(&wanted.device)?;
-    let found = netlink.interface(&wanted.device)?.ok_or_else(|| TunnelError::Vanished(wanted.device.clone()))?;
+    let found = netlink
+        .interface(&wanted.device)?
+        .ok_or_else(|| TunnelError::Vanished(wanted.device.clone()))?;
     let (again, index) = (Rc::clone(netlink), found.index);
     undo.push(format!("remove {}", wanted.device), move || {
-        again.delete_interface(index).or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
+        again
+            .delete_interface(index)
+            .or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
     });
     netlink.set_up(found.index, u32::from(wanted.mtu), &alias(instance))?;
     Ok(found)
@@ -121,7 +155,9 @@ fn refresh(
 ) -> Result<(), TunnelError> {
     netlink.set_up(found.index, u32::from(wanted.mtu), &alias(instance))?;
     let (again, index, mtu) = (Rc::clone(netlink), found.index, found.mtu);
-    undo.push(format!("set the MTU of {} back", found.name), move || again.set_mtu(index, mtu).map_err(Into::into));
+    undo.push(format!("set the MTU of {} back", found.name), move || {
+        again.set_mtu(index, mtu).map_err(Into::into)
+    });
     Ok(())
 }
 
@@ -139,9 +175,18 @@ fn routes(
     for prefix in &wanted.routes {
         let (destination, len) = (prefix.address(), prefix.len());
         let equal = |route: &&crate::netlink::route::Ipv4Route| route.destination == destination && route.len == len;
-        let own = there.iter().filter(equal).any(|route| route.index == Some(device.index));
+        let own = there
+            .iter()
+            .filter(equal)
+            .any(|route| route.index == Some(device.index));
         if !own && let Some(other) = there.iter().find(equal) {
-            let through = other.index.and_then(|index| netlink.interfaces().ok()?.into_iter().find(|found| found.index == index));
+            let through = other.index.and_then(|index| {
+                netlink
+                    .interfaces()
+                    .ok()?
+                    .into_iter()
+                    .find(|found| found.index == index)
+            });
             let through = through.map_or_else(|| "elsewhere".to_owned(), |found| format!("to {}", found.name));
             warnings.push(format!(
                 "there is a route {prefix} {through} already: none was made into {name}; to tunnel it: ip route replace {prefix} dev {name}",
@@ -155,7 +200,9 @@ fn routes(
         if !own {
             let (again, index) = (Rc::clone(netlink), device.index);
             undo.push(format!("remove the route {prefix}"), move || {
-                again.remove_ipv4_route(destination, len, index).or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
+                again
+                    .remove_ipv4_route(destination, len, index)
+                    .or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
             });
         }
     }
@@ -185,7 +232,11 @@ pub fn remove(netlink: &Netlink, instance: &Instance, device: &str) -> Result<bo
 /// [`NetlinkError`].
 pub fn made_by(netlink: &Netlink, instance: &Instance) -> Result<Vec<String>, NetlinkError> {
     let interfaces = netlink.interfaces()?;
-    Ok(interfaces.into_iter().filter(|found| owner(found) == Some(instance.as_ref())).map(|found| found.name).collect())
+    Ok(interfaces
+        .into_iter()
+        .filter(|found| owner(found) == Some(instance.as_ref()))
+        .map(|found| found.name)
+        .collect())
 }
 
 #[cfg(test)]
@@ -195,7 +246,10 @@ mod tests {
 
     #[test]
     fn only_the_instances_own_mark_is_ours() {
-        let marked = |alias: &str| Interface { alias: Some(alias.to_owned()), ..nic(1, "mape0") };
+        let marked = |alias: &str| Interface {
+            alias: Some(alias.to_owned()),
+            ..nic(1, "mape0")
+        };
         let home: Instance = "home".parse().unwrap();
         assert_eq!(owner(&marked(&alias(&home))), Some("home"));
         assert_eq!(owner(&marked("mape-ctl office")), Some("office"));

@@ -63,7 +63,10 @@ impl Netlink {
         };
         message.attributes.push(AddressAttribute::Local(address));
         message.attributes.push(AddressAttribute::Address(address));
-        self.wait(format!("remove the address {address}/{len}"), self.handle.address().del(message).execute())
+        self.wait(
+            format!("remove the address {address}/{len}"),
+            self.handle.address().del(message).execute(),
+        )
     }
 }
 
@@ -85,5 +88,9 @@ fn assigned(message: &AddressMessage) -> Option<Assigned> {
         })
     };
     let address = find(true).or_else(|| find(false))?;
-    Some(Assigned { index: message.header.index, address, len: message.header.prefix_len })
+    Some(Assigned {
+        index: message.header.index,
+        address,
+        len: message.header.prefix_len,
+    })
 }

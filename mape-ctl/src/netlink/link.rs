@@ -3,7 +3,9 @@
 use mape_common::hop::Mac;
 use rtnetlink::{
     LinkUnspec,
-    packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, State, Stats64, XdpAttached},
+    packet_route::link::{
+        LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, State, Stats64, XdpAttached,
+    },
 };
 
 use super::{Netlink, NetlinkError};
@@ -72,7 +74,10 @@ impl Interface {
         interface
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel tells a hundred things of which these are wanted")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the kernel tells a hundred things of which these are wanted"
+    )]
     fn note(&mut self, attribute: &LinkAttribute, ethernet: bool) {
         match attribute {
             LinkAttribute::IfName(name) => self.name.clone_from(name),
@@ -84,7 +89,13 @@ impl Interface {
             LinkAttribute::Link(index) => self.lower = Some(*index),
             LinkAttribute::Stats64(stats) => self.stats = *stats,
             LinkAttribute::LinkInfo(info) => {
-                self.kind = info.iter().find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind.to_string()) } else { None });
+                self.kind = info.iter().find_map(|info| {
+                    if let LinkInfo::Kind(kind) = info {
+                        Some(kind.to_string())
+                    } else {
+                        None
+                    }
+                });
             }
             LinkAttribute::Xdp(facts) => self.xdp = attached(facts),
             _ => {}

@@ -35,12 +35,18 @@ impl Netlink {
     }
 
     fn neighbours(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, NetlinkError> {
-        self.list("list the neighbours", self.handle.neighbours().get().set_address_family(family).execute())
+        self.list(
+            "list the neighbours",
+            self.handle.neighbours().get().set_address_family(family).execute(),
+        )
     }
 }
 
 /// Interface and address of an entry, and its MAC address while that is to be believed.
-#[expect(clippy::wildcard_enum_match_arm, reason = "of an entry's many attributes only these are wanted")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "of an entry's many attributes only these are wanted"
+)]
 fn resolved(message: &NeighbourMessage) -> Option<(u32, IpAddr, Option<Mac>)> {
     let believed = matches!(
         message.header.state,

@@ -31,7 +31,9 @@ pub enum ResolveError {
         target: Ipv6Addr,
     },
     /// The route leaves by another interface than the WAN.
-    #[error("the route to {target} leaves by {leaves_by}, not by the WAN interface {wan}; name that one as `wan`, or mend the route")]
+    #[error(
+        "the route to {target} leaves by {leaves_by}, not by the WAN interface {wan}; name that one as `wan`, or mend the route"
+    )]
     ElsewhereBound {
         /// Where to.
         target: Ipv6Addr,
@@ -41,7 +43,9 @@ pub enum ResolveError {
         wan: String,
     },
     /// The rule's addresses have no router in common.
-    #[error("{target} is directly on {wan}: every address there has a next hop of its own, which this gateway does not follow")]
+    #[error(
+        "{target} is directly on {wan}: every address there has a next hop of its own, which this gateway does not follow"
+    )]
     OnLink {
         /// Where to.
         target: Ipv6Addr,
@@ -95,14 +99,26 @@ pub fn resolve(netlink: &Netlink, wan: &Interface, target: Ipv6Addr, kind: Targe
         return Err(ResolveError::Local { target });
     }
     if way.index != wan.index {
-        let name = netlink.interfaces()?.into_iter().find(|interface| interface.index == way.index);
+        let name = netlink
+            .interfaces()?
+            .into_iter()
+            .find(|interface| interface.index == way.index);
         let leaves_by = name.map_or_else(|| format!("interface {}", way.index), |interface| interface.name);
-        return Err(ResolveError::ElsewhereBound { target, leaves_by, wan: wan.name.clone() });
+        return Err(ResolveError::ElsewhereBound {
+            target,
+            leaves_by,
+            wan: wan.name.clone(),
+        });
     }
     let neighbour = match (way.gateway, kind) {
         (Some(gateway), _) => gateway,
         (None, Target::Host) => target,
-        (None, Target::Prefix) => return Err(ResolveError::OnLink { target, wan: wan.name.clone() }),
+        (None, Target::Prefix) => {
+            return Err(ResolveError::OnLink {
+                target,
+                wan: wan.name.clone(),
+            });
+        }
     };
     let source = wan.mac.ok_or_else(|| ResolveError::NoMac(wan.name.clone()))?;
     let end = Instant::now() + PATIENCE;
@@ -110,11 +126,19 @@ pub fn resolve(netlink: &Netlink, wan: &Interface, target: Ipv6Addr, kind: Targe
     loop {
         if let Some(destination) = netlink.neighbour_mac(wan.index, neighbour)? {
             let mtu = way.mtu.map_or(wan.mtu, |mtu| mtu.min(wan.mtu));
-            let hop = Hop { ifindex: wan.index, mtu: u16::try_from(mtu).unwrap_or(u16::MAX), destination, source };
+            let hop = Hop {
+                ifindex: wan.index,
+                mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+                destination,
+                source,
+            };
             return Ok(Resolved { neighbour, hop });
         }
         if Instant::now() >= end {
-            return Err(ResolveError::Silent { neighbour, wan: wan.name.clone() });
+            return Err(ResolveError::Silent {
+                neighbour,
+                wan: wan.name.clone(),
+            });
         }
         // The kernel gives up after three solicitations; a datagram each second starts it again.
         if asked <= Instant::now() {

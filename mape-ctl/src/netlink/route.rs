@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::{
     RouteMessageBuilder,
-    packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType},
+    packet_route::route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType,
+    },
 };
 
 use super::{Netlink, NetlinkError};
@@ -39,11 +41,23 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError`].
     pub fn way_to(&self, address: Ipv6Addr) -> Result<Option<Way>, NetlinkError> {
-        let message = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(address, 128).build();
-        match self.list(format!("look up the route to {address}"), self.handle.route().get(message).execute()) {
+        let message = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(address, 128)
+            .build();
+        match self.list(
+            format!("look up the route to {address}"),
+            self.handle.route().get(message).execute(),
+        ) {
             Ok(messages) => Ok(messages.first().and_then(way)),
             // The kernel has words of its own for "no route".
-            Err(error) if matches!(error.source.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(None),
+            Err(error)
+                if matches!(
+                    error.source.raw_os_error(),
+                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH)
+                ) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -62,9 +76,18 @@ impl Netlink {
     ///
     /// # Errors
     /// [`NetlinkError`].
-    pub fn add_ipv4_route(&self, destination: Ipv4Addr, len: u8, index: u32, mtu: u32, replace: bool) -> Result<(), NetlinkError> {
+    pub fn add_ipv4_route(
+        &self,
+        destination: Ipv4Addr,
+        len: u8,
+        index: u32,
+        mtu: u32,
+        replace: bool,
+    ) -> Result<(), NetlinkError> {
         let mut message = ipv4_message(destination, len, index);
-        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+        message
+            .attributes
+            .push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
         let mut request = self.handle.route().add(message);
         if replace {
             request = request.replace();
@@ -78,7 +101,10 @@ impl Netlink {
     /// [`NetlinkError`]; [`NetlinkError::is_absent`] where it is not there.
     pub fn remove_ipv4_route(&self, destination: Ipv4Addr, len: u8, index: u32) -> Result<(), NetlinkError> {
         let message = ipv4_message(destination, len, index);
-        self.wait(format!("remove the route {destination}/{len}"), self.handle.route().del(message).execute())
+        self.wait(
+            format!("remove the route {destination}/{len}"),
+            self.handle.route().del(message).execute(),
+        )
     }
 }
 
@@ -90,15 +116,29 @@ fn ipv4_message(destination: Ipv4Addr, len: u8, index: u32) -> RouteMessage {
         .build()
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "of a route's many attributes only these are wanted")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "of a route's many attributes only these are wanted"
+)]
 fn way(message: &RouteMessage) -> Option<Way> {
-    let mut way = Way { index: 0, gateway: None, mtu: None, local: message.header.kind == RouteType::Local };
+    let mut way = Way {
+        index: 0,
+        gateway: None,
+        mtu: None,
+        local: message.header.kind == RouteType::Local,
+    };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => way.index = *index,
             RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => way.gateway = Some(*gateway),
             RouteAttribute::Metrics(metrics) => {
-                way.mtu = metrics.iter().find_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
+                way.mtu = metrics.iter().find_map(|metric| {
+                    if let RouteMetric::Mtu(mtu) = metric {
+                        Some(*mtu)
+                    } else {
+                        None
+                    }
+                });
             }
             _ => {}
         }
@@ -107,13 +147,19 @@ fn way(message: &RouteMessage) -> Option<Way> {
     usable.then_some(way)
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "of a route's many attributes only these are wanted")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "of a route's many attributes only these are wanted"
+)]
 fn ipv4_route(message: &RouteMessage) -> Option<Ipv4Route> {
     if message.header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
     }
-    let mut route =
-        Ipv4Route { destination: Ipv4Addr::UNSPECIFIED, len: message.header.destination_prefix_length, index: None };
+    let mut route = Ipv4Route {
+        destination: Ipv4Addr::UNSPECIFIED,
+        len: message.header.destination_prefix_length,
+        index: None,
+    };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.index = Some(*index),

@@ -1,0 +1,124 @@
+//! Filling the maps with the gate closed, and keeping sessions of a running gateway where they are still right.
+
+use mape_common::{
+    hop::{Link, Mac},
+    layout::{Config, SweepOrder},
+    nat::port::PortState,
+};
+
+use super::{LoadError, Loading};
+use crate::{
+    datapath::{maps::RuleTables, sweep::Sweeper, tables},
+    host::state,
+};
+
+impl Loading<'_> {
+    /// Closes the gate of a running gateway; its reverse comes last of all, when everything else is as it was.
+    pub(super) fn close_gate(&mut self) -> Result<bool, LoadError> {
+        let was_open = self.tables.is_gate_open()?;
+        if was_open {
+            let tables = self.tables.clone();
+            self.undo
+                .push("open the gate again", move || tables.set_gate(true).map_err(Into::into));
+            self.tables.set_gate(false)?;
+        }
+        Ok(was_open)
+    }
+
+    /// Writes every map, keeping the sessions of a running gateway where they are still right.
+    pub(super) fn fill(&mut self) -> Result<(), LoadError> {
+        let gateway = self.gateway;
+        let old = if self.is_reload {
+            Some(self.tables.config()?).filter(|config| config.tunnel_mtu != 0)
+        } else {
+            None
+        };
+        let key = match &old {
+            Some(old) => old.hash_key,
+            None => tables::secret().map_err(LoadError::Random)?,
+        };
+        let new = tables::config(gateway, self.tunnel_ifindex, key);
+        if self.is_reload {
+            self.note_old_tables()?;
+        }
+        if let Some(domain) = &gateway.domain {
+            let set = domain.port_set();
+            let reserved = &gateway.nat.reserved_ports;
+            match &old {
+                Some(old) if tables::keeps_sessions(old, &new) && self.same_rules()? && self.same_reserved(old)? => {}
+                Some(old) => {
+                    let ended = Sweeper::open(&self.pins)?.flush(&SweepOrder::default())?;
+                    self.done.messages.push(format!(
+                        "the line or its ports have changed: {ended} sessions were ended"
+                    ));
+                    self.clear_ports(old)?;
+                    self.tables.set_ports(tables::fresh_ports(&set, reserved))?;
+                }
+                None => {
+                    self.tables.fill_free_slots(new.sessions)?;
+                    self.tables.set_ports(tables::fresh_ports(&set, reserved))?;
+                }
+            }
+        }
+        self.tables.set_rules(&self.hops.rules)?;
+        self.tables.set_far_hops(&self.hops.words(state::now()))?;
+        for port in &self.ports {
+            let [words, flags] = Link::words(port.nic.mac.unwrap_or(Mac([0; 6])), port.nic.mtu_u16());
+            // A link that has been proven stays so: its program is replaced, not attached anew.
+            let known = self.tables.link(port.nic.index)?;
+            let kept = if self.is_attached(&port.nic.name) && known.proven {
+                flags | Link::ALIVE
+            } else {
+                flags
+            };
+            self.tables.set_link_words(port.nic.index, [words, kept])?;
+        }
+        self.tables.set_config(&new)?;
+        Ok(())
+    }
+
+    /// Notes how to give a running gateway back what it had.
+    pub(super) fn note_old_tables(&mut self) -> Result<(), LoadError> {
+        let (config, rules, hops) = (self.tables.config()?, self.tables.rules()?, self.tables.far_hops()?);
+        let tables = self.tables.clone();
+        self.undo.push("restore the configuration", move || {
+            tables.set_rules(&rules)?;
+            tables.set_far_hops(&hops)?;
+            tables.set_config(&config)?;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Whether packets to the same addresses have the same far ends as before; next hops may differ.
+    pub(super) fn same_rules(&self) -> Result<bool, LoadError> {
+        let plain = |tables: RuleTables| {
+            let mut forwarding: Vec<_> = tables
+                .by_ipv4
+                .iter()
+                .map(|(len, prefix, found)| (*len, *prefix, found.rule))
+                .collect();
+            forwarding.sort_unstable();
+            (tables.rules, forwarding)
+        };
+        Ok(plain(self.tables.rules()?) == plain(self.hops.rules.clone()))
+    }
+
+    pub(super) fn same_reserved(&self, old: &Config) -> Result<bool, LoadError> {
+        let wanted = tables::reserved_ordinals(&old.port_set, &self.gateway.nat.reserved_ports);
+        let mut now = Vec::new();
+        for ordinal in 0..old.ports {
+            if PortState::from_word(self.tables.port(ordinal)?) == PortState::Reserved {
+                now.push(ordinal);
+            }
+        }
+        Ok(now == wanted)
+    }
+
+    /// Empties the port states of a gateway whose sessions have been ended: the rows may be of another length now.
+    pub(super) fn clear_ports(&self, old: &Config) -> Result<(), LoadError> {
+        Ok(self
+            .tables
+            .set_ports((0..old.ports.saturating_mul(3)).map(|index| (index, 0)))?)
+    }
+}

@@ -1,0 +1,173 @@
+//! Programs and their interfaces: verified, attached or replaced, pinned, proven; and what is not wanted any longer, taken off.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use aya::{Ebpf, programs::Xdp};
+use aya_obj::programs::XdpAttachType;
+use mape_common::layout::programs as names;
+
+use super::{LoadError, Loading};
+use crate::{
+    datapath::{
+        attach::{self, mode_name},
+        pin::PinError,
+        programs::{self, LoadError as ProgramLoadError},
+        prove::{self, Proof},
+    },
+    gateway::Role,
+    netlink::link::Interface,
+};
+
+impl Loading<'_> {
+    /// The programs that this gateway runs; the verifier sees them before anything of a running gateway is touched.
+    pub(super) fn programs(&self) -> Vec<&'static str> {
+        let mut wanted: Vec<&'static str> = self.ports.iter().map(|port| port.program).collect();
+        if self.gateway.role == Role::CustomerEdge {
+            wanted.push(names::SWEEP);
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
+    }
+
+    pub(super) fn load_programs(&self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
+        for name in self.programs() {
+            programs::program(ebpf, name)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_attached(&self, interface: &str) -> bool {
+        self.is_reload && self.pins.link(interface).exists()
+    }
+
+    /// Puts each program on its interface.
+    pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
+        let old = self.old_programs()?;
+        for port in &self.ports {
+            let program: &mut Xdp = ebpf
+                .program_mut(port.program)
+                .and_then(|program| program.try_into().ok())
+                .ok_or(ProgramLoadError::NoProgram(port.program))?;
+            let name = port.nic.name.clone();
+            let pins = self.pins.clone();
+            if self.is_attached(&name) {
+                attach::replace(&self.pins, program, &name)?;
+                let path = old.get(port.program).cloned();
+                self.undo.push(format!("put the old program back on {name}"), move || {
+                    let Some(path) = path else { return Ok(()) };
+                    let mut program = Xdp::from_pin(path, XdpAttachType::Interface)?;
+                    attach::replace(&pins, &mut program, &name)?;
+                    Ok(())
+                });
+            } else {
+                attach::attach(&self.pins, program, &port.nic, self.gateway.mode)?;
+                self.undo.push(format!("detach from {name}"), move || {
+                    pins.remove_link(&name).map_err(Into::into)
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the pins of the programs that run now aside, so that they can be put back.
+    pub(super) fn old_programs(&mut self) -> Result<BTreeMap<&'static str, PathBuf>, LoadError> {
+        let mut moved = BTreeMap::new();
+        if !self.is_reload {
+            return Ok(moved);
+        }
+        for name in self.programs() {
+            let from = self.pins.program(name);
+            if !from.exists() {
+                continue;
+            }
+            let aside = self.pins.program(&format!("{name}-old"));
+            let failed = |source| PinError::File {
+                action: "move",
+                path: from.clone(),
+                source,
+            };
+            self.pins.remove_program(&format!("{name}-old"))?;
+            fs::rename(&from, &aside).map_err(failed)?;
+            let (back, to) = (aside.clone(), from);
+            self.undo.push(format!("keep the old program {name}"), move || {
+                let _ = fs::remove_file(&to);
+                fs::rename(&back, &to).map_err(Into::into)
+            });
+            moved.insert(name, aside);
+        }
+        Ok(moved)
+    }
+
+    pub(super) fn pin_programs(&self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
+        for name in self.programs() {
+            let program = ebpf.program_mut(name).ok_or(ProgramLoadError::NoProgram(name))?;
+            program
+                .pin(self.pins.program(name))
+                .map_err(|source| LoadError::PinProgram { name, source })?;
+        }
+        Ok(())
+    }
+
+    /// Waits for each program to show that it runs.
+    pub(super) fn prove(&mut self) -> Result<(), LoadError> {
+        let nics: Vec<Interface> = self.ports.iter().map(|port| port.nic.clone()).collect();
+        let neighbours: Vec<_> = self
+            .hops
+            .resolved
+            .iter()
+            .map(|found| (found.hop.ifindex, found.neighbour))
+            .collect();
+        let mode = mode_name(self.gateway.mode);
+        for (name, proof) in prove::prove(&self.netlink, &self.tables, &nics, &neighbours)? {
+            match proof {
+                Proof::Proven => self.done.messages.push(format!("{name}: {mode} XDP, runs")),
+                Proof::Silent => {
+                    self.done.messages.push(format!("{name}: {mode} XDP, attached"));
+                    self.done.warnings.push(format!(
+                        "no frame has arrived on {name} yet; packets are forwarded to it from the first one on"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the programs off interfaces that are not in the configuration any longer, and drops the old programs' pins.
+    pub(super) fn detach_others(&mut self, was_open: bool) {
+        for name in self.pins.linked_interfaces() {
+            if self.ports.iter().any(|port| port.nic.name == name) {
+                continue;
+            }
+            // Nothing may be redirected to it any longer: without a program the kernel drops such frames without a word.
+            if let Ok(Some(gone)) = self.netlink.interface(&name)
+                && let Err(error) = self.tables.set_link_words(gone.index, [0; 2])
+            {
+                self.done.warnings.push(error.to_string());
+            }
+            match self.pins.remove_link(&name) {
+                Ok(()) => self.done.messages.push(format!("detached from {name}")),
+                Err(error) => self
+                    .done
+                    .warnings
+                    .push(format!("{name} is not in the configuration any longer, but {error}")),
+            }
+        }
+        let wanted = self.programs();
+        for name in self
+            .pins
+            .programs()
+            .into_iter()
+            .filter(|name| !wanted.contains(&name.as_str()))
+        {
+            if let Err(error) = self.pins.remove_program(&name) {
+                self.done.warnings.push(error.to_string());
+            }
+        }
+        if self.is_reload && !was_open {
+            self.done
+                .messages
+                .push("forwarding was switched off and is on again".to_owned());
+        }
+    }
+}
