@@ -11,7 +11,7 @@ use mape_common::{
 use crate::{env::KernelEnv, maps, packet::xdp::XdpPacket};
 
 #[inline(always)]
-pub fn lan(ctx: &XdpContext) -> u32 {
+pub(crate) fn lan(ctx: &XdpContext) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
@@ -19,7 +19,7 @@ pub fn lan(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-pub fn wan(ctx: &XdpContext) -> u32 {
+pub(crate) fn wan(ctx: &XdpContext) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
@@ -28,7 +28,7 @@ pub fn wan(ctx: &XdpContext) -> u32 {
 
 /// On one NIC the frame's type tells which way it goes.
 #[inline(always)]
-pub fn one_arm(ctx: &XdpContext) -> u32 {
+pub(crate) fn one_arm(ctx: &XdpContext) -> u32 {
     match XdpPacket::new(ctx).read(12).map(EtherType) {
         Ok(EtherType::IPV4) => lan(ctx),
         _ => wan(ctx),
@@ -36,7 +36,7 @@ pub fn one_arm(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-pub fn relay_v4(ctx: &XdpContext) -> u32 {
+pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
@@ -44,7 +44,7 @@ pub fn relay_v4(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-pub fn relay_v6(ctx: &XdpContext) -> u32 {
+pub(crate) fn relay_v6(ctx: &XdpContext) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
@@ -52,7 +52,7 @@ pub fn relay_v6(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-pub fn relay_one_arm(ctx: &XdpContext) -> u32 {
+pub(crate) fn relay_one_arm(ctx: &XdpContext) -> u32 {
     match XdpPacket::new(ctx).read(12).map(EtherType) {
         Ok(EtherType::IPV4) => relay_v4(ctx),
         _ => relay_v6(ctx),
@@ -60,7 +60,7 @@ pub fn relay_one_arm(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-pub fn bare_redirect(ctx: &XdpContext) -> u32 {
+pub(crate) fn bare_redirect(ctx: &XdpContext) -> u32 {
     redirect(ctx, maps::bare_target())
 }
 

@@ -23,24 +23,24 @@ const EEXIST: i32 = -17;
 const AF_INET: u8 = 2;
 
 /// The maps, and the context that some helpers want.
-pub struct KernelEnv(*mut core::ffi::c_void);
+pub(crate) struct KernelEnv(*mut core::ffi::c_void);
 
 impl KernelEnv {
     /// For one program run.
     #[inline(always)]
-    pub fn new(ctx: &XdpContext) -> Self {
+    pub(crate) fn new(ctx: &XdpContext) -> Self {
         Self(ctx.ctx.cast())
     }
 
     /// Without a frame, for the sweeper: there are no routes then.
     #[inline(always)]
-    pub const fn without_frame() -> Self {
+    pub(crate) const fn without_frame() -> Self {
         Self(core::ptr::null_mut())
     }
 
     /// Index of the interface that the frame came by.
     #[inline(always)]
-    pub fn ingress(&self) -> u32 {
+    pub(crate) fn ingress(&self) -> u32 {
         let ctx: *const aya_ebpf::bindings::xdp_md = self.0.cast();
         // SAFETY: the context the kernel called the program with.
         unsafe { (*ctx).ingress_ifindex }

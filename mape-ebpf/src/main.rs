@@ -14,55 +14,55 @@ use aya_ebpf::{macros::xdp, programs::XdpContext};
 
 /// Customer edge, a NIC that is only LAN.
 #[xdp]
-pub fn mape_lan_xdp(ctx: XdpContext) -> u32 {
+fn mape_lan_xdp(ctx: XdpContext) -> u32 {
     action::lan(&ctx)
 }
 
 /// Customer edge, a NIC that is only WAN.
 #[xdp]
-pub fn mape_wan_xdp(ctx: XdpContext) -> u32 {
+fn mape_wan_xdp(ctx: XdpContext) -> u32 {
     action::wan(&ctx)
 }
 
 /// Customer edge, one NIC for both.
 #[xdp]
-pub fn mape_one_arm_xdp(ctx: XdpContext) -> u32 {
+fn mape_one_arm_xdp(ctx: XdpContext) -> u32 {
     action::one_arm(&ctx)
 }
 
 /// Border relay, a NIC towards the IPv4 Internet.
 #[xdp]
-pub fn mape_relay4_xdp(ctx: XdpContext) -> u32 {
+fn mape_relay4_xdp(ctx: XdpContext) -> u32 {
     action::relay_v4(&ctx)
 }
 
 /// Border relay, a NIC towards the domain.
 #[xdp]
-pub fn mape_relay6_xdp(ctx: XdpContext) -> u32 {
+fn mape_relay6_xdp(ctx: XdpContext) -> u32 {
     action::relay_v6(&ctx)
 }
 
 /// Border relay, one NIC for both.
 #[xdp]
-pub fn mape_relay_xdp(ctx: XdpContext) -> u32 {
+fn mape_relay_xdp(ctx: XdpContext) -> u32 {
     action::relay_one_arm(&ctx)
 }
 
 /// Passes everything: for the far end of a veth, which takes redirected frames only from a device with a program.
 #[xdp]
-pub fn mape_pass_xdp(_: XdpContext) -> u32 {
+fn mape_pass_xdp(_: XdpContext) -> u32 {
     aya_ebpf::bindings::xdp_action::XDP_PASS
 }
 
 /// Redirects everything to the interface in REDIRECT_TO: the ceiling that the others are measured against.
 #[xdp]
-pub fn mape_bare_xdp(ctx: XdpContext) -> u32 {
+fn mape_bare_xdp(ctx: XdpContext) -> u32 {
     action::bare_redirect(&ctx)
 }
 
 /// Never attached: run once by user space. Sweeps the session table as SWEEP_ORDER says and arms the timer.
 #[xdp]
-pub fn mape_sweep_xdp(_: XdpContext) -> u32 {
+fn mape_sweep_xdp(_: XdpContext) -> u32 {
     sweep::run()
 }
 

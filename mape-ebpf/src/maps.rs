@@ -23,68 +23,68 @@ use crate::sweep::SweepTimer;
 
 /// User space, while the gate is closed.
 #[map]
-pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 /// User space: 1 = open.
 #[map]
-pub static GATE: Array<Word> = Array::with_max_entries(1, 0);
+pub(crate) static GATE: Array<Word> = Array::with_max_entries(1, 0);
 /// User space; the programs set ALIVE.
 #[map]
-pub static LINKS: Array<Link> = Array::with_max_entries(1, 0);
+pub(crate) static LINKS: Array<Link> = Array::with_max_entries(1, 0);
 /// User space (far ends) and the programs (LAN hosts).
 #[map]
-pub static HOPS: Array<NextHop> = Array::with_max_entries(NEXT_HOPS, 0);
+pub(crate) static HOPS: Array<NextHop> = Array::with_max_entries(NEXT_HOPS, 0);
 /// User space.
 #[map]
-pub static RULES: Array<Rule> = Array::with_max_entries(1, 0);
+pub(crate) static RULES: Array<Rule> = Array::with_max_entries(1, 0);
 /// User space.
 #[map]
-pub static RULES_V4: LpmTrie<[u8; 4], RuleRef> = LpmTrie::with_max_entries(1, 0);
+pub(crate) static RULES_V4: LpmTrie<[u8; 4], RuleRef> = LpmTrie::with_max_entries(1, 0);
 /// User space.
 #[map]
-pub static RULES_V6: LpmTrie<[u8; 16], RuleRef> = LpmTrie::with_max_entries(1, 0);
+pub(crate) static RULES_V6: LpmTrie<[u8; 16], RuleRef> = LpmTrie::with_max_entries(1, 0);
 /// The programs.
 #[map]
-pub static INSIDE: HashMap<FlowKey, SessionRef> = HashMap::with_max_entries(1, 0);
+pub(crate) static INSIDE: HashMap<FlowKey, SessionRef> = HashMap::with_max_entries(1, 0);
 /// The programs.
 #[map]
-pub static OUTSIDE: HashMap<FlowKey, SessionRef> = HashMap::with_max_entries(1, 0);
+pub(crate) static OUTSIDE: HashMap<FlowKey, SessionRef> = HashMap::with_max_entries(1, 0);
 /// The programs; user space reads it through a memory mapping.
 #[map]
-pub static SESSIONS: Array<Session> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub(crate) static SESSIONS: Array<Session> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Filled once by user space, then the programs'.
 #[map]
-pub static FREE_SLOTS: Stack<u32> = Stack::with_max_entries(1, 0);
+pub(crate) static FREE_SLOTS: Stack<u32> = Stack::with_max_entries(1, 0);
 /// The programs; user space reserves ports before they run.
 #[map]
-pub static PORTS: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub(crate) static PORTS: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// The programs.
 #[map]
-pub static OVERLAP: Array<Word> = Array::with_max_entries(OVERLAP_CELLS, 0);
+pub(crate) static OVERLAP: Array<Word> = Array::with_max_entries(OVERLAP_CELLS, 0);
 /// The programs.
 #[map]
-pub static REFUSED: Array<Word> = Array::with_max_entries(REFUSALS, 0);
+pub(crate) static REFUSED: Array<Word> = Array::with_max_entries(REFUSALS, 0);
 /// The programs.
 #[map]
-pub static PERMISSIONS: HashMap<PermissionKey, u64> = HashMap::with_max_entries(1, 0);
+pub(crate) static PERMISSIONS: HashMap<PermissionKey, u64> = HashMap::with_max_entries(1, 0);
 /// The programs, each processor its own.
 #[map]
-pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(2 * OUTCOMES, 0);
+pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(2 * OUTCOMES, 0);
 /// The programs.
 #[map]
-pub static GAUGES: Array<Word> = Array::with_max_entries(Gauge::COUNT, 0);
+pub(crate) static GAUGES: Array<Word> = Array::with_max_entries(Gauge::COUNT, 0);
 /// The kernel's timer.
 #[btf_map]
-pub static SWEEP: btf_maps::Array<SweepTimer, 1, 0> = btf_maps::Array::new();
+pub(crate) static SWEEP: btf_maps::Array<SweepTimer, 1, 0> = btf_maps::Array::new();
 /// User space asks, the sweeper answers.
 #[map]
-pub static SWEEP_ORDER: Array<SweepOrder> = Array::with_max_entries(1, 0);
+pub(crate) static SWEEP_ORDER: Array<SweepOrder> = Array::with_max_entries(1, 0);
 /// For measurements: user space says where the bare redirect goes.
 #[map]
-pub static REDIRECT_TO: Array<u32> = Array::with_max_entries(1, 0);
+pub(crate) static REDIRECT_TO: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Counts a frame of `len` bytes.
 #[inline(always)]
-pub fn count(direction: Direction, outcome: u32, len: usize) {
+pub(crate) fn count(direction: Direction, outcome: u32, len: usize) {
     let first = match direction {
         Direction::Outbound => 0,
         Direction::Inbound => OUTCOMES,
@@ -99,13 +99,13 @@ pub fn count(direction: Direction, outcome: u32, len: usize) {
 
 /// Sends the frame out of an interface once the program has returned.
 #[inline(always)]
-pub fn redirect(ifindex: u32) -> u32 {
+pub(crate) fn redirect(ifindex: u32) -> u32 {
     // SAFETY: the helper takes two numbers.
     unsafe { bpf_redirect(ifindex, 0) as u32 }
 }
 
 /// Where the bare redirect goes.
 #[inline(always)]
-pub fn bare_target() -> u32 {
+pub(crate) fn bare_target() -> u32 {
     REDIRECT_TO.get(0).copied().unwrap_or(0)
 }

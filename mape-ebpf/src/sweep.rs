@@ -16,7 +16,7 @@ use crate::{env::KernelEnv, maps};
 
 /// The value of SWEEP.
 #[repr(C)]
-pub struct SweepTimer {
+pub(crate) struct SweepTimer {
     timer: bpf_timer,
     next_slot: u64,
 }
@@ -29,7 +29,7 @@ const SLICES: u32 = 16;
 
 /// A call from user space: carries out SWEEP_ORDER on a slice and sees to it that the timer runs.
 #[inline(always)]
-pub fn run() -> u32 {
+pub(crate) fn run() -> u32 {
     let env = KernelEnv::without_frame();
     if let Some(config) = env.config()
         && let Some(order) = maps::SWEEP_ORDER.get_ptr_mut(0)

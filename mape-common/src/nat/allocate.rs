@@ -203,7 +203,7 @@ fn find_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
 }
 
 /// A port whose session with the draft's destination was over and has been ended, or [`NONE`].
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 fn reclaim<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     let Ok(record) = draft.record(env) else { return NONE };
     let mut reclaim = Reclaim { env, config, record, walk: Walk::new(env, config), found: NONE };

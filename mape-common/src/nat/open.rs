@@ -5,7 +5,7 @@ use super::{
     mapping,
     overlap::Fingerprint,
     refusal::Refusal,
-    session::{Facts, Hold, Phase},
+    session::{Facts, Hold, Phase, Session},
     table::{self, Draft},
 };
 use crate::{
@@ -49,28 +49,37 @@ pub struct Path {
 #[inline(always)]
 pub fn draft<E: Env>(env: &E, config: &Config, flow: &Flow, path: &Path, first: Phase, now: Tick) -> Result<Draft, Reason> {
     let draft = Draft::take(env, now)?;
-    draft.record(env)?.write(&Facts {
-        transport: flow.transport,
-        hold: Hold::Overlap,
-        inside: flow.local,
-        inside_port: flow.local_port,
-        external: config.external_address,
-        external_port: Port(0),
-        ordinal: 0,
-        first,
-        remote: flow.remote,
-        remote_port: flow.remote_port,
-        far_end: path.far_end,
-        wan_hop: path.wan_hop,
-        lan_hop: path.lan_hop,
-        created: now,
-        mapping: SessionRef::default(),
-    });
+    let record = draft.record(env)?;
+    write_ends(record, config.external_address, flow, first);
+    write_ways(record, path, now);
     Ok(draft)
 }
 
+/// One of two functions, because all of a record's bytes at once do not fit on a BPF program's stack. True, see `step::edge`.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn write_ends(record: &Session, external: [u8; 4], flow: &Flow, first: Phase) -> bool {
+    record.write_ends(&Facts {
+        transport: flow.transport,
+        inside: flow.local,
+        inside_port: flow.local_port,
+        external,
+        first,
+        remote: flow.remote,
+        remote_port: flow.remote_port,
+        ..Facts::EMPTY
+    });
+    true
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn write_ways(record: &Session, path: &Path, now: Tick) -> bool {
+    let Path { far_end, wan_hop, lan_hop } = *path;
+    record.write_ways(&Facts { far_end, wan_hop, lan_hop, created: now, ..Facts::EMPTY });
+    true
+}
+
 /// Whether a LAN host was refused this destination less than a second ago.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn was_refused<E: Env>(env: &E, config: &Config, flow: &Flow, now: Tick) -> bool {
     refusal(config, flow).is_recent(env, now)
 }

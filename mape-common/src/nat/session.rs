@@ -213,6 +213,25 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Nothing known yet: a session on a port that is still to be chosen.
+    pub const EMPTY: Self = Self {
+        transport: Transport::Udp,
+        hold: Hold::Overlap,
+        inside: [0; 4],
+        inside_port: Port(0),
+        external: [0; 4],
+        external_port: Port(0),
+        ordinal: 0,
+        first: Phase::Udp,
+        remote: [0; 4],
+        remote_port: Port(0),
+        far_end: [0; 16],
+        wan_hop: 0,
+        lan_hop: 0,
+        created: Tick(0),
+        mapping: SessionRef { slot: 0, generation: 0 },
+    };
+
     /// Key in INSIDE.
     #[inline(always)]
     pub const fn inside_key(&self) -> FlowKey {
@@ -313,6 +332,13 @@ impl Session {
     /// Writes the facts; only for who holds the record in Building.
     #[inline(always)]
     pub fn write(&self, facts: &Facts) {
+        self.write_ends(facts);
+        self.write_ways(facts);
+    }
+
+    /// Writes who talks to whom, and by which port.
+    #[inline(always)]
+    pub fn write_ends(&self, facts: &Facts) {
         let [i0, i1, i2, i3] = facts.inside;
         let [ip0, ip1] = facts.inside_port.to_bytes();
         let [ep0, ep1] = facts.external_port.to_bytes();
@@ -323,11 +349,16 @@ impl Session {
         let [e0, e1, e2, e3] = facts.external;
         let [o0, o1] = facts.ordinal.to_be_bytes();
         self.0[3].store(u64::from_be_bytes([e0, e1, e2, e3, o0, o1, facts.first.number(), 0]));
+        self.set_mapping(facts.mapping);
+    }
+
+    /// Writes where packets go.
+    #[inline(always)]
+    pub fn write_ways(&self, facts: &Facts) {
         let [f0, f1, f2, f3, f4, f5, f6, f7, g0, g1, g2, g3, g4, g5, g6, g7] = facts.far_end;
         self.0[4].store(u64::from_ne_bytes([f0, f1, f2, f3, f4, f5, f6, f7]));
         self.0[5].store(u64::from_ne_bytes([g0, g1, g2, g3, g4, g5, g6, g7]));
         self.set_hops(facts.created, facts.wan_hop, facts.lan_hop);
-        self.set_mapping(facts.mapping);
     }
 
     /// Puts another port into a record in Building.

@@ -82,6 +82,7 @@ fn settle_outbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, draft: &
     let path = path::outbound(env, &arrival, &need.flow)?;
     match need.session {
         Some(session) => outbound::refresh(env, &arrival, session, need.phase, &path),
+        None if open::was_refused(env, arrival.config, &need.flow, arrival.now) => Err(Reason::RecentlyRefused),
         None => outbound::draft(env, &arrival, &need, &path, draft),
     }
 }

@@ -159,12 +159,9 @@ pub fn look<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, need: 
 /// Drafts the record of a new session whose packets go by `path`.
 ///
 /// # Errors
-/// [`Reason::RecentlyRefused`], [`Reason::SessionsExhausted`], [`Reason::Contended`].
+/// [`Reason::SessionsExhausted`], [`Reason::Contended`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn draft<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, path: &Path, made: &mut Option<Draft>) -> Result<(), Reason> {
-    if open::was_refused(env, arrival.config, &need.flow, arrival.now) {
-        return Err(Reason::RecentlyRefused);
-    }
     *made = Some(open::draft(env, arrival.config, &need.flow, path, need.phase, arrival.now)?);
     Ok(())
 }

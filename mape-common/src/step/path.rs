@@ -74,8 +74,16 @@ pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -
 /// The next hop back to the LAN host: the routing table's, with the frame's sender where the kernel has no neighbour entry.
 ///
 /// The packet must have come by the interface that leads back to its source (RFC 3704, strict).
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 fn lan_hop<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<u16, Reason> {
+    let mut hop = Hop { ifindex: 0, mtu: 0, destination: arrival.source, source: Mac([0; 6]) };
+    way_back(env, arrival, flow, &mut hop)?;
+    note_lan_hop(env, flow.local, &hop, arrival.now)
+}
+
+/// Fills in the neighbour and the NIC towards the packet's source.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn way_back<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow, way: &mut Hop) -> Result<(), Reason> {
     let hop = match env.route(arrival.config.tunnel_ifindex, flow.remote, flow.local) {
         Route::Resolved(hop) => hop,
         Route::Unresolved { ifindex } => learned(env, arrival, ifindex)?,
@@ -84,7 +92,8 @@ fn lan_hop<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<u16, R
     if hop.ifindex != arrival.ifindex {
         return Err(Reason::SourceNotLan);
     }
-    note_lan_hop(env, flow.local, &hop, arrival.now)
+    *way = hop;
+    Ok(())
 }
 
 /// The frame's sender as a next hop.
@@ -95,7 +104,7 @@ fn learned<E: Env>(env: &E, arrival: &Arrival<'_>, ifindex: u32) -> Result<Hop, 
 }
 
 /// Finds or makes the record of a LAN host's next hop; gives its index.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn note_lan_hop<E: Env>(env: &E, address: [u8; 4], hop: &Hop, now: Tick) -> Result<u16, Reason> {
     let start = u32::from_be_bytes(address).wrapping_mul(0x9e37_79b1) >> 16;
     for probe in 0..PROBES {

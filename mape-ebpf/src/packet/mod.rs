@@ -1,3 +1,3 @@
 //! Frames as the kernel hands them over.
 
-pub mod xdp;
+pub(crate) mod xdp;

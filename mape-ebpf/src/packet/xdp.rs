@@ -13,12 +13,12 @@ use mape_common::{
 };
 
 /// The frame of one program run.
-pub struct XdpPacket<'a>(&'a XdpContext);
+pub(crate) struct XdpPacket<'a>(&'a XdpContext);
 
 impl<'a> XdpPacket<'a> {
     /// The frame that a program was called with.
     #[inline(always)]
-    pub const fn new(ctx: &'a XdpContext) -> Self {
+    pub(crate) const fn new(ctx: &'a XdpContext) -> Self {
         Self(ctx)
     }
 
