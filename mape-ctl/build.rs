@@ -24,7 +24,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let object = PathBuf::from(env::var("OUT_DIR")?).join("mape.o");
     if env::var_os("MAPE_SKIP_EBPF").is_some_and(|skip| skip == "1") {
-        println!("cargo::warning=MAPE_SKIP_EBPF=1: built without the BPF object; only checks of the code make sense so");
+        println!(
+            "cargo::warning=MAPE_SKIP_EBPF=1: built without the BPF object; only checks of the code make sense so"
+        );
         fs::write(&object, [])?;
     } else {
         build(&root, &object)?;
@@ -35,8 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn build(root: &Path, object: &Path) -> Result<(), Box<dyn Error>> {
-    let library = rust_src::rust_src()
-        .ok_or("the source of Rust's core library is missing, which BPF programs are built from; run: cargo xtask setup")?;
+    let library = rust_src::rust_src().ok_or(
+        "the source of Rust's core library is missing, which BPF programs are built from; run: cargo xtask setup",
+    )?;
     let target = PathBuf::from(env::var("OUT_DIR")?).join("ebpf");
     let flags = [
         "--cfg=bpf_target_arch=\"x86_64\"",
@@ -49,7 +52,15 @@ fn build(root: &Path, object: &Path) -> Result<(), Box<dyn Error>> {
     .replace("x86_64", &env::var("CARGO_CFG_TARGET_ARCH")?);
     let output = Command::new(env::var("CARGO")?)
         .current_dir(root)
-        .args(["build", "--package", "mape-ebpf", "--bin", "mape", "--release", "--locked"])
+        .args([
+            "build",
+            "--package",
+            "mape-ebpf",
+            "--bin",
+            "mape",
+            "--release",
+            "--locked",
+        ])
         .args(["--target", "bpfel-unknown-none", "-Zbuild-std=core", "--target-dir"])
         .arg(&target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
@@ -70,7 +81,10 @@ fn build(root: &Path, object: &Path) -> Result<(), Box<dyn Error>> {
         };
         return Err(format!("building the BPF programs failed:\n{said}{hint}").into());
     }
-    for line in said.lines().filter(|line| line.starts_with("warning: ") && !line.contains("generated")) {
+    for line in said
+        .lines()
+        .filter(|line| line.starts_with("warning: ") && !line.contains("generated"))
+    {
         println!("cargo::warning={line}");
     }
     fs::copy(target.join("bpfel-unknown-none/release/mape"), object)?;

@@ -5,7 +5,10 @@ mod cases;
 use mape_common::layout::{Gauge, Transport};
 use mape_tests::{
     netns::Netns,
-    table::{host::HostWorld, kernel::{KernelWorld, furnish}},
+    table::{
+        host::HostWorld,
+        kernel::{KernelWorld, furnish},
+    },
 };
 
 /// A namespace that goes when the test ends, however it ends.
@@ -33,7 +36,12 @@ fn every_row_holds_in_the_kernel_with_the_hosts_bytes() {
             for case in cases::all() {
                 kernel.flush()?;
                 for transport in Transport::ALL {
-                    let held = (Gauge::Sessions(transport), Gauge::Mappings(transport), Gauge::Exclusive(transport), Gauge::Shared(transport));
+                    let held = (
+                        Gauge::Sessions(transport),
+                        Gauge::Mappings(transport),
+                        Gauge::Exclusive(transport),
+                        Gauge::Shared(transport),
+                    );
                     for gauge in [held.0, held.1, held.2, held.3] {
                         assert_eq!(kernel.read(gauge)?, 0, "{gauge:?} after a flush, before: {}", case.name);
                     }
@@ -52,7 +60,11 @@ fn every_row_holds_in_the_kernel_with_the_hosts_bytes() {
 /// Bytes are equal but for what chance decides: an external port that is not the host's own, and what it changes.
 fn compare(name: &str, kernel: Option<Vec<u8>>, host: Option<Vec<u8>>) {
     match (kernel, host) {
-        (Some(kernel), Some(host)) if !name.contains("gets one of the set") && !name.contains("gets a port") && !name.contains("second packet") => {
+        (Some(kernel), Some(host))
+            if !name.contains("gets one of the set")
+                && !name.contains("gets a port")
+                && !name.contains("second packet") =>
+        {
             assert_eq!(kernel, host, "{name}");
         }
         (Some(kernel), Some(host)) => assert_eq!(kernel.len(), host.len(), "{name}"),

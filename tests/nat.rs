@@ -6,12 +6,12 @@ use std::{
 };
 
 use mape_common::{
+    env::{Env, Search},
     hop::Mac,
     host::HostEnv,
     layout::{Gauge, Transport},
     map::psid::PortSet,
     nat::sweep::Sweep,
-    env::{Env, Search},
     wire::port::Port,
 };
 use mape_tests::{
@@ -20,7 +20,10 @@ use mape_tests::{
         frame::{Frame, Outer, Payload, Seen, echo, tcp, udp},
         host::{HostWorld, LAN, TUNNEL, WAN},
         kernel::{KernelWorld, furnish},
-        world::{CE, HOST, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC, World, config},
+        world::{
+            CE, HOST, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC, World,
+            config,
+        },
     },
 };
 
@@ -32,12 +35,28 @@ const FIN_ACK: u8 = 1 | ACK;
 const PORTS: u16 = 252;
 
 fn up(from: Ipv4Addr, to: Ipv4Addr, payload: Payload) -> Vec<u8> {
-    Frame { to_mac: LAN_MAC.0, from_mac: HOST_MAC.0, ..Frame::new(from, to, payload) }.bytes()
+    Frame {
+        to_mac: LAN_MAC.0,
+        from_mac: HOST_MAC.0,
+        ..Frame::new(from, to, payload)
+    }
+    .bytes()
 }
 
 fn down(from: Ipv4Addr, payload: Payload) -> Vec<u8> {
-    let outer = Some(Outer { from: RELAY, to: CE, class: 0, extension: None });
-    Frame { to_mac: WAN_MAC.0, from_mac: ROUTER_MAC.0, outer, ..Frame::new(from, SHARED, payload) }.bytes()
+    let outer = Some(Outer {
+        from: RELAY,
+        to: CE,
+        class: 0,
+        extension: None,
+    });
+    Frame {
+        to_mac: WAN_MAC.0,
+        from_mac: ROUTER_MAC.0,
+        outer,
+        ..Frame::new(from, SHARED, payload)
+    }
+    .bytes()
 }
 
 /// Sends from the LAN; the external port, or the reason why there is none.
@@ -61,7 +80,14 @@ fn answer(world: &mut dyn World, from: Ipv4Addr, payload: Payload) -> Result<(Ip
 
 fn sweep(env: &HostEnv) -> u32 {
     let config = env.config().expect("configured");
-    let mut sweep = Sweep { env, config, order: None, first: 0, now: env.now(), ended: 0 };
+    let mut sweep = Sweep {
+        env,
+        config,
+        order: None,
+        first: 0,
+        now: env.now(),
+        ended: 0,
+    };
     for index in 0..config.sessions {
         sweep.step(index);
     }
@@ -97,11 +123,16 @@ fn in_the_kernel(name: &str, sessions: u32, test: impl FnOnce(&mut KernelWorld) 
 fn fill_one_destination(world: &mut dyn World) {
     let mut used = HashSet::new();
     for n in 0..PORTS {
-        let port = send(world, HOST, SERVER, tcp(20_000 + n, 443, SYN)).unwrap_or_else(|e| panic!("connection {n}: {e}"));
+        let port =
+            send(world, HOST, SERVER, tcp(20_000 + n, 443, SYN)).unwrap_or_else(|e| panic!("connection {n}: {e}"));
         assert!(used.insert(port), "port {port} twice towards one destination");
     }
     assert_eq!(send(world, HOST, SERVER, tcp(30_000, 443, SYN)), Err("ports-exhausted"));
-    assert_eq!(send(world, HOST, SERVER, tcp(30_000, 443, SYN)), Err("recently-refused"), "no second search at once");
+    assert_eq!(
+        send(world, HOST, SERVER, tcp(30_000, 443, SYN)),
+        Err("recently-refused"),
+        "no second search at once"
+    );
     for n in 0..1000u16 {
         let to = Ipv4Addr::new(203, 0, 113, 10 + u8::try_from(n % 200).expect("below 200"));
         send(world, HOST, to, tcp(1024 + n, 80, SYN)).unwrap_or_else(|e| panic!("connection {n} elsewhere: {e}"));
@@ -148,12 +179,26 @@ fn an_udp_endpoint_has_one_port_towards_everybody() {
     let mut world = HostWorld::new(1024);
     let first = send(&mut world, HOST, SERVER, udp(50_000, 4000)).unwrap();
     for n in 0..100u8 {
-        let port = send(&mut world, HOST, Ipv4Addr::new(203, 0, 113, 10 + n), udp(50_000, 5000 + u16::from(n))).unwrap();
+        let port = send(
+            &mut world,
+            HOST,
+            Ipv4Addr::new(203, 0, 113, 10 + n),
+            udp(50_000, 5000 + u16::from(n)),
+        )
+        .unwrap();
         assert_eq!(port, first);
     }
-    assert_eq!(send(&mut world, HOST, SERVER, udp(50_000, 53)), Ok(first), "also towards client-server ports");
+    assert_eq!(
+        send(&mut world, HOST, SERVER, udp(50_000, 53)),
+        Ok(first),
+        "also towards client-server ports"
+    );
     assert_eq!(world.env.read(Gauge::Exclusive(Transport::Udp)), 1);
-    assert_eq!(answer(&mut world, SERVER, udp(4001, first)), Ok((HOST, 50_000)), "address-dependent filtering");
+    assert_eq!(
+        answer(&mut world, SERVER, udp(4001, first)),
+        Ok((HOST, 50_000)),
+        "address-dependent filtering"
+    );
     assert_eq!(answer(&mut world, SERVER_2, udp(4000, first)), Err("filtered"));
     assert_whole(&world.env);
 }
@@ -183,8 +228,15 @@ fn out_of_free_ports_endpoints_share_before_anything_is_refused() {
     }
     assert_eq!(world.env.read(Gauge::Degraded(Transport::Udp)), 0);
     send(&mut world, HOST, SERVER, udp(20_000, 4000)).unwrap();
-    assert_eq!(world.env.read(Gauge::Degraded(Transport::Udp)), 1, "the one shared port serves another endpoint");
-    assert_eq!(send(&mut world, HOST, SERVER, udp(20_001, 4000)), Err("ports-exhausted"));
+    assert_eq!(
+        world.env.read(Gauge::Degraded(Transport::Udp)),
+        1,
+        "the one shared port serves another endpoint"
+    );
+    assert_eq!(
+        send(&mut world, HOST, SERVER, udp(20_001, 4000)),
+        Err("ports-exhausted")
+    );
     send(&mut world, HOST, SERVER_2, udp(20_001, 4000)).unwrap();
     assert_whole(&world.env);
 }
@@ -202,9 +254,33 @@ fn a_session_ends_exactly_when_its_time_is_over() {
             let port = send(&mut world, HOST, SERVER, payload.clone()).unwrap();
             world.env.pass_seconds(wait);
             let reply = match reply.clone() {
-                Payload::Udp { from, data, checksum, .. } => Payload::Udp { from, to: port, data, checksum },
-                Payload::Tcp { from, flags, options, data, .. } => Payload::Tcp { from, to: port, flags, options, data },
-                Payload::Icmp { kind, code, data, .. } => Payload::Icmp { kind, code, id: port, data },
+                Payload::Udp {
+                    from, data, checksum, ..
+                } => Payload::Udp {
+                    from,
+                    to: port,
+                    data,
+                    checksum,
+                },
+                Payload::Tcp {
+                    from,
+                    flags,
+                    options,
+                    data,
+                    ..
+                } => Payload::Tcp {
+                    from,
+                    to: port,
+                    flags,
+                    options,
+                    data,
+                },
+                Payload::Icmp { kind, code, data, .. } => Payload::Icmp {
+                    kind,
+                    code,
+                    id: port,
+                    data,
+                },
                 other @ Payload::Other { .. } => other,
             };
             let reached = answer(&mut world, SERVER, reply);
@@ -241,11 +317,20 @@ fn what_expired_leaves_nothing_behind() {
     assert_eq!(sweep(&world.env), 500, "400 sessions and 100 mappings");
     assert_eq!(world.env.live(), 0);
     for transport in Transport::ALL {
-        for gauge in [Gauge::Sessions(transport), Gauge::Mappings(transport), Gauge::Exclusive(transport), Gauge::Shared(transport)] {
+        for gauge in [
+            Gauge::Sessions(transport),
+            Gauge::Mappings(transport),
+            Gauge::Exclusive(transport),
+            Gauge::Shared(transport),
+        ] {
             assert_eq!(world.env.read(gauge), 0, "{gauge:?}");
         }
         for ordinal in 0..u32::from(PORTS) {
-            assert_eq!(world.env.port(transport, ordinal).unwrap().load(), 0, "{transport:?} {ordinal}");
+            assert_eq!(
+                world.env.port(transport, ordinal).unwrap().load(),
+                0,
+                "{transport:?} {ordinal}"
+            );
         }
     }
     assert_eq!(world.env.read(Gauge::Permissions), 0);
@@ -258,7 +343,10 @@ fn a_full_session_table_refuses_and_recovers() {
     for n in 0..8 {
         send(&mut world, HOST, SERVER, tcp(10_000 + n, 80, SYN)).unwrap();
     }
-    assert_eq!(send(&mut world, HOST, SERVER, tcp(20_000, 80, SYN)), Err("sessions-exhausted"));
+    assert_eq!(
+        send(&mut world, HOST, SERVER, tcp(20_000, 80, SYN)),
+        Err("sessions-exhausted")
+    );
     send(&mut world, HOST, SERVER, tcp(10_000, 80, ACK)).expect("a session that is there goes on");
     world.env.pass_seconds(8_000);
     assert_eq!(sweep(&world.env), 8);
@@ -278,11 +366,15 @@ fn a_closed_gate_an_empty_configuration_and_a_missing_next_hop_pass_everything()
 
     let mut env = HostEnv::new(config(TUNNEL, 64));
     assert_eq!((env.add_link(LAN_MAC, 1500), env.add_link(WAN_MAC, 1500)), (LAN, WAN));
-    std::mem::swap(&mut *env.routes.borrow_mut(), &mut *HostWorld::new(64).env.routes.borrow_mut());
+    std::mem::swap(
+        &mut *env.routes.borrow_mut(),
+        &mut *HostWorld::new(64).env.routes.borrow_mut(),
+    );
     assert_eq!(label(&mut HostWorld { env }), "next-hop-unknown");
 
     let mut world = HostWorld::new(64);
-    world.env.links[2] = mape_common::hop::Link::from_words(mape_common::hop::Link::words(Mac([2, 0, 0, 0, 2, 1]), 1500));
+    world.env.links[2] =
+        mape_common::hop::Link::from_words(mape_common::hop::Link::words(Mac([2, 0, 0, 0, 2, 1]), 1500));
     assert_eq!(label(&mut world), "link-unproven");
 }
 
@@ -291,7 +383,10 @@ struct Chance(u64);
 
 impl Chance {
     fn below(&mut self, limit: u16) -> u16 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         u16::try_from((self.0 >> 33) % u64::from(limit)).expect("below a u16")
     }
 }
@@ -306,7 +401,10 @@ fn nothing_breaks_over_many_random_packets_and_no_answer_reaches_another_host() 
     for step in 0..200_000u32 {
         let host = Ipv4Addr::new(192, 168, 10, 10 + u8::try_from(chance.below(3)).unwrap());
         let server = Ipv4Addr::new(198, 51, 100, u8::try_from(chance.below(20)).unwrap());
-        let (local, remote) = (1200 + chance.below(400), [53, 443, 4000, 5000][usize::from(chance.below(4))]);
+        let (local, remote) = (
+            1200 + chance.below(400),
+            [53, 443, 4000, 5000][usize::from(chance.below(4))],
+        );
         let flags = [SYN, ACK, FIN_ACK, 4][usize::from(chance.below(4))];
         let (protocol, payload, remote) = match chance.below(3) {
             0 => (17, udp(local, remote), remote),
@@ -344,5 +442,8 @@ fn nothing_breaks_over_many_random_packets_and_no_answer_reaches_another_host() 
         }
     }
     assert_whole(&world.env);
-    assert!(world.env.read(Gauge::Created(Transport::Udp)) > 1_000, "the test did something");
+    assert!(
+        world.env.read(Gauge::Created(Transport::Udp)) > 1_000,
+        "the test did something"
+    );
 }

@@ -30,8 +30,14 @@ impl Delta {
     /// Two adjacent words change, such as an IPv4 address.
     #[inline(always)]
     pub const fn words(self, from: [u8; 4], to: [u8; 4]) -> Self {
-        self.word(u16::from_be_bytes([from[0], from[1]]), u16::from_be_bytes([to[0], to[1]]))
-            .word(u16::from_be_bytes([from[2], from[3]]), u16::from_be_bytes([to[2], to[3]]))
+        self.word(
+            u16::from_be_bytes([from[0], from[1]]),
+            u16::from_be_bytes([to[0], to[1]]),
+        )
+        .word(
+            u16::from_be_bytes([from[2], from[3]]),
+            u16::from_be_bytes([to[2], to[3]]),
+        )
     }
 
     /// The checksum after the change.

@@ -112,7 +112,11 @@ impl NextHop {
 
     /// The hop, if the record still belongs to `address`.
     #[inline(always)]
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the low half is the interface index")]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "the low half is the interface index"
+    )]
     pub fn get(&self, address: [u8; 4]) -> Option<Hop> {
         let key = self.0[0].load();
         let ifindex = key as u32;
@@ -125,7 +129,12 @@ impl NextHop {
         if self.0[0].load() != key {
             return None;
         }
-        Some(Hop { ifindex, mtu: high_bits(to), destination: Mac::from_bits(to), source: Mac::from_bits(from) })
+        Some(Hop {
+            ifindex,
+            mtu: high_bits(to),
+            destination: Mac::from_bits(to),
+            source: Mac::from_bits(from),
+        })
     }
 
     /// The destination MAC address, whoever's record this is.
@@ -136,7 +145,11 @@ impl NextHop {
 
     /// When a frame last came from that neighbour.
     #[inline(always)]
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "a tick has 32 bits")]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "a tick has 32 bits"
+    )]
     pub fn confirmed(&self) -> Tick {
         Tick(self.0[3].load() as u32)
     }
@@ -211,7 +224,11 @@ const fn pack(mac: Mac, mtu: u16) -> u64 {
 }
 
 #[inline(always)]
-#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "16 bits are left after the shift")]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "16 bits are left after the shift"
+)]
 const fn high_bits(word: u64) -> u16 {
     (word >> MAC_BITS) as u16
 }
@@ -220,7 +237,12 @@ const fn high_bits(word: u64) -> u16 {
 mod tests {
     use super::*;
 
-    const HOP: Hop = Hop { ifindex: 7, mtu: 1500, destination: Mac([2, 0, 0, 0, 0, 1]), source: Mac([2, 0, 0, 0, 0, 2]) };
+    const HOP: Hop = Hop {
+        ifindex: 7,
+        mtu: 1500,
+        destination: Mac([2, 0, 0, 0, 0, 1]),
+        source: Mac([2, 0, 0, 0, 0, 2]),
+    };
 
     #[test]
     fn a_record_answers_only_for_its_own_address() {
@@ -239,7 +261,10 @@ mod tests {
         assert_eq!(record.get(NextHop::FAR_END), Some(HOP));
         let [a, b] = Link::words(Mac([2, 0, 0, 0, 0, 2]), 9000);
         let link = Link([Word::new(a), Word::new(b)]);
-        assert_eq!((Mac::from_bits(link.mac()), link.mtu(), link.flags()), (Mac([2, 0, 0, 0, 0, 2]), 9000, Link::ATTACHED));
+        assert_eq!(
+            (Mac::from_bits(link.mac()), link.mtu(), link.flags()),
+            (Mac([2, 0, 0, 0, 0, 2]), 9000, Link::ATTACHED)
+        );
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::{
 use crate::{
     env::{Env, InsertError, Route, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
-    layout::{Config, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef, Timeouts, Transport},
+    layout::{
+        Config, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef, Timeouts,
+        Transport,
+    },
     map::{psid::PortSet, rule::Rule},
     nat::session::{Phase, Session},
     time::Tick,
@@ -93,9 +96,17 @@ impl HostEnv {
     }
 
     /// A customer edge's configuration with the RFCs' timeouts and the project's policy.
-    pub fn customer_edge(tunnel: [u8; 16], relay: [u8; 16], external: [u8; 4], port_set: PortSet, sessions: u32) -> Config {
+    pub fn customer_edge(
+        tunnel: [u8; 16],
+        relay: [u8; 16],
+        external: [u8; 4],
+        port_set: PortSet,
+        sessions: u32,
+    ) -> Config {
         let ports = port_set.len();
-        let system = (0..ports).take_while(|o| port_set.port(*o).is_some_and(|p| p.0 < 1024)).count();
+        let system = (0..ports)
+            .take_while(|o| port_set.port(*o).is_some_and(|p| p.0 < 1024))
+            .count();
         let system = u32::try_from(system).unwrap_or(0);
         Config {
             tunnel_address: tunnel,
@@ -108,7 +119,16 @@ impl HostEnv {
             ports,
             first_dynamic: if system < ports { system } else { 0 },
             overlap_row_mask: Config::overlap_rows(ports).saturating_sub(1),
-            overlap_ports: [Port(53), Port(123), Port(443), Port(0), Port(0), Port(0), Port(0), Port(0)],
+            overlap_ports: [
+                Port(53),
+                Port(123),
+                Port(443),
+                Port(0),
+                Port(0),
+                Port(0),
+                Port(0),
+                Port(0),
+            ],
             port_set,
             tunnel_mtu: 1460,
             mss: 1420,
@@ -122,8 +142,14 @@ impl HostEnv {
     /// # Panics
     /// Where there is no such index.
     pub fn set_far_hop(&self, index: u16, hop: &Hop) {
-        let record = self.hops.get(usize::from(index)).unwrap_or_else(|| unreachable!("index of a static hop"));
-        assert!(record.assign(NextHop::FAR_END, hop, self.now.get()), "nobody else writes");
+        let record = self
+            .hops
+            .get(usize::from(index))
+            .unwrap_or_else(|| unreachable!("index of a static hop"));
+        assert!(
+            record.assign(NextHop::FAR_END, hop, self.now.get()),
+            "nobody else writes"
+        );
     }
 
     /// Adds a NIC with a program that runs; its index is given.
@@ -140,7 +166,8 @@ impl HostEnv {
 
     /// Lets time pass.
     pub fn pass_seconds(&self, seconds: u32) {
-        self.now.set(Tick(self.now.get().0.saturating_add(Tick::at_least_seconds(seconds).0)));
+        self.now
+            .set(Tick(self.now.get().0.saturating_add(Tick::at_least_seconds(seconds).0)));
     }
 
     /// What a gauge shows.
@@ -170,7 +197,10 @@ impl HostEnv {
             }
             expected += 1;
             let facts = record.facts();
-            let reference = SessionRef { slot: u32::try_from(slot).unwrap_or(u32::MAX), generation: state.generation };
+            let reference = SessionRef {
+                slot: u32::try_from(slot).unwrap_or(u32::MAX),
+                generation: state.generation,
+            };
             if inside.get(&facts.inside_key()) != Some(&reference) {
                 found.push(format!("slot {slot}: no entry in INSIDE"));
             }
@@ -179,10 +209,18 @@ impl HostEnv {
             }
         }
         if inside.len() != expected || outside.len() != expected {
-            found.push(format!("{expected} live records, {} INSIDE, {} OUTSIDE", inside.len(), outside.len()));
+            found.push(format!(
+                "{expected} live records, {} INSIDE, {} OUTSIDE",
+                inside.len(),
+                outside.len()
+            ));
         }
         if self.free.borrow().len().saturating_add(expected) != self.sessions.len() {
-            found.push(format!("{} free and {expected} live of {} slots", self.free.borrow().len(), self.sessions.len()));
+            found.push(format!(
+                "{} free and {expected} live of {} slots",
+                self.free.borrow().len(),
+                self.sessions.len()
+            ));
         }
         found
     }
@@ -221,17 +259,27 @@ impl Env for HostEnv {
 
     fn route(&self, _: u32, _: [u8; 4], destination: [u8; 4]) -> Route {
         let routes = self.routes.borrow();
-        let matching = routes.iter().filter(|(prefix, len, _)| starts_with(&destination, prefix, *len));
-        matching.max_by_key(|(_, len, _)| *len).map_or(Route::Other, |(_, _, route)| *route)
+        let matching = routes
+            .iter()
+            .filter(|(prefix, len, _)| starts_with(&destination, prefix, *len));
+        matching
+            .max_by_key(|(_, len, _)| *len)
+            .map_or(Route::Other, |(_, _, route)| *route)
     }
 
     fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
-        let matching = self.rules_v4.iter().filter(|(prefix, len, _)| starts_with(&address, prefix, *len));
+        let matching = self
+            .rules_v4
+            .iter()
+            .filter(|(prefix, len, _)| starts_with(&address, prefix, *len));
         matching.max_by_key(|(_, len, _)| *len).map(|(_, _, found)| *found)
     }
 
     fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
-        let matching = self.rules_v6.iter().filter(|(prefix, len, _)| starts_with(&address, prefix, *len));
+        let matching = self
+            .rules_v6
+            .iter()
+            .filter(|(prefix, len, _)| starts_with(&address, prefix, *len));
         matching.max_by_key(|(_, len, _)| *len).map(|(_, _, found)| *found)
     }
 
@@ -282,7 +330,8 @@ impl Env for HostEnv {
 
     fn port(&self, transport: Transport, ordinal: u32) -> Option<&Word> {
         let ports = self.config?.ports;
-        self.ports.get(usize::try_from(transport.index().saturating_mul(ports).saturating_add(ordinal)).ok()?)
+        self.ports
+            .get(usize::try_from(transport.index().saturating_mul(ports).saturating_add(ordinal)).ok()?)
     }
 
     fn overlap(&self, cell: u32) -> Option<&Word> {

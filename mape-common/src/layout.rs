@@ -3,7 +3,10 @@
 //! Addresses and MACs are bytes in network order, everything else is a number in the machine's order. Reserved bytes are
 //! zero (hash keys compare every byte). A change of any type here, or of [`crate::nat::session::Session`],
 //! [`crate::hop::NextHop`] or [`crate::map::rule::Rule`], raises [`LAYOUT_VERSION`]: pins of another version are refused.
-#![cfg_attr(feature = "user", expect(unsafe_code, reason = "aya::Pod is a promise about bytes; each is asserted below"))]
+#![cfg_attr(
+    feature = "user",
+    expect(unsafe_code, reason = "aya::Pod is a promise about bytes; each is asserted below")
+)]
 
 use crate::{
     map::{psid::PortSet, rule::Rule},
@@ -67,8 +70,25 @@ pub mod maps {
     pub const SWEEP_ORDER: &str = "SWEEP_ORDER";
     /// All maps that are pinned, in the order above.
     pub const ALL: [&str; 19] = [
-        CONFIG, GATE, LINKS, HOPS, RULES, RULES_V4, RULES_V6, INSIDE, OUTSIDE, SESSIONS, FREE_SLOTS, PORTS, OVERLAP, REFUSED,
-        PERMISSIONS, COUNTERS, GAUGES, SWEEP, SWEEP_ORDER,
+        CONFIG,
+        GATE,
+        LINKS,
+        HOPS,
+        RULES,
+        RULES_V4,
+        RULES_V6,
+        INSIDE,
+        OUTSIDE,
+        SESSIONS,
+        FREE_SLOTS,
+        PORTS,
+        OVERLAP,
+        REFUSED,
+        PERMISSIONS,
+        COUNTERS,
+        GAUGES,
+        SWEEP,
+        SWEEP_ORDER,
     ];
 }
 
@@ -172,7 +192,13 @@ pub struct FlowKey {
 impl FlowKey {
     /// A flow's key.
     #[inline(always)]
-    pub const fn new(transport: Transport, local: [u8; 4], local_port: Port, remote: [u8; 4], remote_port: Port) -> Self {
+    pub const fn new(
+        transport: Transport,
+        local: [u8; 4],
+        local_port: Port,
+        remote: [u8; 4],
+        remote_port: Port,
+    ) -> Self {
         Self {
             local,
             remote,

@@ -4,7 +4,10 @@
 //! [`packet::Packet`] (a frame) and [`env::Env`] (sessions, rules, clock, next hops).
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
-#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "the BPF target has no AtomicU64::compare_exchange"))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "the BPF target has no AtomicU64::compare_exchange")
+)]
 #![cfg_attr(
     not(test),
     deny(
@@ -16,7 +19,10 @@
         clippy::unwrap_used
     )
 )]
-#![expect(clippy::inline_always, reason = "the verifier follows offsets only through inlined leaves (docs/design)")]
+#![expect(
+    clippy::inline_always,
+    reason = "the verifier follows offsets only through inlined leaves (docs/design)"
+)]
 
 pub mod checksum;
 pub mod env;

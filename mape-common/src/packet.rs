@@ -57,11 +57,19 @@ impl Packet for VecPacket {
     }
 
     fn read<const N: usize>(&self, offset: usize) -> Result<[u8; N], Truncated> {
-        self.0.get(offset..).and_then(|rest| rest.first_chunk()).copied().ok_or(Truncated)
+        self.0
+            .get(offset..)
+            .and_then(|rest| rest.first_chunk())
+            .copied()
+            .ok_or(Truncated)
     }
 
     fn write<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), Truncated> {
-        *self.0.get_mut(offset..).and_then(|rest| rest.first_chunk_mut()).ok_or(Truncated)? = *bytes;
+        *self
+            .0
+            .get_mut(offset..)
+            .and_then(|rest| rest.first_chunk_mut())
+            .ok_or(Truncated)? = *bytes;
         Ok(())
     }
 

@@ -22,9 +22,17 @@ impl Tick {
     ///
     /// One tick more than the quotient: a stamp says only in which tick something happened.
     pub const fn at_least_seconds(seconds: u32) -> Self {
-        #[expect(clippy::as_conversions, clippy::cast_lossless, reason = "widening, and From is not const")]
+        #[expect(
+            clippy::as_conversions,
+            clippy::cast_lossless,
+            reason = "widening, and From is not const"
+        )]
         let nanos = (seconds as u64).saturating_mul(1_000_000_000);
-        Self(Self::from_nanos(nanos.saturating_add((1 << Self::SHIFT) - 1)).0.saturating_add(1))
+        Self(
+            Self::from_nanos(nanos.saturating_add((1 << Self::SHIFT) - 1))
+                .0
+                .saturating_add(1),
+        )
     }
 
     /// Ticks since `earlier`; zero if `earlier` is later (another processor read the clock a moment after us).
@@ -37,7 +45,12 @@ impl Tick {
 
     /// Whole seconds, rounded down; for people.
     pub const fn seconds(self) -> u32 {
-        #[expect(clippy::as_conversions, clippy::cast_lossless, clippy::cast_possible_truncation, reason = "fits")]
+        #[expect(
+            clippy::as_conversions,
+            clippy::cast_lossless,
+            clippy::cast_possible_truncation,
+            reason = "fits"
+        )]
         let seconds = (((self.0 as u64) << Self::SHIFT) / 1_000_000_000) as u32;
         seconds
     }
@@ -52,7 +65,10 @@ mod tests {
         for seconds in [0, 1, 60, 240, 300, 7440, 1_000_000] {
             let span = u64::from(Tick::at_least_seconds(seconds).0 - 1) << Tick::SHIFT;
             assert!(span >= u64::from(seconds) * 1_000_000_000, "{seconds} s");
-            assert!(span < u64::from(seconds) * 1_000_000_000 + (1 << Tick::SHIFT), "{seconds} s");
+            assert!(
+                span < u64::from(seconds) * 1_000_000_000 + (1 << Tick::SHIFT),
+                "{seconds} s"
+            );
         }
     }
 

@@ -207,9 +207,15 @@ mod tests {
     #[test]
     fn every_number_has_a_counter_of_its_own() {
         let mut seen = [false; 64];
-        for slot in [FORWARDED, DELIVERED].into_iter().chain(Reason::ALL.iter().map(|r| r.number())) {
+        for slot in [FORWARDED, DELIVERED]
+            .into_iter()
+            .chain(Reason::ALL.iter().map(|r| r.number()))
+        {
             assert!(slot < OUTCOMES);
-            assert!(!std::mem::replace(&mut seen[usize::try_from(slot).unwrap()], true), "{slot} twice");
+            assert!(
+                !std::mem::replace(&mut seen[usize::try_from(slot).unwrap()], true),
+                "{slot} twice"
+            );
         }
     }
 
@@ -219,6 +225,9 @@ mod tests {
         labels.sort_unstable();
         labels.dedup();
         assert_eq!(labels.len(), Reason::ALL.len());
-        assert!(labels.iter().all(|l| l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')));
+        assert!(labels.iter().all(|l| {
+            l.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        }));
     }
 }

@@ -3,7 +3,10 @@
 //! Every record that lives in a map and changes while packets flow is made of [`Word`]s, so that no access can be torn
 //! and no reference to such a record promises more than the kernel does. The BPF target has no
 //! `AtomicU64::compare_exchange`; there the compiler's own intrinsics give the same instructions.
-#![expect(unsafe_code, reason = "atomic access to memory that user space and other processors share")]
+#![expect(
+    unsafe_code,
+    reason = "atomic access to memory that user space and other processors share"
+)]
 
 use core::cell::UnsafeCell;
 

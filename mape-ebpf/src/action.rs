@@ -15,7 +15,12 @@ pub(crate) fn lan(ctx: &XdpContext) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
-    finish(ctx, Direction::Outbound, len, edge::outbound(&mut frame, &env, env.ingress()))
+    finish(
+        ctx,
+        Direction::Outbound,
+        len,
+        edge::outbound(&mut frame, &env, env.ingress()),
+    )
 }
 
 #[inline(always)]
@@ -23,7 +28,12 @@ pub(crate) fn wan(ctx: &XdpContext) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
-    finish(ctx, Direction::Inbound, len, edge::inbound(&mut frame, &env, env.ingress()))
+    finish(
+        ctx,
+        Direction::Inbound,
+        len,
+        edge::inbound(&mut frame, &env, env.ingress()),
+    )
 }
 
 /// On one NIC the frame's type tells which way it goes.
@@ -40,7 +50,12 @@ pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
-    finish(ctx, Direction::Outbound, len, relay::to_domain(&mut frame, &env, env.ingress()))
+    finish(
+        ctx,
+        Direction::Outbound,
+        len,
+        relay::to_domain(&mut frame, &env, env.ingress()),
+    )
 }
 
 #[inline(always)]
@@ -48,7 +63,12 @@ pub(crate) fn relay_v6(ctx: &XdpContext) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
-    finish(ctx, Direction::Inbound, len, relay::from_domain(&mut frame, &env, env.ingress()))
+    finish(
+        ctx,
+        Direction::Inbound,
+        len,
+        relay::from_domain(&mut frame, &env, env.ingress()),
+    )
 }
 
 #[inline(always)]
@@ -70,9 +90,14 @@ fn finish(ctx: &XdpContext, direction: Direction, len: usize, outcome: Result<Ve
     let (slot, action) = match outcome {
         Ok(Verdict::Forward { ifindex }) => (FORWARDED, redirect(ctx, ifindex)),
         Ok(Verdict::Deliver) => (DELIVERED, xdp_action::XDP_PASS),
-        Err(Failure::Refused(reason)) => {
-            (reason.number(), if reason.action().passes() { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP })
-        }
+        Err(Failure::Refused(reason)) => (
+            reason.number(),
+            if reason.action().passes() {
+                xdp_action::XDP_PASS
+            } else {
+                xdp_action::XDP_DROP
+            },
+        ),
         Err(broken @ Failure::Broken(_)) => (broken.reason().number(), xdp_action::XDP_DROP),
     };
     maps::count(direction, slot, len);

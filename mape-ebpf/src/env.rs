@@ -83,8 +83,18 @@ impl Env for KernelEnv {
 
     #[inline(always)]
     fn route(&self, ifindex: u32, source: [u8; 4], destination: [u8; 4]) -> Route {
-        let mut hop = Hop { ifindex, mtu: 0, destination: Mac([0; 6]), source: Mac([0; 6]) };
-        match route(self.0, u32::from_ne_bytes(source), u32::from_ne_bytes(destination), &mut hop) {
+        let mut hop = Hop {
+            ifindex,
+            mtu: 0,
+            destination: Mac([0; 6]),
+            source: Mac([0; 6]),
+        };
+        match route(
+            self.0,
+            u32::from_ne_bytes(source),
+            u32::from_ne_bytes(destination),
+            &mut hop,
+        ) {
             BPF_FIB_LKUP_RET_SUCCESS => Route::Resolved(hop),
             BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unresolved { ifindex: hop.ifindex },
             _ => Route::Other,
@@ -121,7 +131,13 @@ impl Env for KernelEnv {
             Side::Inside => maps::INSIDE.insert(key, &session, u64::from(BPF_NOEXIST)),
             Side::Outside => maps::OUTSIDE.insert(key, &session, u64::from(BPF_NOEXIST)),
         };
-        outcome.map_err(|code| if code == EEXIST { InsertError::Exists } else { InsertError::Full })
+        outcome.map_err(|code| {
+            if code == EEXIST {
+                InsertError::Exists
+            } else {
+                InsertError::Full
+            }
+        })
     }
 
     #[inline(always)]
@@ -189,7 +205,14 @@ impl Env for KernelEnv {
     #[inline(always)]
     fn search<S: Search>(&self, steps: u32, search: &mut S) {
         // SAFETY: the callback gets back the pointer given here, which outlives the call.
-        unsafe { bpf_loop(steps, step::<S> as *mut core::ffi::c_void, core::ptr::from_mut(search).cast(), 0) };
+        unsafe {
+            bpf_loop(
+                steps,
+                step::<S> as *mut core::ffi::c_void,
+                core::ptr::from_mut(search).cast(),
+                0,
+            )
+        };
     }
 }
 

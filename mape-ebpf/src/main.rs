@@ -2,7 +2,10 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
-#![expect(clippy::inline_always, reason = "the verifier follows packet offsets only through inlined leaves")]
+#![expect(
+    clippy::inline_always,
+    reason = "the verifier follows packet offsets only through inlined leaves"
+)]
 
 mod action;
 mod env;

@@ -12,7 +12,10 @@ use aya_ebpf::{
 };
 use mape_common::{
     hop::{Link, NextHop},
-    layout::{Config, Counter, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef, SweepOrder},
+    layout::{
+        Config, Counter, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef,
+        SweepOrder,
+    },
     map::rule::Rule,
     nat::session::Session,
     verdict::{Direction, OUTCOMES},

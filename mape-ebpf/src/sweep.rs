@@ -6,11 +6,7 @@ use aya_ebpf::{
     bindings::{bpf_timer, xdp_action},
     helpers::generated::{bpf_timer_init, bpf_timer_set_callback, bpf_timer_start},
 };
-use mape_common::{
-    env::Env as _,
-    layout::Config,
-    nat::sweep::Sweep,
-};
+use mape_common::{env::Env as _, layout::Config, nat::sweep::Sweep};
 
 use crate::{env::KernelEnv, maps};
 
@@ -37,7 +33,14 @@ pub(crate) fn run() -> u32 {
         // SAFETY: user space waits for this call before it touches the order again.
         let order = unsafe { &mut *order };
         let copy = *order;
-        let mut sweep = Sweep { env: &env, config, order: Some(&copy), first: copy.next_slot, now: env.now(), ended: 0 };
+        let mut sweep = Sweep {
+            env: &env,
+            config,
+            order: Some(&copy),
+            first: copy.next_slot,
+            now: env.now(),
+            ended: 0,
+        };
         let steps = slice(config).min(config.sessions.saturating_sub(copy.next_slot));
         env.search(steps, &mut sweep);
         order.ended = copy.ended.wrapping_add(sweep.ended);
@@ -54,7 +57,9 @@ fn slice(config: &Config) -> u32 {
 /// Starts the timer anew with this program's callback.
 #[inline(always)]
 fn arm() {
-    let Some(value) = maps::SWEEP.get_ptr_mut(0) else { return };
+    let Some(value) = maps::SWEEP.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: the timer is the first field of the map's value.
     let timer = unsafe { &raw mut (*value).timer };
     // SAFETY: the map is the one that the timer lies in; a timer that is there already stays (EBUSY).
@@ -73,7 +78,17 @@ unsafe extern "C" fn tick(_: *mut core::ffi::c_void, _: *mut u32, value: *mut Sw
     if let Some(config) = env.config() {
         let first = if first < config.sessions { first } else { 0 };
         let steps = slice(config).min(config.sessions.saturating_sub(first));
-        env.search(steps, &mut Sweep { env: &env, config, order: None, first, now: env.now(), ended: 0 });
+        env.search(
+            steps,
+            &mut Sweep {
+                env: &env,
+                config,
+                order: None,
+                first,
+                now: env.now(),
+                ended: 0,
+            },
+        );
         // SAFETY: as above.
         unsafe { (*value).next_slot = u64::from(first.wrapping_add(steps)) };
     }

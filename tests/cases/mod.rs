@@ -44,7 +44,8 @@ impl Case {
             Outcome::Forwarded(frame) => {
                 assert_eq!(label, "forwarded", "{}", self.name);
                 let seen = std::panic::catch_unwind(|| Seen::of(&frame));
-                let seen = seen.unwrap_or_else(|_| panic!("{}: the frame that came out is bad: {frame:02x?}", self.name));
+                let seen =
+                    seen.unwrap_or_else(|_| panic!("{}: the frame that came out is bad: {frame:02x?}", self.name));
                 (self.check)(&seen);
                 Some(frame)
             }
@@ -59,7 +60,14 @@ impl Case {
 
 /// A row without frames before it, for which only the counter matters.
 fn refused(name: &'static str, program: Program, given: Vec<u8>, counted: &'static str) -> Case {
-    Case { name, before: Vec::new(), program, given, counted, check: |_| {} }
+    Case {
+        name,
+        before: Vec::new(),
+        program,
+        given,
+        counted,
+        check: |_| {},
+    }
 }
 
 /// A frame from the LAN host to a server.
@@ -69,7 +77,11 @@ fn up(payload: Payload) -> Frame {
 
 /// A frame from the LAN host.
 fn up_to(to: Ipv4Addr, payload: Payload) -> Frame {
-    Frame { to_mac: LAN_MAC.0, from_mac: HOST_MAC.0, ..Frame::new(HOST, to, payload) }
+    Frame {
+        to_mac: LAN_MAC.0,
+        from_mac: HOST_MAC.0,
+        ..Frame::new(HOST, to, payload)
+    }
 }
 
 /// A tunnelled frame from a server, through the border relay.
@@ -82,7 +94,12 @@ fn down_from(from: Ipv4Addr, payload: Payload) -> Frame {
     Frame {
         to_mac: WAN_MAC.0,
         from_mac: ROUTER_MAC.0,
-        outer: Some(Outer { from: RELAY, to: CE, class: 0, extension: None }),
+        outer: Some(Outer {
+            from: RELAY,
+            to: CE,
+            class: 0,
+            extension: None,
+        }),
         ..Frame::new(from, SHARED, payload)
     }
 }

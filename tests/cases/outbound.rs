@@ -14,7 +14,14 @@ const ACK: u8 = 16;
 const RST: u8 = 4;
 
 fn forwarded(name: &'static str, frame: &Frame, check: fn(&Seen)) -> Case {
-    Case { name, before: Vec::new(), program: Program::Lan, given: frame.bytes(), counted: "forwarded", check }
+    Case {
+        name,
+        before: Vec::new(),
+        program: Program::Lan,
+        given: frame.bytes(),
+        counted: "forwarded",
+        check,
+    }
 }
 
 /// What every forwarded packet has.
@@ -36,7 +43,11 @@ fn keeps_port(seen: &Seen) {
 fn gets_port_of_set(seen: &Seen) {
     is_tunnelled(seen);
     let set = PortSet::new(6, 8, 0x34).expect("RFC 7597 appendix A");
-    assert!(set.contains(Port(seen.ports.0)), "{} is a port of the set", seen.ports.0);
+    assert!(
+        set.contains(Port(seen.ports.0)),
+        "{} is a port of the set",
+        seen.ports.0
+    );
 }
 
 /// The value of the MSS option, which stands at that byte of the TCP header.
@@ -45,26 +56,71 @@ fn mss(seen: &Seen, at: usize) -> u16 {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    [forwards(), clamps(), passes(), drops()].into_iter().flatten().collect()
+    [forwards(), clamps(), passes(), drops()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn forwards() -> Vec<Case> {
-    let with_tos = Frame { tos: 0b1011_1001, ..up(udp(IN_SET, 4000)) };
-    let no_checksum =
-        up(Payload::Udp { from: IN_SET, to: 4000, data: b"x".to_vec(), checksum: false });
-    let padded = Frame { padding: vec![0xa5; 17], ..up(udp(IN_SET, 4000)) };
+    let with_tos = Frame {
+        tos: 0b1011_1001,
+        ..up(udp(IN_SET, 4000))
+    };
+    let no_checksum = up(Payload::Udp {
+        from: IN_SET,
+        to: 4000,
+        data: b"x".to_vec(),
+        checksum: false,
+    });
+    let padded = Frame {
+        padding: vec![0xa5; 17],
+        ..up(udp(IN_SET, 4000))
+    };
     vec![
-        forwarded("UDP from a port of the set keeps it", &up(udp(IN_SET, 4000)), keeps_port),
-        forwarded("TCP from a port of the set keeps it", &up(syn(IN_SET, 443, 1200)), keeps_port),
-        forwarded("an echo with an identifier of the set keeps it", &up(echo(8, IN_SET)), |seen| {
-            is_tunnelled(seen);
-            assert_eq!(seen.ports, (IN_SET, IN_SET));
-        }),
-        forwarded("UDP from another port gets one of the set", &up(udp(NOT_IN_SET, 4000)), gets_port_of_set),
-        forwarded("a DNS query gets a port of the set", &up(udp(NOT_IN_SET, 53)), gets_port_of_set),
-        forwarded("TCP from another port gets one of the set", &up(syn(NOT_IN_SET, 443, 1200)), gets_port_of_set),
-        forwarded("an echo with another identifier gets one of the set", &up(echo(8, NOT_IN_SET)), gets_port_of_set),
-        forwarded("TCP in the middle of a connection is picked up", &up(tcp(IN_SET, 443, ACK)), keeps_port),
+        forwarded(
+            "UDP from a port of the set keeps it",
+            &up(udp(IN_SET, 4000)),
+            keeps_port,
+        ),
+        forwarded(
+            "TCP from a port of the set keeps it",
+            &up(syn(IN_SET, 443, 1200)),
+            keeps_port,
+        ),
+        forwarded(
+            "an echo with an identifier of the set keeps it",
+            &up(echo(8, IN_SET)),
+            |seen| {
+                is_tunnelled(seen);
+                assert_eq!(seen.ports, (IN_SET, IN_SET));
+            },
+        ),
+        forwarded(
+            "UDP from another port gets one of the set",
+            &up(udp(NOT_IN_SET, 4000)),
+            gets_port_of_set,
+        ),
+        forwarded(
+            "a DNS query gets a port of the set",
+            &up(udp(NOT_IN_SET, 53)),
+            gets_port_of_set,
+        ),
+        forwarded(
+            "TCP from another port gets one of the set",
+            &up(syn(NOT_IN_SET, 443, 1200)),
+            gets_port_of_set,
+        ),
+        forwarded(
+            "an echo with another identifier gets one of the set",
+            &up(echo(8, NOT_IN_SET)),
+            gets_port_of_set,
+        ),
+        forwarded(
+            "TCP in the middle of a connection is picked up",
+            &up(tcp(IN_SET, 443, ACK)),
+            keeps_port,
+        ),
         forwarded("DSCP and ECN are copied to the outer header", &with_tos, |seen| {
             assert_eq!(seen.outer.expect("a tunnel header").2, 0b1011_1001);
             assert_eq!(seen.tos, 0b1011_1001);
@@ -91,44 +147,188 @@ fn forwards() -> Vec<Case> {
 }
 
 fn clamps() -> Vec<Case> {
-    let behind_a_no_operation =
-        Payload::Tcp { from: IN_SET, to: 443, flags: 2, options: vec![1, 2, 4, 0x05, 0xb4, 0, 0, 0], data: Vec::new() };
-    let not_a_syn =
-        Payload::Tcp { from: IN_SET, to: 443, flags: ACK, options: vec![2, 4, 0x05, 0xb4], data: Vec::new() };
+    let behind_a_no_operation = Payload::Tcp {
+        from: IN_SET,
+        to: 443,
+        flags: 2,
+        options: vec![1, 2, 4, 0x05, 0xb4, 0, 0, 0],
+        data: Vec::new(),
+    };
+    let not_a_syn = Payload::Tcp {
+        from: IN_SET,
+        to: 443,
+        flags: ACK,
+        options: vec![2, 4, 0x05, 0xb4],
+        data: Vec::new(),
+    };
     vec![
-        forwarded("an MSS that is too large is made smaller", &up(syn(IN_SET, 443, 1460)), |seen| {
-            assert_eq!(mss(seen, 22), 1420);
+        forwarded(
+            "an MSS that is too large is made smaller",
+            &up(syn(IN_SET, 443, 1460)),
+            |seen| {
+                assert_eq!(mss(seen, 22), 1420);
+            },
+        ),
+        forwarded("a smaller MSS stays", &up(syn(IN_SET, 443, 1200)), |seen| {
+            assert_eq!(mss(seen, 22), 1200)
         }),
-        forwarded("a smaller MSS stays", &up(syn(IN_SET, 443, 1200)), |seen| assert_eq!(mss(seen, 22), 1200)),
-        forwarded("an MSS at an odd place is clamped too", &up(behind_a_no_operation), |seen| {
-            assert_eq!(mss(seen, 23), 1420);
+        forwarded(
+            "an MSS at an odd place is clamped too",
+            &up(behind_a_no_operation),
+            |seen| {
+                assert_eq!(mss(seen, 23), 1420);
+            },
+        ),
+        forwarded("what looks like an MSS without SYN stays", &up(not_a_syn), |seen| {
+            assert_eq!(mss(seen, 22), 1460)
         }),
-        forwarded("what looks like an MSS without SYN stays", &up(not_a_syn), |seen| assert_eq!(mss(seen, 22), 1460)),
     ]
 }
 
 fn passes() -> Vec<Case> {
     let lan = Program::Lan;
-    let arp = [&mape_tests::table::world::LAN_MAC.0[..], &HOST_MAC.0, &[0x08, 0x06], &[0; 46]].concat();
-    let too_big = up(Payload::Udp { from: IN_SET, to: 4000, data: vec![0; 1460 - 27], checksum: true });
-    let fits = up(Payload::Udp { from: IN_SET, to: 4000, data: vec![0; 1460 - 28], checksum: true });
-    let unreachable = up(Payload::Icmp { kind: 3, code: 4, id: 0, data: vec![0; 28] });
-    let spoofed = Frame { from: Ipv4Addr::new(203, 0, 113, 77), ..up(udp(IN_SET, 4000)) };
+    let arp = [
+        &mape_tests::table::world::LAN_MAC.0[..],
+        &HOST_MAC.0,
+        &[0x08, 0x06],
+        &[0; 46],
+    ]
+    .concat();
+    let too_big = up(Payload::Udp {
+        from: IN_SET,
+        to: 4000,
+        data: vec![0; 1460 - 27],
+        checksum: true,
+    });
+    let fits = up(Payload::Udp {
+        from: IN_SET,
+        to: 4000,
+        data: vec![0; 1460 - 28],
+        checksum: true,
+    });
+    let unreachable = up(Payload::Icmp {
+        kind: 3,
+        code: 4,
+        id: 0,
+        data: vec![0; 28],
+    });
+    let spoofed = Frame {
+        from: Ipv4Addr::new(203, 0, 113, 77),
+        ..up(udp(IN_SET, 4000))
+    };
     vec![
         refused("ARP is not ours", lan, arp, "other-ethertype"),
-        refused("a frame for another MAC address is not ours", lan, Frame { to_mac: [2, 9, 9, 9, 9, 9], ..up(udp(1, 2)) }.bytes(), "other-mac"),
-        refused("a broadcast is not ours", lan, Frame { to_mac: [0xff; 6], ..up(udp(68, 67)) }.bytes(), "other-mac"),
-        refused("a VLAN tag is not looked behind", lan, Frame { vlan: Some(7), ..up(udp(1, 2)) }.bytes(), "vlan-tagged"),
-        refused("multicast is not ours", lan, up_to(Ipv4Addr::new(224, 0, 0, 251), udp(5353, 5353)).bytes(), "not-unicast"),
-        refused("what the routing table sends elsewhere is not ours", lan, up_to(ELSEWHERE, udp(IN_SET, 4000)).bytes(), "not-tunnelled"),
-        refused("nor is GRE that it sends elsewhere", lan, up_to(ELSEWHERE, Payload::Other { protocol: 47, bytes: vec![0; 8] }).bytes(), "not-tunnelled"),
-        refused("a source that is not on this LAN is the stack's to judge", lan, spoofed.bytes(), "source-not-lan"),
-        refused("a last hop is answered by the stack", lan, Frame { ttl: 1, ..up(udp(IN_SET, 4000)) }.bytes(), "ttl-expired"),
-        refused("a first fragment goes the slow way", lan, Frame { fragment: 0x2000, ..up(udp(IN_SET, 4000)) }.bytes(), "fragment"),
-        refused("a later fragment goes the slow way", lan, Frame { fragment: 185, ..up(udp(IN_SET, 4000)) }.bytes(), "fragment"),
-        refused("options go the slow way", lan, Frame { options: vec![7, 4, 4, 0], ..up(udp(IN_SET, 4000)) }.bytes(), "ip-options"),
+        refused(
+            "a frame for another MAC address is not ours",
+            lan,
+            Frame {
+                to_mac: [2, 9, 9, 9, 9, 9],
+                ..up(udp(1, 2))
+            }
+            .bytes(),
+            "other-mac",
+        ),
+        refused(
+            "a broadcast is not ours",
+            lan,
+            Frame {
+                to_mac: [0xff; 6],
+                ..up(udp(68, 67))
+            }
+            .bytes(),
+            "other-mac",
+        ),
+        refused(
+            "a VLAN tag is not looked behind",
+            lan,
+            Frame {
+                vlan: Some(7),
+                ..up(udp(1, 2))
+            }
+            .bytes(),
+            "vlan-tagged",
+        ),
+        refused(
+            "multicast is not ours",
+            lan,
+            up_to(Ipv4Addr::new(224, 0, 0, 251), udp(5353, 5353)).bytes(),
+            "not-unicast",
+        ),
+        refused(
+            "what the routing table sends elsewhere is not ours",
+            lan,
+            up_to(ELSEWHERE, udp(IN_SET, 4000)).bytes(),
+            "not-tunnelled",
+        ),
+        refused(
+            "nor is GRE that it sends elsewhere",
+            lan,
+            up_to(
+                ELSEWHERE,
+                Payload::Other {
+                    protocol: 47,
+                    bytes: vec![0; 8],
+                },
+            )
+            .bytes(),
+            "not-tunnelled",
+        ),
+        refused(
+            "a source that is not on this LAN is the stack's to judge",
+            lan,
+            spoofed.bytes(),
+            "source-not-lan",
+        ),
+        refused(
+            "a last hop is answered by the stack",
+            lan,
+            Frame {
+                ttl: 1,
+                ..up(udp(IN_SET, 4000))
+            }
+            .bytes(),
+            "ttl-expired",
+        ),
+        refused(
+            "a first fragment goes the slow way",
+            lan,
+            Frame {
+                fragment: 0x2000,
+                ..up(udp(IN_SET, 4000))
+            }
+            .bytes(),
+            "fragment",
+        ),
+        refused(
+            "a later fragment goes the slow way",
+            lan,
+            Frame {
+                fragment: 185,
+                ..up(udp(IN_SET, 4000))
+            }
+            .bytes(),
+            "fragment",
+        ),
+        refused(
+            "options go the slow way",
+            lan,
+            Frame {
+                options: vec![7, 4, 4, 0],
+                ..up(udp(IN_SET, 4000))
+            }
+            .bytes(),
+            "ip-options",
+        ),
         refused("ICMP errors go the slow way", lan, unreachable.bytes(), "icmp-error"),
-        Case { before: vec![(lan, fits.clone())], ..refused("a packet larger than the tunnel goes the slow way", lan, too_big.bytes(), "too-big") },
+        Case {
+            before: vec![(lan, fits.clone())],
+            ..refused(
+                "a packet larger than the tunnel goes the slow way",
+                lan,
+                too_big.bytes(),
+                "too-big",
+            )
+        },
         forwarded("a packet as large as the tunnel is forwarded", &fits, keeps_port),
     ]
 }
@@ -148,9 +348,28 @@ fn drops() -> Vec<Case> {
         refused("a UDP length beyond the packet", lan, long_udp, "bad-length"),
         refused("a TCP header beyond the packet", lan, long_tcp, "bad-length"),
         refused("an IPv4 header of four words", lan, short_header, "bad-length"),
-        refused("a protocol without ports", lan, up(Payload::Other { protocol: 47, bytes: vec![0; 8] }).bytes(), "unsupported-protocol"),
-        refused("the shared address with a port of its own set", lan, up_to(SHARED, udp(IN_SET, 2256)).bytes(), "hairpin"),
-        refused("a reset of no connection", lan, up(tcp(IN_SET, 443, RST)).bytes(), "reset-without-session"),
+        refused(
+            "a protocol without ports",
+            lan,
+            up(Payload::Other {
+                protocol: 47,
+                bytes: vec![0; 8],
+            })
+            .bytes(),
+            "unsupported-protocol",
+        ),
+        refused(
+            "the shared address with a port of its own set",
+            lan,
+            up_to(SHARED, udp(IN_SET, 2256)).bytes(),
+            "hairpin",
+        ),
+        refused(
+            "a reset of no connection",
+            lan,
+            up(tcp(IN_SET, 443, RST)).bytes(),
+            "reset-without-session",
+        ),
         refused("an answer to no echo", lan, up(echo(0, IN_SET)).bytes(), "no-session"),
     ]
 }

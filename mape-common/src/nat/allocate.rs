@@ -39,7 +39,11 @@ impl Walk {
     fn new<E: Env>(env: &E, config: &Config) -> Self {
         let size = config.ports.saturating_sub(config.first_dynamic);
         let start = env.random().checked_rem(size).unwrap_or(0);
-        Self { next: config.first_dynamic.wrapping_add(start), first: config.first_dynamic, end: config.ports }
+        Self {
+            next: config.first_dynamic.wrapping_add(start),
+            first: config.first_dynamic,
+            end: config.ports,
+        }
     }
 
     /// Candidates of the whole set, or as many as a search may look at.
@@ -79,16 +83,22 @@ impl<E: Env> Search for SharedSearch<'_, E> {
     #[inline(always)]
     fn step(&mut self, _: u32) -> bool {
         let ordinal = self.walk.next();
-        let Some(word) = self.env.port(self.transport, ordinal) else { return true };
+        let Some(word) = self.env.port(self.transport, ordinal) else {
+            return true;
+        };
         let state = PortState::from_word(word.load());
         if !state.is_sharable() {
             return true;
         }
-        let Some(cell) = self.env.overlap(self.row.wrapping_add(ordinal)) else { return true };
+        let Some(cell) = self.env.overlap(self.row.wrapping_add(ordinal)) else {
+            return true;
+        };
         match overlap::read(cell, self.destination) {
             Cell::Taken => return true,
             Cell::Unclear => {
-                let Some(key) = self.outside_key(ordinal) else { return true };
+                let Some(key) = self.outside_key(ordinal) else {
+                    return true;
+                };
                 if self.env.find(Side::Outside, &key).is_some() {
                     return true;
                 }
@@ -134,7 +144,9 @@ impl<E: Env> Search for Reclaim<'_, E> {
     #[inline(always)]
     fn step(&mut self, _: u32) -> bool {
         let ordinal = self.walk.next();
-        let Some(port) = self.config.port_set.port(ordinal) else { return true };
+        let Some(port) = self.config.port_set.port(ordinal) else {
+            return true;
+        };
         let facts = self.record.facts();
         let key = FlowKey::new(facts.transport, facts.external, port, facts.remote, facts.remote_port);
         if table::end_if_expired(self.env, self.config, Side::Outside, &key, facts.created) {
@@ -199,14 +211,24 @@ fn find_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     };
     let looks = search.walk.looks();
     env.search(looks, &mut search);
-    if search.found == NONE { search.free } else { search.found }
+    if search.found == NONE {
+        search.free
+    } else {
+        search.found
+    }
 }
 
 /// A port whose session with the draft's destination was over and has been ended, or [`NONE`].
 #[inline(always)]
 fn reclaim<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     let Ok(record) = draft.record(env) else { return NONE };
-    let mut reclaim = Reclaim { env, config, record, walk: Walk::new(env, config), found: NONE };
+    let mut reclaim = Reclaim {
+        env,
+        config,
+        record,
+        walk: Walk::new(env, config),
+        found: NONE,
+    };
     env.search(RECLAIM_LOOKS, &mut reclaim);
     reclaim.found
 }
@@ -260,7 +282,11 @@ impl<E: Env> Search for FreeSearch<'_, E> {
     #[inline(always)]
     fn step(&mut self, _: u32) -> bool {
         let ordinal = self.walk.next();
-        if self.env.port(self.transport, ordinal).is_some_and(|word| PortState::from_word(word.load()) == PortState::Free) {
+        if self
+            .env
+            .port(self.transport, ordinal)
+            .is_some_and(|word| PortState::from_word(word.load()) == PortState::Free)
+        {
             self.found = ordinal;
             return false;
         }
@@ -279,7 +305,12 @@ pub fn take_exclusive<E: Env>(env: &E, config: &Config, transport: Transport, wa
     {
         return Ok(ordinal);
     }
-    let mut search = FreeSearch { env, transport, walk: Walk::new(env, config), found: NONE };
+    let mut search = FreeSearch {
+        env,
+        transport,
+        walk: Walk::new(env, config),
+        found: NONE,
+    };
     let looks = search.walk.looks();
     for _ in 0..ATTEMPTS {
         search.found = NONE;

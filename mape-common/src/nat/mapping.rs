@@ -32,20 +32,25 @@ const fn phase(transport: Transport) -> Phase {
 pub fn find<E: Env>(env: &E, config: &Config, side: Side, flow: &Flow, now: Tick) -> Option<SessionRef> {
     let reference = env.find(side, &FlowKey::endpoint(flow.transport, flow.local, flow.local_port))?;
     let state = env.session(reference.slot)?.state();
-    let alive = state.generation == reference.generation && state.phase.is_live() && !state.is_expired(&config.timeouts, now);
+    let alive =
+        state.generation == reference.generation && state.phase.is_live() && !state.is_expired(&config.timeouts, now);
     alive.then_some(reference)
 }
 
 /// Notes that a mapping is used; false where it is no longer there.
 #[inline(always)]
 pub fn touch<E: Env>(env: &E, reference: SessionRef, now: Tick) -> bool {
-    let Some(record) = env.session(reference.slot) else { return false };
+    let Some(record) = env.session(reference.slot) else {
+        return false;
+    };
     let state = record.state();
     if state.generation != reference.generation || !state.phase.is_live() {
         return false;
     }
     // Another member's use at this moment is as good as ours.
-    now.since(state.used) < Tick::STALE || record.advance(state, State { used: now, ..state }) || record.state().phase.is_live()
+    now.since(state.used) < Tick::STALE
+        || record.advance(state, State { used: now, ..state })
+        || record.state().phase.is_live()
 }
 
 /// Makes a mapping for the LAN endpoint of a member's draft.
@@ -91,7 +96,13 @@ fn enter<E: Env>(env: &E, config: &Config, member: Draft, ordinal: u32) -> Resul
 
 /// Takes a record for a mapping and writes its facts, made from its first member's.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn draft<E: Env>(env: &E, config: &Config, member: Draft, ordinal: u32, made: &mut Option<Draft>) -> Result<(), Reason> {
+fn draft<E: Env>(
+    env: &E,
+    config: &Config,
+    member: Draft,
+    ordinal: u32,
+    made: &mut Option<Draft>,
+) -> Result<(), Reason> {
     let (Some(external_port), Ok(short)) = (config.port_set.port(ordinal), u16::try_from(ordinal)) else {
         return Err(Reason::PortsExhausted);
     };
@@ -122,13 +133,25 @@ pub const fn refused(error: InsertError) -> Reason {
 }
 
 const fn key(mapping: SessionRef, remote: [u8; 4]) -> PermissionKey {
-    PermissionKey { mapping, remote, reserved: [0; 4] }
+    PermissionKey {
+        mapping,
+        remote,
+        reserved: [0; 4],
+    }
 }
 
 /// Whether a remote host may send to a mapping: it was sent to within the mapping's idle time.
 #[inline(always)]
-pub fn is_permitted<E: Env>(env: &E, config: &Config, transport: Transport, mapping: SessionRef, remote: [u8; 4], now: Tick) -> bool {
-    env.permission(&key(mapping, remote)).is_some_and(|then| !is_over(config, transport, then, now))
+pub fn is_permitted<E: Env>(
+    env: &E,
+    config: &Config,
+    transport: Transport,
+    mapping: SessionRef,
+    remote: [u8; 4],
+    now: Tick,
+) -> bool {
+    env.permission(&key(mapping, remote))
+        .is_some_and(|then| !is_over(config, transport, then, now))
 }
 
 /// Notes that a mapping sent to a remote host.
@@ -152,7 +175,9 @@ pub fn end_permission<E: Env>(env: &E, config: &Config, record: &Session, ending
     let key = key(facts.mapping, facts.remote);
     let over = match ending {
         Ending::Flushed => true,
-        Ending::Expired(now) => env.permission(&key).is_some_and(|then| is_over(config, facts.transport, then, now)),
+        Ending::Expired(now) => env
+            .permission(&key)
+            .is_some_and(|then| is_over(config, facts.transport, then, now)),
     };
     if over && env.forbid(&key) {
         env.lower(Gauge::Permissions);
@@ -161,5 +186,10 @@ pub fn end_permission<E: Env>(env: &E, config: &Config, record: &Session, ending
 
 #[inline(always)]
 fn is_over(config: &Config, transport: Transport, then: Tick, now: Tick) -> bool {
-    State { generation: 0, phase: phase(transport), used: then }.is_expired(&config.timeouts, now)
+    State {
+        generation: 0,
+        phase: phase(transport),
+        used: then,
+    }
+    .is_expired(&config.timeouts, now)
 }

@@ -1,8 +1,7 @@
 //! A flow without a session gets one: the slow part of translation, a few times per connection.
 
 use super::{
-    allocate,
-    mapping,
+    allocate, mapping,
     overlap::Fingerprint,
     refusal::Refusal,
     session::{Facts, Hold, Phase, Session},
@@ -47,7 +46,14 @@ pub struct Path {
 /// # Errors
 /// [`Reason::SessionsExhausted`], [`Reason::Contended`].
 #[inline(always)]
-pub fn draft<E: Env>(env: &E, config: &Config, flow: &Flow, path: &Path, first: Phase, now: Tick) -> Result<Draft, Reason> {
+pub fn draft<E: Env>(
+    env: &E,
+    config: &Config,
+    flow: &Flow,
+    path: &Path,
+    first: Phase,
+    now: Tick,
+) -> Result<Draft, Reason> {
     let draft = Draft::take(env, now)?;
     let record = draft.record(env)?;
     write_ends(record, config.external_address, flow, first);
@@ -73,8 +79,18 @@ fn write_ends(record: &Session, external: [u8; 4], flow: &Flow, first: Phase) ->
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn write_ways(record: &Session, path: &Path, now: Tick) -> bool {
-    let Path { far_end, wan_hop, lan_hop } = *path;
-    record.write_ways(&Facts { far_end, wan_hop, lan_hop, created: now, ..Facts::EMPTY });
+    let Path {
+        far_end,
+        wan_hop,
+        lan_hop,
+    } = *path;
+    record.write_ways(&Facts {
+        far_end,
+        wan_hop,
+        lan_hop,
+        created: now,
+        ..Facts::EMPTY
+    });
     true
 }
 
@@ -86,7 +102,11 @@ pub fn was_refused<E: Env>(env: &E, config: &Config, flow: &Flow, now: Tick) -> 
 
 #[inline(always)]
 fn refusal(config: &Config, flow: &Flow) -> Refusal {
-    Refusal::new(config, flow.local, Fingerprint::new(config, flow.transport, flow.remote, flow.remote_port))
+    Refusal::new(
+        config,
+        flow.local,
+        Fingerprint::new(config, flow.transport, flow.remote, flow.remote_port),
+    )
 }
 
 /// Opens the session of a LAN host's packet: finds its port, by a mapping or shared, and makes its entries.

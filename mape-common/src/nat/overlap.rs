@@ -7,7 +7,11 @@
 //! None, or one with another tag: usable. Several: the table of flows decides. A cell is only a hint: what counts is that
 //! the entry in the table of flows can be made. Cells need no allocation, no lock and no sweeping.
 
-use crate::{layout::{Config, Transport}, wire::port::Port, word::Word};
+use crate::{
+    layout::{Config, Transport},
+    wire::port::Port,
+    word::Word,
+};
 
 /// A destination, hashed with the gateway's secret: the same for the same remote address, port and protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +38,11 @@ impl Fingerprint {
 
     /// The first cell of the destination's row.
     #[inline(always)]
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "16 bits are left after the shift")]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "16 bits are left after the shift"
+    )]
     pub const fn row(self, config: &Config) -> u32 {
         ((self.0 >> 48) as u32 & config.overlap_row_mask).wrapping_mul(config.ports)
     }

@@ -38,7 +38,11 @@ impl PortState {
 
     /// The state that a word of PORTS means.
     #[inline(always)]
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the low half is the count")]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "the low half is the count"
+    )]
     pub const fn from_word(word: u64) -> Self {
         match word >> 56 {
             0 if word as u32 == 0 => Self::Free,
@@ -88,7 +92,9 @@ pub fn take_share(port: &Word) -> Share {
         let word = port.load();
         match PortState::from_word(word) {
             PortState::Free if port.compare_exchange(word, PortState::Shared(1).to_word()) => return Share::First,
-            PortState::Shared(count) if port.compare_exchange(word, PortState::Shared(count.saturating_add(1)).to_word()) => {
+            PortState::Shared(count)
+                if port.compare_exchange(word, PortState::Shared(count.saturating_add(1)).to_word()) =>
+            {
                 return Share::Another;
             }
             PortState::Exclusive | PortState::Reserved => return Share::Refused,

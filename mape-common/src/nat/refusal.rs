@@ -1,7 +1,12 @@
 //! What was refused a moment ago: a host that asks again for the same destination is refused without a search.
 
 use super::overlap::Fingerprint;
-use crate::{env::Env, layout::{Config, REFUSALS}, time::Tick, word::Word};
+use crate::{
+    env::Env,
+    layout::{Config, REFUSALS},
+    time::Tick,
+    word::Word,
+};
 
 /// A host and the destination it was refused.
 #[derive(Clone, Copy, Debug)]
@@ -13,11 +18,18 @@ pub struct Refusal {
 impl Refusal {
     /// Of a LAN host towards a destination.
     #[inline(always)]
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "index and tag are the two halves of the hash")]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "index and tag are the two halves of the hash"
+    )]
     pub const fn new(config: &Config, inside: [u8; 4], destination: Fingerprint) -> Self {
         let [a, b, c, d] = inside;
         let hash = destination.with(config, u64::from_be_bytes([a, b, c, d, 0, 0, 0, 0])).0;
-        Self { index: hash as u32 & (REFUSALS.wrapping_sub(1)), tag: (hash >> 32) as u32 }
+        Self {
+            index: hash as u32 & (REFUSALS.wrapping_sub(1)),
+            tag: (hash >> 32) as u32,
+        }
     }
 
     /// Whether it was less than a second ago.

@@ -120,9 +120,17 @@ impl State {
 
     /// Takes a word apart.
     #[inline(always)]
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "each part fits what is left after its shift")]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "each part fits what is left after its shift"
+    )]
     pub const fn from_word(word: u64) -> Self {
-        Self { generation: (word >> 40) as u32, phase: Phase::from_number((word >> 32) as u8), used: Tick(word as u32) }
+        Self {
+            generation: (word >> 40) as u32,
+            phase: Phase::from_number((word >> 32) as u8),
+            used: Tick(word as u32),
+        }
     }
 
     /// Puts the word together.
@@ -235,13 +243,25 @@ impl Facts {
     /// Key in INSIDE.
     #[inline(always)]
     pub const fn inside_key(&self) -> FlowKey {
-        FlowKey::new(self.transport, self.inside, self.inside_port, self.remote, self.remote_port)
+        FlowKey::new(
+            self.transport,
+            self.inside,
+            self.inside_port,
+            self.remote,
+            self.remote_port,
+        )
     }
 
     /// Key in OUTSIDE.
     #[inline(always)]
     pub const fn outside_key(&self) -> FlowKey {
-        FlowKey::new(self.transport, self.external, self.external_port, self.remote, self.remote_port)
+        FlowKey::new(
+            self.transport,
+            self.external,
+            self.external_port,
+            self.remote,
+            self.remote_port,
+        )
     }
 }
 
@@ -345,7 +365,16 @@ impl Session {
         self.0[1].store(u64::from_be_bytes([i0, i1, i2, i3, ip0, ip1, ep0, ep1]));
         let [r0, r1, r2, r3] = facts.remote;
         let [rp0, rp1] = facts.remote_port.to_bytes();
-        self.0[2].store(u64::from_be_bytes([r0, r1, r2, r3, rp0, rp1, facts.transport.protocol(), facts.hold.number()]));
+        self.0[2].store(u64::from_be_bytes([
+            r0,
+            r1,
+            r2,
+            r3,
+            rp0,
+            rp1,
+            facts.transport.protocol(),
+            facts.hold.number(),
+        ]));
         let [e0, e1, e2, e3] = facts.external;
         let [o0, o1] = facts.ordinal.to_be_bytes();
         self.0[3].store(u64::from_be_bytes([e0, e1, e2, e3, o0, o1, facts.first.number(), 0]));
@@ -377,7 +406,16 @@ impl Session {
     pub fn set_member(&self, mapping: SessionRef, external_port: Port, ordinal: u16) {
         self.set_port(external_port, ordinal);
         let [r0, r1, r2, r3, rp0, rp1, protocol, _] = self.0[2].load().to_be_bytes();
-        self.0[2].store(u64::from_be_bytes([r0, r1, r2, r3, rp0, rp1, protocol, Hold::Member.number()]));
+        self.0[2].store(u64::from_be_bytes([
+            r0,
+            r1,
+            r2,
+            r3,
+            rp0,
+            rp1,
+            protocol,
+            Hold::Member.number(),
+        ]));
         self.set_mapping(mapping);
     }
 
@@ -433,7 +471,10 @@ mod tests {
             wan_hop: 3,
             lan_hop: 77,
             created: Tick(123),
-            mapping: SessionRef { slot: 60_000, generation: 0x12_3456 },
+            mapping: SessionRef {
+                slot: 60_000,
+                generation: 0x12_3456,
+            },
         }
     }
 
@@ -444,7 +485,13 @@ mod tests {
         record.write(&facts());
         assert_eq!(record.facts(), facts());
         assert_eq!(record.read(state.generation), None, "building is not live");
-        assert!(record.advance(state, State { phase: Phase::TcpOpening, ..state }));
+        assert!(record.advance(
+            state,
+            State {
+                phase: Phase::TcpOpening,
+                ..state
+            }
+        ));
         assert_eq!(record.read(state.generation).map(|(_, f)| f), Some(facts()));
         assert_eq!(record.read(state.generation + 1), None, "another generation is absent");
     }
@@ -452,7 +499,13 @@ mod tests {
     #[test]
     fn setting_port_and_mapping_changes_nothing_else() {
         let record = Session::default();
-        record.write(&Facts { hold: Hold::Overlap, external_port: Port(9), ordinal: 9, mapping: SessionRef::default(), ..facts() });
+        record.write(&Facts {
+            hold: Hold::Overlap,
+            external_port: Port(9),
+            ordinal: 9,
+            mapping: SessionRef::default(),
+            ..facts()
+        });
         record.set_member(facts().mapping, facts().external_port, facts().ordinal);
         assert_eq!(record.facts(), facts());
     }
@@ -461,17 +514,30 @@ mod tests {
     fn a_record_used_since_cannot_be_ended_by_who_read_it_before() {
         let record = Session::default();
         let building = record.begin(Tick(0)).unwrap();
-        let live = State { phase: Phase::Udp, ..building };
+        let live = State {
+            phase: Phase::Udp,
+            ..building
+        };
         assert!(record.advance(building, live));
         let seen = record.state();
         assert!(record.advance(seen, State { used: Tick(9), ..seen }));
-        assert!(!record.advance(seen, State { phase: Phase::Dead, ..seen }));
+        assert!(!record.advance(
+            seen,
+            State {
+                phase: Phase::Dead,
+                ..seen
+            }
+        ));
     }
 
     #[test]
     fn every_state_survives_the_word() {
         for phase in Phase::ALL {
-            let state = State { generation: 0xab_cdef, phase, used: Tick(0x1234_5678) };
+            let state = State {
+                generation: 0xab_cdef,
+                phase,
+                used: Tick(0x1234_5678),
+            };
             assert_eq!(State::from_word(state.to_word()), state);
         }
     }

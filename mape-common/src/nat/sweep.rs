@@ -3,7 +3,10 @@
 //! Correctness does not need it (an expired record is absent to every packet); memory and gauges do. The kernel runs it
 //! from a timer, a slice of the table at a time.
 
-use super::{session::{Facts, Session}, table::{self, Ending}};
+use super::{
+    session::{Facts, Session},
+    table::{self, Ending},
+};
 use crate::{
     env::{Env, Search},
     layout::{Config, SweepOrder},
@@ -31,7 +34,9 @@ impl<E: Env> Search for Sweep<'_, E> {
     #[inline(always)]
     fn step(&mut self, index: u32) -> bool {
         let slot = self.first.wrapping_add(index);
-        let Some(record) = self.env.session(slot) else { return false };
+        let Some(record) = self.env.session(slot) else {
+            return false;
+        };
         let state = record.state();
         if !state.phase.is_live() {
             return true;

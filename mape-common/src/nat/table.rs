@@ -33,7 +33,10 @@ impl Draft {
         let slot = env.take_slot().ok_or(Reason::SessionsExhausted)?;
         let record = env.session(slot).ok_or(Reason::SessionsExhausted)?;
         let state = record.begin(now).ok_or(Reason::Contended)?;
-        Ok(Self(SessionRef { slot, generation: state.generation }))
+        Ok(Self(SessionRef {
+            slot,
+            generation: state.generation,
+        }))
     }
 
     /// What the tables hold for it.
@@ -56,7 +59,13 @@ impl Draft {
     pub fn give_back<E: Env>(self, env: &E) {
         let Some(record) = env.session(self.0.slot) else { return };
         let state = record.state();
-        if record.advance(state, State { phase: Phase::Free, ..state }) {
+        if record.advance(
+            state,
+            State {
+                phase: Phase::Free,
+                ..state
+            },
+        ) {
             env.give_slot(self.0.slot);
         }
     }
@@ -70,7 +79,13 @@ impl Draft {
         let record = self.record(env)?;
         let facts = record.facts();
         let state = record.state();
-        if !record.advance(state, State { phase: facts.first, ..state }) {
+        if !record.advance(
+            state,
+            State {
+                phase: facts.first,
+                ..state
+            },
+        ) {
             return Err(Reason::Contended);
         }
         env.raise(match facts.hold {
@@ -90,7 +105,9 @@ impl Draft {
 /// [`InsertError`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn enter<E: Env>(env: &E, config: &Config, side: Side, draft: Draft) -> Result<(), InsertError> {
-    let Some(record) = env.session(draft.0.slot) else { return Err(InsertError::Full) };
+    let Some(record) = env.session(draft.0.slot) else {
+        return Err(InsertError::Full);
+    };
     let facts = record.facts();
     let now = facts.created;
     let key = match side {
@@ -98,7 +115,9 @@ pub fn enter<E: Env>(env: &E, config: &Config, side: Side, draft: Draft) -> Resu
         Side::Outside => facts.outside_key(),
     };
     match env.insert(side, &key, draft.reference()) {
-        Err(InsertError::Exists) if end_if_expired(env, config, side, &key, now) => env.insert(side, &key, draft.reference()),
+        Err(InsertError::Exists) if end_if_expired(env, config, side, &key, now) => {
+            env.insert(side, &key, draft.reference())
+        }
         outcome => outcome,
     }
 }
@@ -115,7 +134,9 @@ pub fn leave_outside<E: Env>(env: &E, draft: Draft) {
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn end_if_expired<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKey, now: Tick) -> bool {
     let Some(found) = env.find(side, key) else { return false };
-    let Some(record) = env.session(found.slot) else { return false };
+    let Some(record) = env.session(found.slot) else {
+        return false;
+    };
     let state = record.state();
     state.generation == found.generation
         && state.phase.is_live()
@@ -126,7 +147,9 @@ pub fn end_if_expired<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKe
 /// Ends a session, whether its time is over or not; false where it is not alive.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn end_now<E: Env>(env: &E, config: &Config, session: SessionRef) -> bool {
-    let Some(record) = env.session(session.slot) else { return false };
+    let Some(record) = env.session(session.slot) else {
+        return false;
+    };
     let state = record.state();
     state.generation == session.generation
         && state.phase.is_live()
@@ -147,7 +170,10 @@ pub enum Ending {
 /// The caller passes a state in which the record is live.
 #[inline(always)]
 pub fn end<E: Env>(env: &E, config: &Config, slot: u32, record: &Session, state: State, ending: Ending) -> bool {
-    let dead = State { phase: Phase::Dead, ..state };
+    let dead = State {
+        phase: Phase::Dead,
+        ..state
+    };
     if !record.advance(state, dead) {
         return false;
     }
@@ -163,7 +189,13 @@ pub fn end<E: Env>(env: &E, config: &Config, slot: u32, record: &Session, state:
         Hold::Member | Hold::Overlap => Gauge::Sessions(facts.transport),
     });
     env.raise(Gauge::Ended);
-    if record.advance(dead, State { phase: Phase::Free, ..dead }) {
+    if record.advance(
+        dead,
+        State {
+            phase: Phase::Free,
+            ..dead
+        },
+    ) {
         env.give_slot(slot);
     }
     true
@@ -174,7 +206,9 @@ pub fn end<E: Env>(env: &E, config: &Config, slot: u32, record: &Session, state:
 pub fn release_port<E: Env>(env: &E, config: &Config, record: &Session) {
     let facts = record.facts();
     let ordinal = u32::from(facts.ordinal);
-    let Some(word) = env.port(facts.transport, ordinal) else { return };
+    let Some(word) = env.port(facts.transport, ordinal) else {
+        return;
+    };
     match facts.hold {
         Hold::Member => {}
         Hold::Mapping => {

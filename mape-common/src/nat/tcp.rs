@@ -44,7 +44,9 @@ mod tests {
     const RST: u8 = Flags::RST;
 
     fn after(packets: &[(Direction, u8)]) -> Phase {
-        packets.iter().fold(Phase::TcpOpening, |phase, (direction, flags)| next(phase, *direction, Flags(*flags)))
+        packets.iter().fold(Phase::TcpOpening, |phase, (direction, flags)| {
+            next(phase, *direction, Flags(*flags))
+        })
     }
 
     #[test]
@@ -54,14 +56,41 @@ mod tests {
             (&[(Outbound, SYN), (Outbound, SYN)], Phase::TcpOpening),
             (&[(Outbound, SYN), (Inbound, SYN | ACK)], Phase::TcpEstablished),
             (&[(Outbound, SYN), (Inbound, SYN)], Phase::TcpEstablished), // simultaneous open
-            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, FIN)], Phase::TcpFinOutbound),
-            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Inbound, FIN)], Phase::TcpFinInbound),
-            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Inbound, FIN), (Outbound, ACK)], Phase::TcpFinInbound),
-            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Inbound, FIN), (Outbound, FIN)], Phase::TcpClosing),
-            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, FIN), (Inbound, FIN), (Outbound, ACK)], Phase::TcpClosing),
+            (
+                &[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, FIN)],
+                Phase::TcpFinOutbound,
+            ),
+            (
+                &[(Outbound, SYN), (Inbound, SYN | ACK), (Inbound, FIN)],
+                Phase::TcpFinInbound,
+            ),
+            (
+                &[(Outbound, SYN), (Inbound, SYN | ACK), (Inbound, FIN), (Outbound, ACK)],
+                Phase::TcpFinInbound,
+            ),
+            (
+                &[(Outbound, SYN), (Inbound, SYN | ACK), (Inbound, FIN), (Outbound, FIN)],
+                Phase::TcpClosing,
+            ),
+            (
+                &[
+                    (Outbound, SYN),
+                    (Inbound, SYN | ACK),
+                    (Outbound, FIN),
+                    (Inbound, FIN),
+                    (Outbound, ACK),
+                ],
+                Phase::TcpClosing,
+            ),
             (&[(Outbound, SYN), (Inbound, RST | ACK)], Phase::TcpClosing),
-            (&[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, RST)], Phase::TcpClosing),
-            (&[(Outbound, SYN), (Inbound, RST | ACK), (Outbound, SYN)], Phase::TcpOpening),
+            (
+                &[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, RST)],
+                Phase::TcpClosing,
+            ),
+            (
+                &[(Outbound, SYN), (Inbound, RST | ACK), (Outbound, SYN)],
+                Phase::TcpOpening,
+            ),
             (&[(Outbound, ACK), (Inbound, ACK)], Phase::TcpEstablished), // picked up in its middle
         ] {
             assert_eq!(after(packets), phase, "{packets:?}");

@@ -30,7 +30,9 @@ pub struct Arrival<'a> {
 /// A reason to pass the frame to the stack.
 #[inline(always)]
 pub fn admit<'a, P: Packet, E: Env>(frame: &P, env: &'a E, ifindex: u32) -> Result<Arrival<'a>, Reason> {
-    let (Some(config), Some(link)) = (env.config(), env.link(ifindex)) else { return Err(Reason::NotConfigured) };
+    let (Some(config), Some(link)) = (env.config(), env.link(ifindex)) else {
+        return Err(Reason::NotConfigured);
+    };
     // That we run here is what `load` waits for before it opens the gate: note it first.
     if link.flags() & Link::ALIVE == 0 {
         link.set_alive();
@@ -49,7 +51,13 @@ pub fn admit<'a, P: Packet, E: Env>(frame: &P, env: &'a E, ifindex: u32) -> Resu
     if !env.is_gate_open() {
         return Err(Reason::GateClosed);
     }
-    Ok(Arrival { config, ifindex, source: header.source(), ether_type, now: env.now() })
+    Ok(Arrival {
+        config,
+        ifindex,
+        source: header.source(),
+        ether_type,
+        now: env.now(),
+    })
 }
 
 /// The NIC that a next hop is on has shown that its program runs; redirecting to one without loses frames silently.

@@ -71,7 +71,12 @@ fn try_outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, attempt
 
 /// Looks after the packet's session, or drafts the record of a new one.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn settle_outbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, draft: &mut Option<Draft>) -> Result<(), Reason> {
+fn settle_outbound<P: Packet, E: Env>(
+    frame: &P,
+    env: &E,
+    ifindex: u32,
+    draft: &mut Option<Draft>,
+) -> Result<(), Reason> {
     let arrival = admitted(frame, env, ifindex, EtherType::IPV4)?;
     let mut need = None;
     match outbound::look(frame, env, &arrival, &mut need) {
@@ -123,7 +128,12 @@ fn try_inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, attempt:
 
 /// Looks after the packet's session, or drafts the record of a new one.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn settle_inbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, draft: &mut Option<Draft>) -> Result<(), Reason> {
+fn settle_inbound<P: Packet, E: Env>(
+    frame: &P,
+    env: &E,
+    ifindex: u32,
+    draft: &mut Option<Draft>,
+) -> Result<(), Reason> {
     let arrival = admitted(frame, env, ifindex, EtherType::IPV6)?;
     let mut need = None;
     inbound::look(frame, env, &arrival, &mut need)?;
@@ -132,15 +142,37 @@ fn settle_inbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, draft: &m
         Some(session) => inbound::refresh(env, &arrival, session, need.phase),
         None => {
             let mapping = inbound::admitting_mapping(env, &arrival, &need.flow)?;
-            let mut path = Path { far_end: [0; 16], wan_hop: 0, lan_hop: 0 };
+            let mut path = Path {
+                far_end: [0; 16],
+                wan_hop: 0,
+                lan_hop: 0,
+            };
             path::far_end(env, arrival.config, &need.flow, &mut path)?;
-            inbound::draft(env, &arrival, &Need { session: Some(mapping), ..need }, &path, draft)
+            inbound::draft(
+                env,
+                &arrival,
+                &Need {
+                    session: Some(mapping),
+                    ..need
+                },
+                &path,
+                draft,
+            )
         }
     }
 }
 
 #[inline(always)]
-fn admitted<'a, P: Packet, E: Env>(frame: &P, env: &'a E, ifindex: u32, wanted: EtherType) -> Result<Arrival<'a>, Reason> {
+fn admitted<'a, P: Packet, E: Env>(
+    frame: &P,
+    env: &'a E,
+    ifindex: u32,
+    wanted: EtherType,
+) -> Result<Arrival<'a>, Reason> {
     let arrival = admit(frame, env, ifindex)?;
-    if arrival.ether_type == wanted { Ok(arrival) } else { Err(Reason::OtherEtherType) }
+    if arrival.ether_type == wanted {
+        Ok(arrival)
+    } else {
+        Err(Reason::OtherEtherType)
+    }
 }

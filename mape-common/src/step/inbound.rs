@@ -46,19 +46,40 @@ pub struct Plan {
 pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
     let config = arrival.config;
     let (outer, inner, flow) = read::<P, E, true>(frame, env, config)?;
-    let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
+    let key = FlowKey::new(
+        flow.transport,
+        flow.local,
+        flow.local_port,
+        flow.remote,
+        flow.remote_port,
+    );
     let session = env.find(Side::Outside, &key).ok_or(Stop::Unsettled)?;
-    let (state, facts) =
-        env.session(session.slot).and_then(|record| record.read(session.generation)).ok_or(Stop::Unsettled)?;
+    let (state, facts) = env
+        .session(session.slot)
+        .and_then(|record| record.read(session.generation))
+        .ok_or(Stop::Unsettled)?;
     if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
         return Err(Stop::Unsettled);
     }
-    let hop = env.hop(facts.lan_hop).and_then(|hop| hop.get(facts.inside)).ok_or(Reason::NextHopUnknown)?;
+    let hop = env
+        .hop(facts.lan_hop)
+        .and_then(|hop| hop.get(facts.inside))
+        .ok_or(Reason::NextHopUnknown)?;
     tunnel::fits(&inner.header, &hop)?;
-    let translation =
-        translate::plan::<P, INNER>(frame, &inner, End::Destination, facts.inside, facts.inside_port, config.mss);
+    let translation = translate::plan::<P, INNER>(
+        frame,
+        &inner,
+        End::Destination,
+        facts.inside,
+        facts.inside_port,
+        config.mss,
+    );
     let decapsulation = tunnel::plan_decapsulation(&outer, &inner.header, translation.header, inner.excess)?;
-    Ok(Plan { hop, translation, decapsulation })
+    Ok(Plan {
+        hop,
+        translation,
+        decapsulation,
+    })
 }
 
 /// Carries the plan out.
@@ -70,13 +91,19 @@ pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
     translate::apply::<P, INNER>(frame, &plan.translation)?;
     let header = eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV4);
     tunnel::decapsulate(frame, &plan.decapsulation, &header)?;
-    Ok(Verdict::Forward { ifindex: plan.hop.ifindex })
+    Ok(Verdict::Forward {
+        ifindex: plan.hop.ifindex,
+    })
 }
 
 /// The packet and its flow, if it is for this customer edge and, where that is still to be checked, its sender may have
 /// sent it (RFC 7597 §8.1).
 #[inline(always)]
-fn read<P: Packet, E: Env, const CHECK: bool>(frame: &P, env: &E, config: &Config) -> Result<(Outer, Inner, Flow), Reason> {
+fn read<P: Packet, E: Env, const CHECK: bool>(
+    frame: &P,
+    env: &E,
+    config: &Config,
+) -> Result<(Outer, Inner, Flow), Reason> {
     let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
     let inner = inner::read::<P, INNER>(frame, usize::from(outer.payload_len))?;
     let flow = Flow {
@@ -84,7 +111,11 @@ fn read<P: Packet, E: Env, const CHECK: bool>(frame: &P, env: &E, config: &Confi
         local: inner.header.destination(),
         local_port: inner.destination_port,
         remote: inner.header.source(),
-        remote_port: if matches!(inner.transport, Transport::Icmp) { Port(0) } else { inner.source_port },
+        remote_port: if matches!(inner.transport, Transport::Icmp) {
+            Port(0)
+        } else {
+            inner.source_port
+        },
     };
     if !config.owns(flow.local) {
         return Err(Reason::NotMyAddress);
@@ -112,16 +143,31 @@ fn next_phase(phase: Phase, inner: &Inner) -> Phase {
 /// # Errors
 /// Why the packet is not forwarded.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn look<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, need: &mut Option<Need>) -> Result<(), Reason> {
+pub fn look<P: Packet, E: Env>(
+    frame: &P,
+    env: &E,
+    arrival: &Arrival<'_>,
+    need: &mut Option<Need>,
+) -> Result<(), Reason> {
     let (config, now) = (arrival.config, arrival.now);
     let (_, inner, flow) = read::<P, E, false>(frame, env, config)?;
-    let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
+    let key = FlowKey::new(
+        flow.transport,
+        flow.local,
+        flow.local_port,
+        flow.remote,
+        flow.remote_port,
+    );
     if let Some(session) = env.find(Side::Outside, &key)
         && let Some(record) = env.session(session.slot)
     {
         let state = record.state();
         if state.generation == session.generation && state.phase.is_live() && !state.is_expired(&config.timeouts, now) {
-            *need = Some(Need { flow, phase: next_phase(state.phase, &inner), session: Some(session) });
+            *need = Some(Need {
+                flow,
+                phase: next_phase(state.phase, &inner),
+                session: Some(session),
+            });
             return Ok(());
         }
     }
@@ -133,7 +179,11 @@ pub fn look<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, need: 
         Transport::Udp => Phase::Udp,
         Transport::Icmp => Phase::Icmp,
     };
-    *need = Some(Need { flow, phase, session: None });
+    *need = Some(Need {
+        flow,
+        phase,
+        session: None,
+    });
     Ok(())
 }
 
@@ -149,7 +199,14 @@ pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, session: SessionRef, phas
         mapping::touch(env, facts.mapping, arrival.now);
     }
     // A packet that was faster has noted as much; an ended session is found ended by the next packet.
-    let _ = record.advance(state, State { phase, used: arrival.now, ..state });
+    let _ = record.advance(
+        state,
+        State {
+            phase,
+            used: arrival.now,
+            ..state
+        },
+    );
     path::confirm(env, facts.wan_hop, arrival.source, arrival.now);
     Ok(())
 }
@@ -175,11 +232,27 @@ pub fn admitting_mapping<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) ->
 /// # Errors
 /// [`Reason::NoSession`], [`Reason::SessionsExhausted`], [`Reason::Contended`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn draft<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, path: &Path, made: &mut Option<Draft>) -> Result<(), Reason> {
+pub fn draft<E: Env>(
+    env: &E,
+    arrival: &Arrival<'_>,
+    need: &Need,
+    path: &Path,
+    made: &mut Option<Draft>,
+) -> Result<(), Reason> {
     let mapping = need.session.ok_or(Reason::NoSession)?;
-    let (_, of) = env.session(mapping.slot).and_then(|record| record.read(mapping.generation)).ok_or(Reason::NoSession)?;
-    let inside = Flow { local: of.inside, local_port: of.inside_port, ..need.flow };
-    let path = Path { lan_hop: of.lan_hop, ..*path };
+    let (_, of) = env
+        .session(mapping.slot)
+        .and_then(|record| record.read(mapping.generation))
+        .ok_or(Reason::NoSession)?;
+    let inside = Flow {
+        local: of.inside,
+        local_port: of.inside_port,
+        ..need.flow
+    };
+    let path = Path {
+        lan_hop: of.lan_hop,
+        ..*path
+    };
     let draft = open::draft(env, arrival.config, &inside, &path, of.first, arrival.now)?;
     draft.record(env)?.set_member(mapping, of.external_port, of.ordinal);
     *made = Some(draft);

@@ -55,8 +55,12 @@ pub fn read<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Inner,
     if header.is_fragment() {
         return Err(Reason::Fragment);
     }
-    let Some(payload) = total.checked_sub(ipv4::LEN) else { return Err(Reason::BadLength) };
-    let Ok(excess) = u16::try_from(excess) else { return Err(Reason::BadLength) };
+    let Some(payload) = total.checked_sub(ipv4::LEN) else {
+        return Err(Reason::BadLength);
+    };
+    let Ok(excess) = u16::try_from(excess) else {
+        return Err(Reason::BadLength);
+    };
     let l4 = L3.wrapping_add(ipv4::LEN);
     match header.protocol() {
         Protocol::TCP => {

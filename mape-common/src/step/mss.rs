@@ -44,7 +44,9 @@ pub fn plan<P: Packet>(frame: &P, l4: usize, header_len: u8, limit: u16) -> (Cla
         if at.saturating_add(4) > usize::from(header_len) {
             break;
         }
-        let Ok([kind, len, high, low]) = frame.read::<4>(l4.saturating_add(at)) else { break };
+        let Ok([kind, len, high, low]) = frame.read::<4>(l4.saturating_add(at)) else {
+            break;
+        };
         match kind {
             END => break,
             NO_OPERATION => at = at.saturating_add(1),
@@ -60,7 +62,13 @@ pub fn plan<P: Packet>(frame: &P, l4: usize, header_len: u8, limit: u16) -> (Cla
                     // The value straddles two words of the sum: as seen there its bytes change places.
                     Delta::ZERO.word(old.swap_bytes(), limit.swap_bytes())
                 };
-                return (Clamp { offset: u8::try_from(offset).unwrap_or(0), value: limit }, delta);
+                return (
+                    Clamp {
+                        offset: u8::try_from(offset).unwrap_or(0),
+                        value: limit,
+                    },
+                    delta,
+                );
             }
             _ if len < 2 => break,
             _ => at = at.saturating_add(usize::from(len)),

@@ -14,12 +14,7 @@ use crate::{
     packet::Packet,
     time::Tick,
     verdict::{Broken, Direction, Reason, Verdict},
-    wire::{
-        eth,
-        ipv4,
-        port::Port,
-        tcp::Flags,
-    },
+    wire::{eth, ipv4, port::Port, tcp::Flags},
 };
 
 use super::{
@@ -46,21 +41,53 @@ pub struct Plan {
 pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
     let config = arrival.config;
     let (inner, flow) = read(frame)?;
-    let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
+    let key = FlowKey::new(
+        flow.transport,
+        flow.local,
+        flow.local_port,
+        flow.remote,
+        flow.remote_port,
+    );
     let session = env.find(Side::Inside, &key).ok_or(Stop::Unsettled)?;
-    let (state, facts) =
-        env.session(session.slot).and_then(|record| record.read(session.generation)).ok_or(Stop::Unsettled)?;
+    let (state, facts) = env
+        .session(session.slot)
+        .and_then(|record| record.read(session.generation))
+        .ok_or(Stop::Unsettled)?;
     // No idle time is as short as this, so a record that was just used has not expired.
     if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
         return Err(Stop::Unsettled);
     }
-    let hop = env.hop(facts.wan_hop).and_then(|hop| hop.get(NextHop::FAR_END)).ok_or(Reason::NextHopUnknown)?;
-    let translation =
-        translate::plan::<P, { eth::LEN }>(frame, &inner, End::Source, facts.external, facts.external_port, config.mss);
-    let label = tunnel::flow_label(facts.external_port, flow.remote, flow.remote_port, flow.transport.protocol());
-    let encapsulation =
-        tunnel::plan_encapsulation(config, &inner.header, translation.header, hop, facts.far_end, label, inner.excess)?;
-    Ok(Plan { translation, encapsulation })
+    let hop = env
+        .hop(facts.wan_hop)
+        .and_then(|hop| hop.get(NextHop::FAR_END))
+        .ok_or(Reason::NextHopUnknown)?;
+    let translation = translate::plan::<P, { eth::LEN }>(
+        frame,
+        &inner,
+        End::Source,
+        facts.external,
+        facts.external_port,
+        config.mss,
+    );
+    let label = tunnel::flow_label(
+        facts.external_port,
+        flow.remote,
+        flow.remote_port,
+        flow.transport.protocol(),
+    );
+    let encapsulation = tunnel::plan_encapsulation(
+        config,
+        &inner.header,
+        translation.header,
+        hop,
+        facts.far_end,
+        label,
+        inner.excess,
+    )?;
+    Ok(Plan {
+        translation,
+        encapsulation,
+    })
 }
 
 /// Carries the plan out.
@@ -71,7 +98,9 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
 pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
     translate::apply::<P, { eth::LEN }>(frame, &plan.translation)?;
     tunnel::encapsulate(frame, &plan.encapsulation)?;
-    Ok(Verdict::Forward { ifindex: plan.encapsulation.hop.ifindex })
+    Ok(Verdict::Forward {
+        ifindex: plan.encapsulation.hop.ifindex,
+    })
 }
 
 /// The packet and its flow, if it is one that can have a session.
@@ -85,7 +114,11 @@ fn read<P: Packet>(frame: &P) -> Result<(Inner, Flow), Reason> {
         local_port: inner.source_port,
         remote: inner.header.destination(),
         // The identifier is the LAN host's own: the remote has none.
-        remote_port: if matches!(inner.transport, Transport::Icmp) { Port(0) } else { inner.destination_port },
+        remote_port: if matches!(inner.transport, Transport::Icmp) {
+            Port(0)
+        } else {
+            inner.destination_port
+        },
     };
     if !ipv4::is_routable(flow.remote) || !ipv4::is_routable(flow.local) {
         return Err(Reason::NotUnicast);
@@ -111,7 +144,9 @@ fn next_phase(phase: Phase, inner: &Inner) -> Phase {
 /// The reason that holds.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn unsupported<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Reason {
-    let Ok(bytes) = frame.read(eth::LEN) else { return Reason::BadLength };
+    let Ok(bytes) = frame.read(eth::LEN) else {
+        return Reason::BadLength;
+    };
     let header = ipv4::Header::from_bytes(bytes);
     if !ipv4::is_routable(header.destination()) {
         return Reason::NotUnicast;
@@ -127,16 +162,34 @@ pub fn unsupported<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>)
 /// # Errors
 /// Why the packet is not forwarded.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn look<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, need: &mut Option<Need>) -> Result<(), Reason> {
+pub fn look<P: Packet, E: Env>(
+    frame: &P,
+    env: &E,
+    arrival: &Arrival<'_>,
+    need: &mut Option<Need>,
+) -> Result<(), Reason> {
     let config = arrival.config;
     let (inner, flow) = read(frame)?;
-    let key = FlowKey::new(flow.transport, flow.local, flow.local_port, flow.remote, flow.remote_port);
+    let key = FlowKey::new(
+        flow.transport,
+        flow.local,
+        flow.local_port,
+        flow.remote,
+        flow.remote_port,
+    );
     if let Some(session) = env.find(Side::Inside, &key)
         && let Some(record) = env.session(session.slot)
     {
         let state = record.state();
-        if state.generation == session.generation && state.phase.is_live() && !state.is_expired(&config.timeouts, arrival.now) {
-            *need = Some(Need { flow, phase: next_phase(state.phase, &inner), session: Some(session) });
+        if state.generation == session.generation
+            && state.phase.is_live()
+            && !state.is_expired(&config.timeouts, arrival.now)
+        {
+            *need = Some(Need {
+                flow,
+                phase: next_phase(state.phase, &inner),
+                session: Some(session),
+            });
             return Ok(());
         }
     }
@@ -152,7 +205,11 @@ pub fn look<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, need: 
         Transport::Icmp if inner.flags != inner::QUERY => return Err(Reason::NoSession),
         Transport::Icmp => Phase::Icmp,
     };
-    *need = Some(Need { flow, phase, session: None });
+    *need = Some(Need {
+        flow,
+        phase,
+        session: None,
+    });
     Ok(())
 }
 
@@ -161,8 +218,21 @@ pub fn look<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, need: 
 /// # Errors
 /// [`Reason::SessionsExhausted`], [`Reason::Contended`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn draft<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, path: &Path, made: &mut Option<Draft>) -> Result<(), Reason> {
-    *made = Some(open::draft(env, arrival.config, &need.flow, path, need.phase, arrival.now)?);
+pub fn draft<E: Env>(
+    env: &E,
+    arrival: &Arrival<'_>,
+    need: &Need,
+    path: &Path,
+    made: &mut Option<Draft>,
+) -> Result<(), Reason> {
+    *made = Some(open::draft(
+        env,
+        arrival.config,
+        &need.flow,
+        path,
+        need.phase,
+        arrival.now,
+    )?);
     Ok(())
 }
 
@@ -172,7 +242,13 @@ pub fn draft<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, path: &Path, m
 /// # Errors
 /// [`Reason::Contended`] where the session or its mapping is gone: the next packet opens another.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, session: SessionRef, phase: Phase, path: &Path) -> Result<(), Reason> {
+pub fn refresh<E: Env>(
+    env: &E,
+    arrival: &Arrival<'_>,
+    session: SessionRef,
+    phase: Phase,
+    path: &Path,
+) -> Result<(), Reason> {
     let now = arrival.now;
     let record = env.session(session.slot).ok_or(Reason::Contended)?;
     let (state, facts) = record.read(session.generation).ok_or(Reason::Contended)?;
@@ -187,7 +263,14 @@ pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, session: SessionRef, phas
         mapping::permit(env, facts.mapping, facts.remote, now);
     }
     // Where another packet of the session was faster, that is as good as ours.
-    let _ = record.advance(state, State { phase, used: now, ..state });
+    let _ = record.advance(
+        state,
+        State {
+            phase,
+            used: now,
+            ..state
+        },
+    );
     Ok(())
 }
 

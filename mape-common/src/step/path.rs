@@ -25,7 +25,11 @@ const RELAY_HOP: u16 = 0;
 #[inline(always)]
 pub fn outbound<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<Path, Reason> {
     is_tunnelled(env, arrival, flow.local, flow.remote)?;
-    let mut path = Path { far_end: [0; 16], wan_hop: 0, lan_hop: lan_hop(env, arrival, flow)? };
+    let mut path = Path {
+        far_end: [0; 16],
+        wan_hop: 0,
+        lan_hop: lan_hop(env, arrival, flow)?,
+    };
     far_end(env, arrival.config, flow, &mut path)?;
     Ok(path)
 }
@@ -37,7 +41,12 @@ pub fn outbound<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<P
 /// # Errors
 /// [`Reason::NotTunnelled`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn is_tunnelled<E: Env>(env: &E, arrival: &Arrival<'_>, source: [u8; 4], destination: [u8; 4]) -> Result<(), Reason> {
+pub fn is_tunnelled<E: Env>(
+    env: &E,
+    arrival: &Arrival<'_>,
+    source: [u8; 4],
+    destination: [u8; 4],
+) -> Result<(), Reason> {
     if arrival.config.owns(destination) {
         return Ok(());
     }
@@ -67,8 +76,15 @@ pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -
         path.far_end = address;
         path.wan_hop = hop;
     }
-    let hop = env.hop(path.wan_hop).and_then(|hop| hop.get(NextHop::FAR_END)).ok_or(Reason::NextHopUnknown)?;
-    if is_proven(env, hop.ifindex) { Ok(()) } else { Err(Reason::LinkUnproven) }
+    let hop = env
+        .hop(path.wan_hop)
+        .and_then(|hop| hop.get(NextHop::FAR_END))
+        .ok_or(Reason::NextHopUnknown)?;
+    if is_proven(env, hop.ifindex) {
+        Ok(())
+    } else {
+        Err(Reason::LinkUnproven)
+    }
 }
 
 /// The next hop back to the LAN host: the routing table's, with the frame's sender where the kernel has no neighbour entry.
@@ -76,7 +92,12 @@ pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -
 /// The packet must have come by the interface that leads back to its source (RFC 3704, strict).
 #[inline(always)]
 fn lan_hop<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<u16, Reason> {
-    let mut hop = Hop { ifindex: 0, mtu: 0, destination: arrival.source, source: Mac([0; 6]) };
+    let mut hop = Hop {
+        ifindex: 0,
+        mtu: 0,
+        destination: arrival.source,
+        source: Mac([0; 6]),
+    };
     way_back(env, arrival, flow, &mut hop)?;
     note_lan_hop(env, flow.local, &hop, arrival.now)
 }
@@ -100,7 +121,12 @@ fn way_back<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow, way: &mut Hop) 
 #[inline(always)]
 fn learned<E: Env>(env: &E, arrival: &Arrival<'_>, ifindex: u32) -> Result<Hop, Reason> {
     let link = env.link(ifindex).ok_or(Reason::SourceNotLan)?;
-    Ok(Hop { ifindex, mtu: link.mtu(), destination: arrival.source, source: Mac::from_bits(link.mac()) })
+    Ok(Hop {
+        ifindex,
+        mtu: link.mtu(),
+        destination: arrival.source,
+        source: Mac::from_bits(link.mac()),
+    })
 }
 
 /// Finds or makes the record of a LAN host's next hop; gives its index.
@@ -108,15 +134,24 @@ fn learned<E: Env>(env: &E, arrival: &Arrival<'_>, ifindex: u32) -> Result<Hop, 
 fn note_lan_hop<E: Env>(env: &E, address: [u8; 4], hop: &Hop, now: Tick) -> Result<u16, Reason> {
     let start = u32::from_be_bytes(address).wrapping_mul(0x9e37_79b1) >> 16;
     for probe in 0..PROBES {
-        let offset = start.wrapping_add(u32::from(probe)).checked_rem(NEXT_HOPS.saturating_sub(STATIC_HOPS)).unwrap_or(0);
-        let Ok(index) = u16::try_from(offset.wrapping_add(STATIC_HOPS)) else { continue };
+        let offset = start
+            .wrapping_add(u32::from(probe))
+            .checked_rem(NEXT_HOPS.saturating_sub(STATIC_HOPS))
+            .unwrap_or(0);
+        let Ok(index) = u16::try_from(offset.wrapping_add(STATIC_HOPS)) else {
+            continue;
+        };
         let Some(record) = env.hop(index) else { continue };
         if record.is_for(address, hop.ifindex) {
             if record.get(address) == Some(*hop) {
                 record.confirm(now);
                 return Ok(index);
             }
-            return if record.assign(address, hop, now) { Ok(index) } else { Err(Reason::Contended) };
+            return if record.assign(address, hop, now) {
+                Ok(index)
+            } else {
+                Err(Reason::Contended)
+            };
         }
         if record.is_free(now) && record.assign(address, hop, now) {
             return Ok(index);
@@ -132,7 +167,9 @@ fn note_lan_hop<E: Env>(env: &E, address: [u8; 4], hop: &Hop, now: Tick) -> Resu
 /// address or port set.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn check_source<E: Env>(env: &E, outer: &[u8; 16], inner: [u8; 4], port: Port) -> Result<(), Reason> {
-    let Some(rule) = env.rule_by_ipv6(*outer).and_then(|found| env.rule(found.rule)) else { return Err(Reason::InvalidV6) };
+    let Some(rule) = env.rule_by_ipv6(*outer).and_then(|found| env.rule(found.rule)) else {
+        return Err(Reason::InvalidV6);
+    };
     match map_address(rule, inner, port) {
         Some(address) if address == *outer => Ok(()),
         _ => Err(Reason::InvalidV4),

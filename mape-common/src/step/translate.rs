@@ -38,7 +38,14 @@ pub struct Translation {
 
 /// Plans the rewriting of one end of `inner`, the packet at `L3`. `mss` is the largest MSS let through, zero for any.
 #[inline(always)]
-pub fn plan<P: Packet, const L3: usize>(frame: &P, inner: &Inner, end: End, address: [u8; 4], port: Port, mss: u16) -> Translation {
+pub fn plan<P: Packet, const L3: usize>(
+    frame: &P,
+    inner: &Inner,
+    end: End,
+    address: [u8; 4],
+    port: Port,
+    mss: u16,
+) -> Translation {
     let (old_address, old_port) = match end {
         End::Source => (inner.header.source(), inner.source_port),
         End::Destination => (inner.header.destination(), inner.destination_port),
@@ -51,11 +58,25 @@ pub fn plan<P: Packet, const L3: usize>(frame: &P, inner: &Inner, end: End, addr
     };
     let checksum = match inner.transport {
         // TCP's and UDP's checksums cover a pseudo-header with the addresses; ICMP's covers the message alone.
-        Transport::Tcp => clamp_delta.words(old_address, address).word(old_port.0, port.0).apply(inner.checksum),
-        Transport::Udp => Delta::ZERO.words(old_address, address).word(old_port.0, port.0).apply_udp(inner.checksum),
+        Transport::Tcp => clamp_delta
+            .words(old_address, address)
+            .word(old_port.0, port.0)
+            .apply(inner.checksum),
+        Transport::Udp => Delta::ZERO
+            .words(old_address, address)
+            .word(old_port.0, port.0)
+            .apply_udp(inner.checksum),
         Transport::Icmp => Delta::ZERO.word(old_port.0, port.0).apply(inner.checksum),
     };
-    Translation { transport: inner.transport, end, address, port, checksum, clamp, header }
+    Translation {
+        transport: inner.transport,
+        end,
+        address,
+        port,
+        checksum,
+        clamp,
+        header,
+    }
 }
 
 /// Writes the plan into the packet at `L3`, all but the IPv4 header's checksum.

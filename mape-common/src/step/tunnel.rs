@@ -9,7 +9,8 @@ use crate::{
     wire::{
         eth::{self, EtherType},
         ipv4::{self, Protocol},
-        ipv6, port::Port,
+        ipv6,
+        port::Port,
     },
 };
 
@@ -62,7 +63,11 @@ pub fn plan_encapsulation(
     label: u32,
     excess: u16,
 ) -> Result<Encapsulation, Reason> {
-    let traffic_class = if config.has(Config::COPY_DSCP) { header.tos() } else { header.tos() & ECN };
+    let traffic_class = if config.has(Config::COPY_DSCP) {
+        header.tos()
+    } else {
+        header.tos() & ECN
+    };
     plan_outer(config, header, change, hop, far_end, (traffic_class, label), excess)
 }
 
@@ -82,7 +87,15 @@ pub fn plan_exchange(
     excess: u16,
 ) -> Result<Encapsulation, Reason> {
     let excess = outer.excess.saturating_add(excess);
-    plan_outer(config, header, Delta::ZERO, hop, far_end, (outer.traffic_class, label), excess)
+    plan_outer(
+        config,
+        header,
+        Delta::ZERO,
+        hop,
+        far_end,
+        (outer.traffic_class, label),
+        excess,
+    )
 }
 
 #[inline(always)]
@@ -138,7 +151,10 @@ pub fn exchange<P: Packet>(frame: &mut P, plan: &Encapsulation) -> Result<(), Br
 
 #[inline(always)]
 fn write_outer<P: Packet>(frame: &mut P, plan: &Encapsulation) -> Result<(), Truncated> {
-    frame.write(0, eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV6).as_bytes())?;
+    frame.write(
+        0,
+        eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV6).as_bytes(),
+    )?;
     frame.write(eth::LEN, &plan.start)?;
     frame.write(eth::LEN.wrapping_add(8), &plan.near_end)?;
     frame.write(eth::LEN.wrapping_add(24), &plan.far_end)?;
@@ -170,12 +186,27 @@ pub fn read_outer<P: Packet>(frame: &P, address: &[u8; 16]) -> Result<Outer, Rea
         return Err(Reason::OtherIpv6);
     }
     if header.next_header() != Protocol::IPV4 {
-        return Err(if header.has_extension() { Reason::OuterExtension } else { Reason::OtherIpv6 });
+        return Err(if header.has_extension() {
+            Reason::OuterExtension
+        } else {
+            Reason::OtherIpv6
+        });
     }
-    let Some(room) = frame.len().checked_sub(INNER) else { return Err(Reason::BadLength) };
-    let Some(excess) = room.checked_sub(usize::from(header.payload_len())) else { return Err(Reason::BadLength) };
-    let Ok(excess) = u16::try_from(excess) else { return Err(Reason::BadLength) };
-    Ok(Outer { source: header.source(), traffic_class: header.traffic_class(), payload_len: header.payload_len(), excess })
+    let Some(room) = frame.len().checked_sub(INNER) else {
+        return Err(Reason::BadLength);
+    };
+    let Some(excess) = room.checked_sub(usize::from(header.payload_len())) else {
+        return Err(Reason::BadLength);
+    };
+    let Ok(excess) = u16::try_from(excess) else {
+        return Err(Reason::BadLength);
+    };
+    Ok(Outer {
+        source: header.source(),
+        traffic_class: header.traffic_class(),
+        payload_len: header.payload_len(),
+        excess,
+    })
 }
 
 /// What will be written into the inner header when the outer one is taken off, besides the translation.
@@ -192,11 +223,19 @@ pub struct Decapsulation {
 /// # Errors
 /// [`Reason::TtlExpired`], [`Reason::EcnInvalid`].
 #[inline(always)]
-pub fn plan_decapsulation(outer: &Outer, header: &ipv4::Header, change: Delta, excess: u16) -> Result<Decapsulation, Reason> {
+pub fn plan_decapsulation(
+    outer: &Outer,
+    header: &ipv4::Header,
+    change: Delta,
+    excess: u16,
+) -> Result<Decapsulation, Reason> {
     let ttl = lowered(header)?;
     let tos = (header.tos() & !ECN) | merge_ecn(header.tos() & ECN, outer.traffic_class & ECN)?;
     // The word before the length: version and header length are 0x45, since there are no options.
-    let change = change.word(u16::from_be_bytes([0x45, header.tos()]), u16::from_be_bytes([0x45, tos]));
+    let change = change.word(
+        u16::from_be_bytes([0x45, header.tos()]),
+        u16::from_be_bytes([0x45, tos]),
+    );
     Ok(Decapsulation {
         tos,
         ttl,
@@ -211,7 +250,11 @@ pub fn plan_decapsulation(outer: &Outer, header: &ipv4::Header, change: Delta, e
 /// [`Reason::TooBig`].
 #[inline(always)]
 pub const fn fits(header: &ipv4::Header, hop: &Hop) -> Result<(), Reason> {
-    if header.total_len() > hop.mtu { Err(Reason::TooBig) } else { Ok(()) }
+    if header.total_len() > hop.mtu {
+        Err(Reason::TooBig)
+    } else {
+        Ok(())
+    }
 }
 
 /// Writes what changes in the inner header, takes the outer one off and puts the Ethernet header before it.
@@ -263,7 +306,10 @@ const fn lowered(header: &ipv4::Header) -> Result<u8, Reason> {
 #[inline(always)]
 const fn ttl_change(header: &ipv4::Header, ttl: u8, change: Delta) -> Delta {
     let protocol = header.protocol().0;
-    change.word(u16::from_be_bytes([header.ttl(), protocol]), u16::from_be_bytes([ttl, protocol]))
+    change.word(
+        u16::from_be_bytes([header.ttl(), protocol]),
+        u16::from_be_bytes([ttl, protocol]),
+    )
 }
 
 #[cfg(test)]

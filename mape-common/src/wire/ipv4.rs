@@ -117,8 +117,9 @@ mod tests {
     use super::*;
 
     /// A ping as captured: 84 bytes, DF, TTL 64.
-    const PING: [u8; 20] =
-        [0x45, 0x01, 0, 0x54, 0x1c, 0x46, 0x40, 0, 0x40, 1, 0xb1, 0xe6, 192, 168, 1, 10, 198, 51, 100, 7];
+    const PING: [u8; 20] = [
+        0x45, 0x01, 0, 0x54, 0x1c, 0x46, 0x40, 0, 0x40, 1, 0xb1, 0xe6, 192, 168, 1, 10, 198, 51, 100, 7,
+    ];
 
     #[test]
     fn the_fields_of_a_ping() {
@@ -126,12 +127,21 @@ mod tests {
         assert!(header.is_ipv4() && !header.has_options() && !header.is_short() && !header.is_fragment());
         assert_eq!((header.tos(), header.total_len(), header.ttl()), (1, 84, 64));
         assert_eq!((header.protocol(), header.checksum()), (Protocol::ICMP, 0xb1e6));
-        assert_eq!((header.source(), header.destination()), ([192, 168, 1, 10], [198, 51, 100, 7]));
+        assert_eq!(
+            (header.source(), header.destination()),
+            ([192, 168, 1, 10], [198, 51, 100, 7])
+        );
     }
 
     #[test]
     fn more_fragments_and_an_offset_are_both_fragments() {
-        for (flags, fragment) in [(0x4000u16, false), (0x2000, true), (0x0001, true), (0x1fff, true), (0x8000, false)] {
+        for (flags, fragment) in [
+            (0x4000u16, false),
+            (0x2000, true),
+            (0x0001, true),
+            (0x1fff, true),
+            (0x8000, false),
+        ] {
             let mut bytes = PING;
             bytes[6..8].copy_from_slice(&flags.to_be_bytes());
             assert_eq!(Header::from_bytes(bytes).is_fragment(), fragment, "{flags:#x}");
@@ -140,7 +150,13 @@ mod tests {
 
     #[test]
     fn only_unicast_of_the_internet_or_a_lan_is_routable() {
-        for address in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 251], [255, 255, 255, 255], [240, 0, 0, 1]] {
+        for address in [
+            [0, 0, 0, 0],
+            [127, 0, 0, 1],
+            [224, 0, 0, 251],
+            [255, 255, 255, 255],
+            [240, 0, 0, 1],
+        ] {
             assert!(!is_routable(address), "{address:?}");
         }
         assert!(is_routable([10, 0, 0, 1]) && is_routable([223, 255, 255, 1]));

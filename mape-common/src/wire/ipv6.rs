@@ -49,7 +49,33 @@ impl Header {
     /// Source address.
     #[inline(always)]
     pub const fn source(&self) -> [u8; 16] {
-        let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = self.0;
+        let [
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            g,
+            h,
+            i,
+            j,
+            k,
+            l,
+            m,
+            n,
+            o,
+            p,
+            ..,
+        ] = self.0;
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
@@ -63,10 +89,25 @@ impl Header {
 
 /// The first eight bytes of a header: version, traffic class, flow label (20 bits), payload length, next header, hop limit.
 #[inline(always)]
-pub const fn start(traffic_class: u8, flow_label: u32, payload_len: u16, next_header: Protocol, hop_limit: u8) -> [u8; 8] {
+pub const fn start(
+    traffic_class: u8,
+    flow_label: u32,
+    payload_len: u16,
+    next_header: Protocol,
+    hop_limit: u8,
+) -> [u8; 8] {
     let [_, a, b, c] = flow_label.to_be_bytes();
     let [d, e] = payload_len.to_be_bytes();
-    [0x60 | (traffic_class >> 4), (traffic_class << 4) | (a & 15), b, c, d, e, next_header.0, hop_limit]
+    [
+        0x60 | (traffic_class >> 4),
+        (traffic_class << 4) | (a & 15),
+        b,
+        c,
+        d,
+        e,
+        next_header.0,
+        hop_limit,
+    ]
 }
 
 #[cfg(test)]
@@ -81,7 +122,10 @@ mod tests {
         bytes[24..].copy_from_slice(&[2; 16]);
         let header = Header::from_bytes(bytes);
         assert!(header.is_ipv6() && !header.has_extension());
-        assert_eq!((header.traffic_class(), header.payload_len(), header.next_header()), (0xb9, 1234, Protocol::IPV4));
+        assert_eq!(
+            (header.traffic_class(), header.payload_len(), header.next_header()),
+            (0xb9, 1234, Protocol::IPV4)
+        );
         assert_eq!((header.source(), header.destination()), ([1; 16], [2; 16]));
         assert_eq!(&bytes[..4], &[0x6b, 0x9f, 0xed, 0xcb]);
         assert_eq!(bytes[7], 64);

@@ -8,9 +8,20 @@ use mape_common::checksum;
 #[derive(Clone, Debug)]
 pub enum Payload {
     /// Ports and data; without a checksum where `checksum` is false.
-    Udp { from: u16, to: u16, data: Vec<u8>, checksum: bool },
+    Udp {
+        from: u16,
+        to: u16,
+        data: Vec<u8>,
+        checksum: bool,
+    },
     /// Ports, control bits, options (padded to four bytes), data.
-    Tcp { from: u16, to: u16, flags: u8, options: Vec<u8>, data: Vec<u8> },
+    Tcp {
+        from: u16,
+        to: u16,
+        flags: u8,
+        options: Vec<u8>,
+        data: Vec<u8>,
+    },
     /// Type, code, identifier, data.
     Icmp { kind: u8, code: u8, id: u16, data: Vec<u8> },
     /// A protocol number and its bytes.
@@ -128,7 +139,12 @@ impl Frame {
 
     fn body(&self) -> (u8, Vec<u8>) {
         match &self.payload {
-            Payload::Udp { from, to, data, checksum } => {
+            Payload::Udp {
+                from,
+                to,
+                data,
+                checksum,
+            } => {
                 let mut body = Vec::new();
                 body.extend(from.to_be_bytes());
                 body.extend(to.to_be_bytes());
@@ -144,13 +160,28 @@ impl Frame {
                 }
                 (17, body)
             }
-            Payload::Tcp { from, to, flags, options, data } => {
+            Payload::Tcp {
+                from,
+                to,
+                flags,
+                options,
+                data,
+            } => {
                 let mut body = Vec::new();
                 body.extend(from.to_be_bytes());
                 body.extend(to.to_be_bytes());
                 body.extend([0, 0, 0, 1, 0, 0, 0, 2]);
                 let words = 5 + options.len().div_ceil(4);
-                body.extend([u8::try_from(words).expect("at most 15") << 4, *flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+                body.extend([
+                    u8::try_from(words).expect("at most 15") << 4,
+                    *flags,
+                    0xfa,
+                    0xf0,
+                    0,
+                    0,
+                    0,
+                    0,
+                ]);
                 body.extend(options);
                 body.resize(words * 4, 0);
                 body.extend(data);
@@ -183,23 +214,45 @@ impl Frame {
 
 /// A UDP datagram.
 pub fn udp(from: u16, to: u16) -> Payload {
-    Payload::Udp { from, to, data: b"numbered datagram".to_vec(), checksum: true }
+    Payload::Udp {
+        from,
+        to,
+        data: b"numbered datagram".to_vec(),
+        checksum: true,
+    }
 }
 
 /// A TCP segment without options.
 pub fn tcp(from: u16, to: u16, flags: u8) -> Payload {
-    Payload::Tcp { from, to, flags, options: Vec::new(), data: Vec::new() }
+    Payload::Tcp {
+        from,
+        to,
+        flags,
+        options: Vec::new(),
+        data: Vec::new(),
+    }
 }
 
 /// A SYN that asks for this segment size.
 pub fn syn(from: u16, to: u16, mss: u16) -> Payload {
     let [high, low] = mss.to_be_bytes();
-    Payload::Tcp { from, to, flags: 2, options: vec![2, 4, high, low, 1, 3, 3, 7], data: Vec::new() }
+    Payload::Tcp {
+        from,
+        to,
+        flags: 2,
+        options: vec![2, 4, high, low, 1, 3, 3, 7],
+        data: Vec::new(),
+    }
 }
 
 /// An echo request or reply.
 pub fn echo(kind: u8, id: u16) -> Payload {
-    Payload::Icmp { kind, code: 0, id, data: (0..32).collect() }
+    Payload::Icmp {
+        kind,
+        code: 0,
+        id,
+        data: (0..32).collect(),
+    }
 }
 
 fn u16_of(len: usize) -> u16 {
@@ -237,18 +290,29 @@ impl Seen {
             [0x86, 0xdd] => {
                 let header = &frame[14..54];
                 assert_eq!(header[0] >> 4, 6, "IPv6");
-                assert_eq!(usize::from(u16::from_be_bytes([header[4], header[5]])), frame.len() - 54, "IPv6 payload length");
+                assert_eq!(
+                    usize::from(u16::from_be_bytes([header[4], header[5]])),
+                    frame.len() - 54,
+                    "IPv6 payload length"
+                );
                 assert_eq!(header[6], 4, "no extension header, IPv4 inside");
                 let address = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&header[at..at + 16]).expect("16"));
                 let word = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
                 let class = u8::try_from(word >> 20 & 0xff).expect("8 bits");
-                (Some((address(8), address(24), class, word & 0xf_ffff, header[7])), &frame[54..])
+                (
+                    Some((address(8), address(24), class, word & 0xf_ffff, header[7])),
+                    &frame[54..],
+                )
             }
             other => panic!("type {other:02x?}"),
         };
         let header_len = usize::from(packet[0] & 15) * 4;
         assert_eq!(checksum::of([&packet[..header_len]]), 0, "IPv4 header checksum");
-        assert_eq!(usize::from(u16::from_be_bytes([packet[2], packet[3]])), packet.len(), "IPv4 total length");
+        assert_eq!(
+            usize::from(u16::from_be_bytes([packet[2], packet[3]])),
+            packet.len(),
+            "IPv4 total length"
+        );
         let address = |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
         let body = &packet[header_len..];
         let port = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
@@ -272,6 +336,14 @@ impl Seen {
             }
             protocol => panic!("protocol {protocol}"),
         };
-        Self { macs, outer, addresses: (address(12), address(16)), ports, tos: packet[1], ttl: packet[8], rest: body[4..].to_vec() }
+        Self {
+            macs,
+            outer,
+            addresses: (address(12), address(16)),
+            ports,
+            tos: packet[1],
+            ttl: packet[8],
+            rest: body[4..].to_vec(),
+        }
     }
 }

@@ -27,7 +27,11 @@ impl HostWorld {
     /// A gateway with room for that many sessions.
     pub fn new(sessions: u32) -> Self {
         let mut env = HostEnv::new(config(TUNNEL, sessions));
-        assert_eq!((env.add_link(LAN_MAC, 1500), env.add_link(WAN_MAC, 1500)), (LAN, WAN), "first and second link");
+        assert_eq!(
+            (env.add_link(LAN_MAC, 1500), env.add_link(WAN_MAC, 1500)),
+            (LAN, WAN),
+            "first and second link"
+        );
         env.set_far_hop(0, &router(WAN));
         env.routes.borrow_mut().extend([
             ([0; 4], 0, Route::Unresolved { ifindex: TUNNEL }),
@@ -50,8 +54,17 @@ impl World for HostWorld {
             Ok(Verdict::Forward { .. }) => (Outcome::Forwarded(packet.0), "forwarded"),
             Ok(Verdict::Deliver) => (Outcome::Passed(packet.0), "delivered"),
             Err(Failure::Refused(reason)) => {
-                assert_eq!(packet.0, frame, "a refusal leaves the frame as it came ({})", reason.label());
-                let outcome = if reason.action().passes() { Outcome::Passed(packet.0) } else { Outcome::Dropped };
+                assert_eq!(
+                    packet.0,
+                    frame,
+                    "a refusal leaves the frame as it came ({})",
+                    reason.label()
+                );
+                let outcome = if reason.action().passes() {
+                    Outcome::Passed(packet.0)
+                } else {
+                    Outcome::Dropped
+                };
                 (outcome, reason.label())
             }
             Err(broken @ Failure::Broken(_)) => (Outcome::Dropped, broken.reason().label()),

@@ -49,7 +49,10 @@ pub fn furnish(netns: &Netns) -> Result<()> {
         netns.sysctl(&format!("ipv4/conf/{device}/forwarding"), "1")?;
     }
     netns.tool("ip addr add 192.168.10.1/24 dev lan0")?;
-    netns.tool(&format!("ip neigh replace {HOST} lladdr {} dev lan0 nud permanent", mac(HOST_MAC.0)))?;
+    netns.tool(&format!(
+        "ip neigh replace {HOST} lladdr {} dev lan0 nud permanent",
+        mac(HOST_MAC.0)
+    ))?;
     netns.tool("ip route add default dev mape0")?;
     netns.tool(&format!("ip route add {ELSEWHERE} dev other0"))?;
     Ok(())
@@ -67,7 +70,9 @@ fn index(device: &str) -> Result<u32> {
         let index = words.next()?.parse().ok()?;
         (words.next()? == device).then_some(index)
     });
-    by_multicast.or_else(|| by_igmp(device)).with_context(|| format!("no device {device} here"))
+    by_multicast
+        .or_else(|| by_igmp(device))
+        .with_context(|| format!("no device {device} here"))
 }
 
 fn by_igmp(device: &str) -> Option<u32> {
@@ -112,13 +117,18 @@ impl KernelWorld {
         array::<[u64; 4]>(&mut ebpf, maps::HOPS)?.set(0, hop, 0)?;
         array::<u64>(&mut ebpf, maps::GATE)?.set(0, 1, 0)?;
         for name in [programs::LAN, programs::WAN, programs::PASS, programs::SWEEP] {
-            program(&mut ebpf, name)?.load().with_context(|| format!("loading {name}"))?;
+            program(&mut ebpf, name)?
+                .load()
+                .with_context(|| format!("loading {name}"))?;
         }
         // A test run claims to have come in by these NICs; the kernel allows that where they have a receive queue for XDP.
         for device in ["lan0", "wan0"] {
             program(&mut ebpf, programs::PASS)?.attach(device, XdpMode::Driver)?;
         }
-        Ok(Self { ebpf, interfaces: HashMap::from([(Program::Lan, lan), (Program::Wan, wan)]) })
+        Ok(Self {
+            ebpf,
+            interfaces: HashMap::from([(Program::Lan, lan), (Program::Wan, wan)]),
+        })
     }
 
     /// The maps and programs, for tests that look further.
@@ -132,10 +142,16 @@ impl KernelWorld {
     /// When the kernel refuses.
     pub fn flush(&mut self) -> Result<u32> {
         let sessions = array::<Config>(&mut self.ebpf, maps::CONFIG)?.get(&0, 0)?.sessions;
-        let mut order = SweepOrder { flush: 1, ..SweepOrder::default() };
+        let mut order = SweepOrder {
+            flush: 1,
+            ..SweepOrder::default()
+        };
         while order.next_slot < sessions {
             array::<SweepOrder>(&mut self.ebpf, maps::SWEEP_ORDER)?.set(0, order, 0)?;
-            let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
+            let options = TestRunOptions {
+                data_in: Some(&[0; 64]),
+                ..TestRunOptions::default()
+            };
             program(&mut self.ebpf, programs::SWEEP)?.test_run(options)?;
             order = array::<SweepOrder>(&mut self.ebpf, maps::SWEEP_ORDER)?.get(&0, 0)?;
         }
@@ -167,7 +183,10 @@ impl KernelWorld {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
         let len = u32::try_from(frame.len())?;
         let ingress = self.interfaces.get(&which).copied().unwrap_or(0);
-        let context: Vec<u8> = [0, len, 0, ingress, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        let context: Vec<u8> = [0, len, 0, ingress, 0, 0]
+            .into_iter()
+            .flat_map(u32::to_ne_bytes)
+            .collect();
         let mut out = vec![0; ROOM];
         let result = program(&mut self.ebpf, name)?.test_run(TestRunOptions {
             data_in: Some(frame),
@@ -184,16 +203,29 @@ impl KernelWorld {
         };
         let after = self.counters()?;
         let counted: Vec<usize> = (0..after.len()).filter(|i| after[*i] != before[*i]).collect();
-        let [slot] = counted[..] else { bail!("one packet moved {} counters", counted.len()) };
-        let direction = if slot < usize::try_from(OUTCOMES)? { Direction::Outbound } else { Direction::Inbound };
-        let expected = if which == Program::Lan { Direction::Outbound } else { Direction::Inbound };
+        let [slot] = counted[..] else {
+            bail!("one packet moved {} counters", counted.len())
+        };
+        let direction = if slot < usize::try_from(OUTCOMES)? {
+            Direction::Outbound
+        } else {
+            Direction::Inbound
+        };
+        let expected = if which == Program::Lan {
+            Direction::Outbound
+        } else {
+            Direction::Inbound
+        };
         assert_eq!(direction, expected, "counted in its own direction");
         Ok((outcome, label(u32::try_from(slot)? % OUTCOMES)))
     }
 
     fn counters(&mut self) -> Result<Vec<u64>> {
-        let map: PerCpuArray<_, Counter> = PerCpuArray::try_from(self.ebpf.map_mut(maps::COUNTERS).context("COUNTERS")?)?;
-        (0..2 * OUTCOMES).map(|i| Ok(map.get(&i, 0)?.iter().map(|c| c.packets).sum())).collect()
+        let map: PerCpuArray<_, Counter> =
+            PerCpuArray::try_from(self.ebpf.map_mut(maps::COUNTERS).context("COUNTERS")?)?;
+        (0..2 * OUTCOMES)
+            .map(|i| Ok(map.get(&i, 0)?.iter().map(|c| c.packets).sum()))
+            .collect()
     }
 }
 
@@ -208,15 +240,23 @@ fn label(slot: u32) -> &'static str {
     match slot {
         FORWARDED => "forwarded",
         DELIVERED => "delivered",
-        slot => Reason::ALL.iter().find(|r| r.number() == slot).map_or("a number without a reason", |r| r.label()),
+        slot => Reason::ALL
+            .iter()
+            .find(|r| r.number() == slot)
+            .map_or("a number without a reason", |r| r.label()),
     }
 }
 
 /// An array map of the object.
 fn array<'a, T: aya::Pod>(ebpf: &'a mut Ebpf, name: &str) -> Result<Array<&'a mut MapData, T>> {
-    Ok(Array::try_from(ebpf.map_mut(name).with_context(|| format!("map {name}"))?)?)
+    Ok(Array::try_from(
+        ebpf.map_mut(name).with_context(|| format!("map {name}"))?,
+    )?)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
-    Ok(ebpf.program_mut(name).with_context(|| format!("program {name}"))?.try_into()?)
+    Ok(ebpf
+        .program_mut(name)
+        .with_context(|| format!("program {name}"))?
+        .try_into()?)
 }

@@ -84,10 +84,20 @@ pub fn config(tunnel: u32, sessions: u32) -> Config {
 
 /// The next hop towards the border relay.
 pub fn router(ifindex: u32) -> Hop {
-    Hop { ifindex, mtu: 1500, destination: ROUTER_MAC, source: WAN_MAC }
+    Hop {
+        ifindex,
+        mtu: 1500,
+        destination: ROUTER_MAC,
+        source: WAN_MAC,
+    }
 }
 
 /// The next hop back to a LAN host.
 pub fn host(ifindex: u32) -> Hop {
-    Hop { ifindex, mtu: 1500, destination: HOST_MAC, source: LAN_MAC }
+    Hop {
+        ifindex,
+        mtu: 1500,
+        destination: HOST_MAC,
+        source: LAN_MAC,
+    }
 }
