@@ -50,7 +50,7 @@ pub enum KernelError {
         /// Its name, with dots.
         setting: String,
         /// The value wanted.
-        value: String,
+        value: &'static str,
         /// Why.
         source: io::Error,
     },
@@ -160,15 +160,16 @@ pub fn forwards_ipv4(interface: &str) -> bool {
     fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
 }
 
-/// Switches IPv4 forwarding on for what comes in by an interface.
+/// Switches IPv4 forwarding on or off for what comes in by an interface.
 ///
 /// # Errors
 /// [`KernelError::Setting`].
-pub fn forward_ipv4(interface: &str) -> Result<(), KernelError> {
+pub fn set_ipv4_forwarding(interface: &str, on: bool) -> Result<(), KernelError> {
     let file = setting_file(&["net", "ipv4", "conf", interface, "forwarding"]);
-    fs::write(file, "1").map_err(|source| KernelError::Setting {
+    let value = if on { "1" } else { "0" };
+    fs::write(file, value).map_err(|source| KernelError::Setting {
         setting: format!("net/ipv4/conf/{interface}/forwarding"),
-        value: "1".to_owned(),
+        value,
         source,
     })
 }

@@ -284,7 +284,12 @@ impl<'a> Loading<'a> {
         };
         for name in forwarding {
             if !kernel::forwards_ipv4(&name) {
-                kernel::forward_ipv4(&name)?;
+                kernel::set_ipv4_forwarding(&name, true)?;
+                let off = name.clone();
+                self.undo
+                    .push(format!("switch IPv4 forwarding off again for {name}"), move || {
+                        kernel::set_ipv4_forwarding(&off, false).map_err(Into::into)
+                    });
                 self.done.messages.push(format!(
                     "switched IPv4 forwarding on for {name} (net/ipv4/conf/{name}/forwarding)"
                 ));

@@ -6,7 +6,7 @@ use super::state::{MadeRoute, TunnelRecord};
 use crate::{
     gateway::Tunnel,
     instance::Instance,
-    netlink::{Netlink, NetlinkError, link::Interface},
+    netlink::{Netlink, NetlinkError, link::Interface, route::Ipv4Route},
     tun::{self, TunError},
     undo::Undo,
 };
@@ -170,49 +170,65 @@ fn routes(
     before: &[MadeRoute],
 ) -> Result<(Vec<MadeRoute>, Vec<String>), NetlinkError> {
     let there = netlink.ipv4_routes()?;
+    let find = |destination, len, is_own: bool| {
+        there.iter().find(|route| {
+            route.destination == destination && route.len == len && (route.index == Some(device.index)) == is_own
+        })
+    };
+    let mtu = Some(u32::from(wanted.mtu));
     let mut made = Vec::new();
     let mut warnings = Vec::new();
     for prefix in &wanted.routes {
         let (destination, len) = (prefix.address(), prefix.len());
-        let equal = |route: &&crate::netlink::route::Ipv4Route| route.destination == destination && route.len == len;
-        let own = there
-            .iter()
-            .filter(equal)
-            .any(|route| route.index == Some(device.index));
-        if !own && let Some(other) = there.iter().find(equal) {
-            let through = other.index.and_then(|index| {
-                netlink
-                    .interfaces()
-                    .ok()?
-                    .into_iter()
-                    .find(|found| found.index == index)
-            });
-            let through = through.map_or_else(|| "elsewhere".to_owned(), |found| format!("to {}", found.name));
-            warnings.push(format!(
-                "there is a route {prefix} {through} already: none was made into {name}; to tunnel it: ip route replace {prefix} dev {name}",
-                name = device.name
-            ));
+        let own = find(destination, len, true);
+        if own.is_none()
+            && let Some(other) = find(destination, len, false)
+        {
+            warnings.push(occupied(netlink, &device.name, &prefix.to_string(), other));
             continue;
         }
         made.push(MadeRoute { destination, len });
         // An own route is replaced: its MTU may be another one now.
-        netlink.add_ipv4_route(destination, len, device.index, u32::from(wanted.mtu), own)?;
-        if !own {
-            let (again, index) = (Rc::clone(netlink), device.index);
-            undo.push(format!("remove the route {prefix}"), move || {
-                again
-                    .remove_ipv4_route(destination, len, index)
-                    .or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
-            });
-        }
+        netlink.add_ipv4_route(destination, len, device.index, mtu, own.is_some())?;
+        let (again, index, old) = (Rc::clone(netlink), device.index, own.copied());
+        undo.push(format!("take the route {prefix} back"), move || match old {
+            Some(old) => again
+                .add_ipv4_route(destination, len, index, old.mtu, true)
+                .map_err(Into::into),
+            None => absent_is_fine(again.remove_ipv4_route(destination, len, index)).map_err(Into::into),
+        });
     }
     for old in before.iter().filter(|old| !made.contains(old)) {
-        match netlink.remove_ipv4_route(old.destination, old.len, device.index) {
-            Err(error) if !error.is_absent() => return Err(error),
-            _ => {}
-        }
+        let Some(route) = find(old.destination, old.len, true).copied() else {
+            continue;
+        };
+        absent_is_fine(netlink.remove_ipv4_route(old.destination, old.len, device.index))?;
+        let (again, index) = (Rc::clone(netlink), device.index);
+        undo.push("add a route again", move || {
+            again
+                .add_ipv4_route(route.destination, route.len, index, route.mtu, false)
+                .map_err(Into::into)
+        });
     }
     Ok((made, warnings))
+}
+
+/// What to say of an equal route that leads elsewhere.
+fn occupied(netlink: &Netlink, device: &str, prefix: &str, other: &Ipv4Route) -> String {
+    let interfaces = netlink.interfaces().unwrap_or_default();
+    let through = interfaces.iter().find(|found| Some(found.index) == other.index);
+    let through = through.map_or_else(|| "elsewhere".to_owned(), |found| format!("to {}", found.name));
+    format!(
+        "there is a route {prefix} {through} already: none was made into {device}; \
+         to tunnel it: ip route replace {prefix} dev {device}"
+    )
+}
+
+fn absent_is_fine(outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    match outcome {
+        Err(error) if !error.is_absent() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Removes the device if this instance made it; true where it was there.

@@ -33,6 +33,8 @@ pub struct Ipv4Route {
     pub len: u8,
     /// Interface it leads to.
     pub index: Option<u32>,
+    /// Its own MTU, if it has one.
+    pub mtu: Option<u32>,
 }
 
 impl Netlink {
@@ -72,7 +74,7 @@ impl Netlink {
         Ok(messages.iter().filter_map(ipv4_route).collect())
     }
 
-    /// Adds an IPv4 route straight into an interface, with an MTU of its own.
+    /// Adds an IPv4 route straight into an interface, with an MTU of its own or without; or replaces the one there.
     ///
     /// # Errors
     /// [`NetlinkError`].
@@ -81,13 +83,13 @@ impl Netlink {
         destination: Ipv4Addr,
         len: u8,
         index: u32,
-        mtu: u32,
+        mtu: Option<u32>,
         replace: bool,
     ) -> Result<(), NetlinkError> {
         let mut message = ipv4_message(destination, len, index);
         message
             .attributes
-            .push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+            .extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
         let mut request = self.handle.route().add(message);
         if replace {
             request = request.replace();
@@ -131,15 +133,7 @@ fn way(message: &RouteMessage) -> Option<Way> {
         match attribute {
             RouteAttribute::Oif(index) => way.index = *index,
             RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => way.gateway = Some(*gateway),
-            RouteAttribute::Metrics(metrics) => {
-                way.mtu = metrics.iter().find_map(|metric| {
-                    if let RouteMetric::Mtu(mtu) = metric {
-                        Some(*mtu)
-                    } else {
-                        None
-                    }
-                });
-            }
+            RouteAttribute::Metrics(metrics) => way.mtu = mtu(metrics),
             _ => {}
         }
     }
@@ -159,13 +153,25 @@ fn ipv4_route(message: &RouteMessage) -> Option<Ipv4Route> {
         destination: Ipv4Addr::UNSPECIFIED,
         len: message.header.destination_prefix_length,
         index: None,
+        mtu: None,
     };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.index = Some(*index),
             RouteAttribute::Destination(RouteAddress::Inet(address)) => route.destination = *address,
+            RouteAttribute::Metrics(metrics) => route.mtu = mtu(metrics),
             _ => {}
         }
     }
     Some(route)
+}
+
+fn mtu(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| {
+        if let RouteMetric::Mtu(mtu) = metric {
+            Some(*mtu)
+        } else {
+            None
+        }
+    })
 }
