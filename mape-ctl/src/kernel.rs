@@ -160,6 +160,12 @@ pub fn forwards_ipv4(interface: &str) -> bool {
     fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
 }
 
+/// Whether routes into an interface without a carrier are passed over; the tunnel device never has one.
+pub fn ignores_routes_without_carrier(interface: &str) -> bool {
+    let file = setting_file(&["net", "ipv4", "conf", interface, "ignore_routes_with_linkdown"]);
+    fs::read_to_string(file).is_ok_and(|text| text.trim() == "1")
+}
+
 /// Switches IPv4 forwarding on or off for what comes in by an interface.
 ///
 /// # Errors

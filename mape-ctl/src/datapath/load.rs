@@ -278,6 +278,13 @@ impl<'a> Loading<'a> {
                 self.state.tunnel = Some(ready.record);
                 self.done.messages.extend(ready.messages);
                 self.done.warnings.extend(ready.warnings);
+                let device = &gateway.tunnel.device;
+                if kernel::ignores_routes_without_carrier(device) {
+                    self.done.warnings.push(format!(
+                        "routes into {device} are passed over, since it has no carrier: \
+                         sysctl -w net/ipv4/conf/{device}/ignore_routes_with_linkdown=0"
+                    ));
+                }
                 domain.ce_address()
             }
             None => gateway.relay,

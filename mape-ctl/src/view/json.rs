@@ -54,7 +54,12 @@ fn counter(sum: Counter) -> Value {
 }
 
 fn direction_of(shot: &Snapshot, direction: Direction) -> Value {
-    let reason = |(reason, sum): (Reason, Counter)| json!({ "label": reason.label(), "action": reason.action().name(), "packets": sum.packets, "bytes": sum.bytes });
+    let reason = |(reason, sum): (Reason, Counter)| {
+        json!({
+            "label": reason.label(), "action": reason.action().name(), "meaning": reason.meaning(),
+            "packets": sum.packets, "bytes": sum.bytes,
+        })
+    };
     json!({
         "forwarded": counter(shot.counters.forwarded(direction)),
         "delivered": counter(shot.counters.delivered(direction)),
@@ -64,8 +69,8 @@ fn direction_of(shot: &Snapshot, direction: Direction) -> Value {
 
 fn link(link: &LinkView) -> Value {
     json!({
-        "name": link.name, "ifindex": link.ifindex, "mac": mac(link.mac), "mtu": link.mtu, "mode": link.mode, "alive": link.is_alive,
-        "device": link.losses,
+        "name": link.name, "ifindex": link.ifindex, "mac": mac(link.mac), "mtu": link.mtu,
+        "mode": link.mode, "alive": link.is_alive, "device": link.losses,
     })
 }
 
