@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     capture::{Capture, Report},
+    gateway::Role,
     lab::Lab,
     plan,
     process::pause,
@@ -72,7 +73,7 @@ pub struct Bench<'a> {
 pub type Check = fn(&Bench<'_>) -> Result<Vec<Outcome>>;
 
 /// Every check: its name, what it proves, and itself.
-pub const ALL: [(&str, &str, Check); 7] = [
+pub const ALL: [(&str, &str, Check); 8] = [
     (
         "ping",
         "packets find their way through the tunnel and back, from both LANs",
@@ -89,6 +90,11 @@ pub const ALL: [(&str, &str, Check); 7] = [
         "udp",
         "every datagram is counted: none lost, doubled, reordered or changed",
         udp,
+    ),
+    (
+        "counts",
+        "sender, both gateways and receiver have counted the same",
+        counts,
     ),
     (
         "ports",
@@ -184,7 +190,8 @@ fn udp(bench: &Bench<'_>) -> Result<Vec<Outcome>> {
         outcomes.push(Outcome {
             what: format!("host2: iperf3, UDP at 100 Mbit/s {}", arrow(direction)),
             result: format!("{} of {} lost, {} out of order", udp.lost, udp.sent, udp.out_of_order),
-            passed: udp.sent > 0 && udp.lost == 0,
+            // iperf3's receive buffer is small, and on a busy machine it overflows; the numbered datagrams allow nothing.
+            passed: udp.sent > 0 && udp.lost * 100 <= udp.sent,
         });
         let load = numbered::Load {
             count: bench.effort.datagrams,
@@ -212,6 +219,35 @@ fn udp(bench: &Bench<'_>) -> Result<Vec<Outcome>> {
         });
     }
     Ok(outcomes)
+}
+
+/// Nothing else crosses the tunnel meanwhile, so the gateways' own counters must rise by exactly what was sent.
+fn counts(bench: &Bench<'_>) -> Result<Vec<Outcome>> {
+    let forwarded = |role: Role| bench.lab.gateway(role)?.forwarded(bench.lab.node(role.node())?);
+    let one = |direction| {
+        let before = (forwarded(Role::Ce)?, forwarded(Role::Br)?);
+        let load = numbered::Load {
+            count: bench.effort.datagrams / 4,
+            size: 600,
+            rate: 10_000,
+        };
+        let count = numbered::send(bench.lab, "host1", direction, load)?;
+        let after = (forwarded(Role::Ce)?, forwarded(Role::Br)?);
+        // The host's greetings go up in both runs.
+        let (way, greetings) = match direction {
+            Direction::Up => (0, count.greetings as u64),
+            Direction::Down => (1, 0),
+        };
+        // Outbound is into the tunnel: what goes out at the CE comes in at the BR.
+        let ce = after.0[way] - before.0[way] - greetings;
+        let br = after.1[1 - way] - before.1[1 - way] - greetings;
+        Ok(Outcome {
+            what: format!("host1: {} datagrams {}", count.sent, arrow(direction)),
+            result: format!("sender {}, ce {ce}, br {br}, receiver {}", count.sent, count.arrived),
+            passed: [ce, br, count.arrived as u64] == [count.sent as u64; 3] && count.sent > 0,
+        })
+    };
+    [Direction::Up, Direction::Down].into_iter().map(one).collect()
 }
 
 fn port_use(bench: &Bench<'_>) -> Result<Vec<Outcome>> {

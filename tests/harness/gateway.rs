@@ -156,6 +156,21 @@ impl Gateway {
         serde_json::from_str(&finished.stdout).context("`mape-ctl stat --json` printed no JSON")
     }
 
+    /// How many packets the gateway has forwarded so far: outbound, inbound.
+    ///
+    /// # Errors
+    /// As [`Self::stat`].
+    pub fn forwarded(&self, node: &Netns) -> Result<[u64; 2]> {
+        let stat = self.stat(node)?;
+        let packets = |direction: &str| {
+            let path = format!("/directions/{direction}/forwarded/packets");
+            stat.pointer(&path)
+                .and_then(Value::as_u64)
+                .with_context(|| format!("`mape-ctl stat --json` lacks {path}"))
+        };
+        Ok([packets("outbound")?, packets("inbound")?])
+    }
+
     /// Unloads, and removes the pins even when mape-ctl cannot: they outlive the namespace.
     pub fn unload(&self, node: &Netns) {
         let _ = self.ctl(node, &["unload"]);

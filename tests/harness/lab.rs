@@ -252,12 +252,15 @@ impl Lab {
     /// * GRO on: a redirect puts the frame into the far end's NAPI queue, which only exists with XDP or GRO there;
     ///   without it every redirected frame is lost silently.
     /// * But nothing merged between the gateways, so that a capture shows what was on the wire.
+    /// * A queue where the kernel sends: a veth towards XDP holds 256 frames, and what a burst brings beyond that is lost
+    ///   unless there is a queue to wait in (newer kernels use it). Redirected frames have none in either case.
     fn prepare_device(&self, node: &str, device: &str) -> Result<()> {
         let netns = self.node(node)?;
         netns.tool(&format!("ethtool -K {device} tx off sg off tso off gso off gro on"))?;
         if ["transit", "switch"].contains(&node) {
             netns.tool(&format!("ip link set {device} gro_max_size 1"))?;
         }
+        netns.tool(&format!("tc qdisc replace dev {device} root pfifo limit 1000"))?;
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     os::unix::process::CommandExt,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -35,6 +36,9 @@ pub(crate) enum LabTask {
         /// Without gateways: plain IPv4 routes, to compare with.
         #[arg(long)]
         plain: bool,
+        /// Load this program instead of building one.
+        #[arg(long, value_name = "FILE", conflicts_with = "plain")]
+        mape_ctl: Option<PathBuf>,
     },
     /// Take it down.
     Down,
@@ -61,12 +65,24 @@ pub(crate) enum LabTask {
 pub(crate) fn lab(task: LabTask) -> Result<()> {
     match task {
         LabTask::Up {
-            router: true, plain, ..
-        } => up(Shape::LanRouter, plain),
-        LabTask::Up {
-            one_arm: true, plain, ..
-        } => up(Shape::OneArm, plain),
-        LabTask::Up { plain, .. } => up(Shape::TwoLans, plain),
+            router,
+            one_arm,
+            plain,
+            mape_ctl,
+        } => {
+            let shape = match (router, one_arm) {
+                (true, _) => Shape::LanRouter,
+                (false, true) => Shape::OneArm,
+                (false, false) => Shape::TwoLans,
+            };
+            setup::everything()?;
+            let program = match (plain, mape_ctl) {
+                (true, _) => None,
+                (false, Some(file)) => Some(file),
+                (false, None) => Some(build()?),
+            };
+            up(shape, program.as_deref())
+        }
         LabTask::Down => {
             Lab::open(OPEN_LAB)?.down();
             println!("the lab is down");
@@ -82,14 +98,13 @@ pub(crate) fn lab(task: LabTask) -> Result<()> {
     }
 }
 
-fn up(shape: Shape, plain: bool) -> Result<()> {
-    setup::everything()?;
-    let program = if plain { None } else { Some(build()?) };
+/// Without a program the lab routes plainly.
+fn up(shape: Shape, program: Option<&Path>) -> Result<()> {
     let mut lab = Lab::up(&LabOptions {
         id: OPEN_LAB.to_owned(),
         shape,
     })?;
-    match &program {
+    match program {
         Some(program) => lab.load(program)?,
         None => lab.route_plainly()?,
     }
@@ -100,7 +115,7 @@ fn up(shape: Shape, plain: bool) -> Result<()> {
     println!("  cargo xtask lab exec host1 ping -c 3 198.51.100.1");
     println!("  cargo xtask lab exec host1 iperf3 -c 198.51.100.1");
     println!("  cargo xtask lab exec transit tcpdump -ni ce0");
-    if let Some(program) = &program {
+    if let Some(program) = program {
         println!(
             "  cargo xtask lab exec ce {} --instance {OPEN_LAB}-ce stat",
             program.display()

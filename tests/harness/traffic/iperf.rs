@@ -60,7 +60,7 @@ pub fn udp(lab: &Lab, host: &str, direction: Direction, megabits: u32, size: u32
         host,
         direction,
         seconds,
-        &format!("--udp --bitrate {megabits}M --length {size}"),
+        &format!("--udp --bitrate {megabits}M --length {size} --window 200K"),
     )?;
     let streams = end
         .pointer("/streams")

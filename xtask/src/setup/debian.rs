@@ -8,7 +8,7 @@ use mape_tests::process::run;
 use super::progress;
 
 /// Each program that the lab runs, and the package that brings it.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     // The package `dnsmasq` would start a service on the machine; this one is the program alone.
@@ -19,6 +19,7 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("ping", "iputils-ping"),
     ("sha256sum", "coreutils"),
     ("ss", "iproute2"),
+    ("tc", "iproute2"),
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
 ];
