@@ -108,6 +108,12 @@ pub mod programs {
     pub const RELAY_ONE_ARM: &str = "mape_relay_xdp";
     /// XDP that passes everything: for the far end of a veth.
     pub const PASS: &str = "mape_pass_xdp";
+    /// XDP for measurements: redirects everything to REDIRECT_TO.
+    pub const BARE: &str = "mape_bare_xdp";
+    /// XDP for measurements: makes frames.
+    pub const SOURCE: &str = "mape_source_xdp";
+    /// XDP for measurements: counts and drops frames.
+    pub const SINK: &str = "mape_sink_xdp";
     /// XDP, never attached: run once by user space, sweeps the session table as SWEEP_ORDER says and arms the timer.
     pub const SWEEP: &str = "mape_sweep_xdp";
 }

@@ -79,11 +79,6 @@ pub(crate) fn relay_one_arm(ctx: &XdpContext) -> u32 {
     }
 }
 
-#[inline(always)]
-pub(crate) fn bare_redirect(ctx: &XdpContext) -> u32 {
-    redirect(ctx, maps::bare_target())
-}
-
 /// Counts a frame by its outcome and gives the action. `len` is the frame's length as it came.
 #[inline(always)]
 fn finish(ctx: &XdpContext, direction: Direction, len: usize, outcome: Result<Verdict, Failure>) -> u32 {

@@ -10,6 +10,7 @@
 mod action;
 mod env;
 mod maps;
+mod measure;
 mod packet;
 mod sweep;
 
@@ -57,10 +58,22 @@ fn mape_pass_xdp(_: XdpContext) -> u32 {
     aya_ebpf::bindings::xdp_action::XDP_PASS
 }
 
-/// Redirects everything to the interface in REDIRECT_TO: the ceiling that the others are measured against.
+/// For measurements: redirects everything to the interface in REDIRECT_TO, the ceiling that the others are held against.
 #[xdp]
-fn mape_bare_xdp(ctx: XdpContext) -> u32 {
-    action::bare_redirect(&ctx)
+fn mape_bare_xdp(_: XdpContext) -> u32 {
+    measure::bare_redirect()
+}
+
+/// For measurements: makes frames out of TEMPLATES. Never attached; run by user space with live frames.
+#[xdp]
+fn mape_source_xdp(ctx: XdpContext) -> u32 {
+    measure::generate(&ctx)
+}
+
+/// For measurements: counts and drops.
+#[xdp]
+fn mape_sink_xdp(_: XdpContext) -> u32 {
+    measure::sink()
 }
 
 /// Never attached: run once by user space. Sweeps the session table as SWEEP_ORDER says and arms the timer.

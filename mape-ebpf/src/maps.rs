@@ -22,7 +22,10 @@ use mape_common::{
     word::Word,
 };
 
-use crate::sweep::SweepTimer;
+use crate::{
+    measure::{Generate, Template},
+    sweep::SweepTimer,
+};
 
 /// User space, while the gate is closed.
 #[map]
@@ -81,6 +84,18 @@ pub(crate) static SWEEP: btf_maps::Array<SweepTimer, 1, 0> = btf_maps::Array::ne
 /// User space asks, the sweeper answers.
 #[map]
 pub(crate) static SWEEP_ORDER: Array<SweepOrder> = Array::with_max_entries(1, 0);
+/// For measurements: what the source makes.
+#[map]
+pub(crate) static GENERATE: Array<Generate> = Array::with_max_entries(1, 0);
+/// For measurements: the frames that the source makes in turn.
+#[map]
+pub(crate) static TEMPLATES: Array<Template> = Array::with_max_entries(1, 0);
+/// For measurements: whose turn it is.
+#[map]
+pub(crate) static GENERATED: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+/// For measurements: frames that the sink has seen.
+#[map]
+pub(crate) static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// For measurements: user space says where the bare redirect goes.
 #[map]
 pub(crate) static REDIRECT_TO: Array<u32> = Array::with_max_entries(1, 0);
@@ -105,10 +120,4 @@ pub(crate) fn count(direction: Direction, outcome: u32, len: usize) {
 pub(crate) fn redirect(ifindex: u32) -> u32 {
     // SAFETY: the helper takes two numbers.
     unsafe { bpf_redirect(ifindex, 0) as u32 }
-}
-
-/// Where the bare redirect goes.
-#[inline(always)]
-pub(crate) fn bare_target() -> u32 {
-    REDIRECT_TO.get(0).copied().unwrap_or(0)
 }

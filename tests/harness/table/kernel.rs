@@ -6,7 +6,10 @@ use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{Array, MapData, PerCpuArray, Stack},
-    programs::{Xdp, XdpMode},
+    programs::{
+        Xdp, XdpMode,
+        xdp::XdpLinkId,
+    },
 };
 use mape_common::{
     hop::{Link, NextHop},
@@ -29,6 +32,7 @@ const ROOM: usize = 4096;
 pub struct KernelWorld {
     ebpf: Ebpf,
     interfaces: HashMap<Program, u32>,
+    attached: HashMap<String, (&'static str, XdpLinkId)>,
 }
 
 /// Makes the NICs, neighbours and routes that the gateway of the tables has.
@@ -100,6 +104,7 @@ impl KernelWorld {
             .map_max_entries(maps::PERMISSIONS, sessions)
             .map_max_entries(maps::PORTS, 3 * config.ports)
             .map_max_entries(maps::LINKS, 1024)
+            .map_max_entries("TEMPLATES", 4096)
             .map_max_entries(maps::RULES, 16)
             .map_max_entries(maps::RULES_V4, 16)
             .map_max_entries(maps::RULES_V6, 16)
@@ -122,13 +127,40 @@ impl KernelWorld {
                 .with_context(|| format!("loading {name}"))?;
         }
         // A test run claims to have come in by these NICs; the kernel allows that where they have a receive queue for XDP.
-        for device in ["lan0", "wan0"] {
-            program(&mut ebpf, programs::PASS)?.attach(device, XdpMode::Driver)?;
-        }
-        Ok(Self {
+        let mut world = Self {
             ebpf,
             interfaces: HashMap::from([(Program::Lan, lan), (Program::Wan, wan)]),
-        })
+            attached: HashMap::new(),
+        };
+        for device in ["lan0", "wan0"] {
+            world.attach(device, programs::PASS)?;
+        }
+        Ok(world)
+    }
+
+    /// Puts a program on a device, in the place of the one that this world has put there before.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach(&mut self, device: &str, name: &'static str) -> Result<()> {
+        if let Some((old, link)) = self.attached.remove(device) {
+            program(&mut self.ebpf, old)?.detach(link)?;
+        }
+        let program = program(&mut self.ebpf, name)?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        let link = program.attach(device, XdpMode::Driver)?;
+        self.attached.insert(device.to_owned(), (name, link));
+        Ok(())
+    }
+
+    /// Interface index of a device of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn index(device: &str) -> Result<u32> {
+        index(device)
     }
 
     /// The maps and programs, for tests that look further.
