@@ -7,7 +7,6 @@
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
-    clippy::cast_lossless,
     clippy::cast_possible_truncation,
     reason = "one's-complement sums carry by design, and few enough words are added that 32 bits hold them"
 )]

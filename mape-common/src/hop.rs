@@ -224,11 +224,7 @@ const fn pack(mac: Mac, mtu: u16) -> u64 {
 }
 
 #[inline(always)]
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    reason = "16 bits are left after the shift"
-)]
+#[expect(clippy::as_conversions, reason = "16 bits are left after the shift")]
 const fn high_bits(word: u64) -> u16 {
     (word >> MAC_BITS) as u16
 }

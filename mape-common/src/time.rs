@@ -22,11 +22,7 @@ impl Tick {
     ///
     /// One tick more than the quotient: a stamp says only in which tick something happened.
     pub const fn at_least_seconds(seconds: u32) -> Self {
-        #[expect(
-            clippy::as_conversions,
-            clippy::cast_lossless,
-            reason = "widening, and From is not const"
-        )]
+        #[expect(clippy::as_conversions, reason = "widening, and From is not const")]
         let nanos = (seconds as u64).saturating_mul(1_000_000_000);
         Self(
             Self::from_nanos(nanos.saturating_add((1 << Self::SHIFT) - 1))
@@ -37,6 +33,7 @@ impl Tick {
 
     /// Ticks since `earlier`; zero if `earlier` is later (another processor read the clock a moment after us).
     #[inline(always)]
+    #[must_use]
     pub const fn since(self, earlier: Self) -> Self {
         let span = self.0.wrapping_sub(earlier.0);
         // More than half the range back is not a wait of 18 years but a stamp from a moment ahead.
@@ -45,12 +42,7 @@ impl Tick {
 
     /// Whole seconds, rounded down; for people.
     pub const fn seconds(self) -> u32 {
-        #[expect(
-            clippy::as_conversions,
-            clippy::cast_lossless,
-            clippy::cast_possible_truncation,
-            reason = "fits"
-        )]
+        #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "fits")]
         let seconds = (((self.0 as u64) << Self::SHIFT) / 1_000_000_000) as u32;
         seconds
     }

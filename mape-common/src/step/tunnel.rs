@@ -39,6 +39,10 @@ pub struct Encapsulation {
 
 /// The parts of a session that its outer headers' flow label is made of, so that routers and NICs spread sessions (RFC 6438).
 #[inline(always)]
+#[expect(
+    clippy::as_conversions,
+    reason = "widening, and From is not const; 20 bits are left after the shift"
+)]
 pub const fn flow_label(external_port: Port, remote: [u8; 4], remote_port: Port, protocol: u8) -> u32 {
     let [a, b, c, d] = remote;
     let [e, f] = external_port.to_bytes();
@@ -288,8 +292,7 @@ pub const fn merge_ecn(inner: u8, outer: u8) -> Result<u8, Reason> {
     match (inner, outer) {
         (0, CE) => Err(Reason::EcnInvalid),
         (0, _) => Ok(0),
-        (_, CE) => Ok(CE),
-        (CE, _) => Ok(CE),
+        (_, CE) | (CE, _) => Ok(CE),
         (_, ECT_1) => Ok(ECT_1),
         (inner, _) => Ok(inner),
     }
