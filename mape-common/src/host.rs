@@ -186,7 +186,7 @@ impl HostEnv {
     pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
         let (inside, outside) = (self.inside.borrow(), self.outside.borrow());
-        let mut expected = 0;
+        let mut expected = 0usize;
         for (slot, record) in self.sessions.iter().enumerate() {
             let state = record.state();
             if matches!(state.phase, Phase::Building | Phase::Dead) {
@@ -195,7 +195,7 @@ impl HostEnv {
             if !state.phase.is_live() {
                 continue;
             }
-            expected += 1;
+            expected = expected.saturating_add(1);
             let facts = record.facts();
             let reference = SessionRef {
                 slot: u32::try_from(slot).unwrap_or(u32::MAX),

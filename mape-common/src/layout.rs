@@ -296,11 +296,11 @@ impl Gauge {
     pub const fn index(self) -> u32 {
         match self {
             Self::Sessions(t) => t.index(),
-            Self::Mappings(t) => 4 | t.index(),
-            Self::Exclusive(t) => 8 | t.index(),
-            Self::Shared(t) => 12 | t.index(),
-            Self::Created(t) => 16 | t.index(),
-            Self::Degraded(t) => 20 | t.index(),
+            Self::Mappings(t) => 0x04 | t.index(),
+            Self::Exclusive(t) => 0x08 | t.index(),
+            Self::Shared(t) => 0x0c | t.index(),
+            Self::Created(t) => 0x10 | t.index(),
+            Self::Degraded(t) => 0x14 | t.index(),
             Self::Permissions => 24,
             Self::PermissionsLost => 25,
             Self::Ended => 26,

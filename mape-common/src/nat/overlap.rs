@@ -32,17 +32,14 @@ impl Fingerprint {
 
     /// With something else mixed in.
     #[inline(always)]
+    #[must_use]
     pub const fn with(self, config: &Config, more: u64) -> Self {
         Self(mix(self.0 ^ more, config.hash_key[0]))
     }
 
     /// The first cell of the destination's row.
     #[inline(always)]
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_possible_truncation,
-        reason = "16 bits are left after the shift"
-    )]
+    #[expect(clippy::as_conversions, reason = "16 bits are left after the shift")]
     pub const fn row(self, config: &Config) -> u32 {
         ((self.0 >> 48) as u32 & config.overlap_row_mask).wrapping_mul(config.ports)
     }
@@ -72,9 +69,8 @@ pub enum Cell {
 pub fn read(cell: &Word, destination: Fingerprint) -> Cell {
     let word = cell.load();
     match word >> 48 {
-        0 => Cell::Usable,
         1 if word & TAG == destination.0 & TAG => Cell::Taken,
-        1 => Cell::Usable,
+        0 | 1 => Cell::Usable,
         _ => Cell::Unclear,
     }
 }

@@ -13,9 +13,10 @@ pub const fn next(phase: Phase, direction: Direction, flags: Flags) -> Phase {
         return Phase::TcpClosing;
     }
     if flags.is_open() && matches!(direction, Direction::Outbound) {
-        return match phase {
-            Phase::TcpEstablished => Phase::TcpEstablished,
-            _ => Phase::TcpOpening,
+        return if matches!(phase, Phase::TcpEstablished) {
+            Phase::TcpEstablished
+        } else {
+            Phase::TcpOpening
         };
     }
     let phase = match (phase, direction) {

@@ -138,27 +138,26 @@ fn settle_inbound<P: Packet, E: Env>(
     let mut need = None;
     inbound::look(frame, env, &arrival, &mut need)?;
     let need = need.ok_or(Reason::Contended)?;
-    match need.session {
-        Some(session) => inbound::refresh(env, &arrival, session, need.phase),
-        None => {
-            let mapping = inbound::admitting_mapping(env, &arrival, &need.flow)?;
-            let mut path = Path {
-                far_end: [0; 16],
-                wan_hop: 0,
-                lan_hop: 0,
-            };
-            path::far_end(env, arrival.config, &need.flow, &mut path)?;
-            inbound::draft(
-                env,
-                &arrival,
-                &Need {
-                    session: Some(mapping),
-                    ..need
-                },
-                &path,
-                draft,
-            )
-        }
+    if let Some(session) = need.session {
+        inbound::refresh(env, &arrival, session, need.phase)
+    } else {
+        let mapping = inbound::admitting_mapping(env, &arrival, &need.flow)?;
+        let mut path = Path {
+            far_end: [0; 16],
+            wan_hop: 0,
+            lan_hop: 0,
+        };
+        path::far_end(env, arrival.config, &need.flow, &mut path)?;
+        inbound::draft(
+            env,
+            &arrival,
+            &Need {
+                session: Some(mapping),
+                ..need
+            },
+            &path,
+            draft,
+        )
     }
 }
 
