@@ -102,11 +102,19 @@ impl Env for KernelEnv {
     }
 
     #[inline(always)]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a key handed over by value takes stack twice"
+    )]
     fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
         maps::RULES_V4.get(&Key::new(32, address)).copied()
     }
 
     #[inline(always)]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a key handed over by value takes stack twice"
+    )]
     fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
         maps::RULES_V6.get(&Key::new(128, address)).copied()
     }
@@ -118,9 +126,10 @@ impl Env for KernelEnv {
 
     #[inline(always)]
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {
-        // SAFETY: copied out at once; a value of another flow that took the element's place carries another generation.
         match side {
+            // SAFETY: copied out at once; a value of another flow that took the element's place carries another generation.
             Side::Inside => unsafe { maps::INSIDE.get(key) }.copied(),
+            // SAFETY: as above.
             Side::Outside => unsafe { maps::OUTSIDE.get(key) }.copied(),
         }
     }
@@ -128,8 +137,8 @@ impl Env for KernelEnv {
     #[inline(always)]
     fn insert(&self, side: Side, key: &FlowKey, session: SessionRef) -> Result<(), InsertError> {
         let outcome = match side {
-            Side::Inside => maps::INSIDE.insert(key, &session, u64::from(BPF_NOEXIST)),
-            Side::Outside => maps::OUTSIDE.insert(key, &session, u64::from(BPF_NOEXIST)),
+            Side::Inside => maps::INSIDE.insert(key, session, u64::from(BPF_NOEXIST)),
+            Side::Outside => maps::OUTSIDE.insert(key, session, u64::from(BPF_NOEXIST)),
         };
         outcome.map_err(|code| {
             if code == EEXIST {
@@ -162,7 +171,7 @@ impl Env for KernelEnv {
     #[inline(always)]
     fn give_slot(&self, slot: u32) {
         // The stack holds every slot there is, so there is room for one that was taken from it.
-        let _ = maps::FREE_SLOTS.push(&slot, 0);
+        let _ = maps::FREE_SLOTS.push(slot, 0);
     }
 
     #[inline(always)]
@@ -182,6 +191,10 @@ impl Env for KernelEnv {
     }
 
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "`permit` writes a tick, which has 32 bits"
+    )]
     fn permission(&self, key: &PermissionKey) -> Option<Tick> {
         // SAFETY: copied out at once.
         unsafe { maps::PERMISSIONS.get(key) }.map(|tick| Tick(*tick as u32))
@@ -189,7 +202,7 @@ impl Env for KernelEnv {
 
     #[inline(always)]
     fn permit(&self, key: &PermissionKey, now: Tick) -> bool {
-        maps::PERMISSIONS.insert(key, &u64::from(now.0), 0).is_ok()
+        maps::PERMISSIONS.insert(key, u64::from(now.0), 0).is_ok()
     }
 
     #[inline(always)]
@@ -217,6 +230,7 @@ impl Env for KernelEnv {
 }
 
 /// What `bpf_loop` calls: 0 to go on, 1 to stop.
+#[expect(clippy::cast_possible_truncation, reason = "the number of steps has 32 bits")]
 unsafe extern "C" fn step<S: Search>(index: u64, search: *mut S) -> i64 {
     // SAFETY: `search` is the exclusive reference that `KernelEnv::search` lent to `bpf_loop`.
     let search = unsafe { &mut *search };
@@ -227,6 +241,12 @@ unsafe extern "C" fn step<S: Search>(index: u64, search: *mut S) -> i64 {
 ///
 /// A function of its own because the request takes 64 bytes of stack.
 #[inline(never)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "the request is 64 bytes long; the kernel's errors are negative and stay what no code of the look-up is"
+)]
 fn route(ctx: *mut core::ffi::c_void, source: u32, destination: u32, hop: &mut Hop) -> u32 {
     // SAFETY: all zeros is a valid request: integers, byte arrays and unions of them.
     let mut request: FibLookup = unsafe { core::mem::zeroed() };

@@ -6,6 +6,10 @@
     clippy::inline_always,
     reason = "the verifier follows packet offsets only through inlined leaves"
 )]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "aya's macro makes the context and hands it over"
+)]
 
 mod action;
 mod env;

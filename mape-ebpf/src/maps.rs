@@ -117,6 +117,11 @@ pub(crate) fn count(direction: Direction, outcome: u32, len: usize) {
 
 /// Sends the frame out of an interface once the program has returned.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the helper gives XDP_REDIRECT or XDP_ABORTED"
+)]
 pub(crate) fn redirect(ifindex: u32) -> u32 {
     // SAFETY: the helper takes two numbers.
     unsafe { bpf_redirect(ifindex, 0) as u32 }

@@ -71,6 +71,10 @@ fn arm() {
 }
 
 /// The timer's callback: sweeps a slice and starts the timer again.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "`next_slot` is written from 32 bits, below"
+)]
 unsafe extern "C" fn tick(_: *mut core::ffi::c_void, _: *mut u32, value: *mut SweepTimer) -> i32 {
     let env = KernelEnv::without_frame();
     // SAFETY: the kernel calls with the value that holds the timer; only this callback writes `next_slot`.
@@ -92,7 +96,9 @@ unsafe extern "C" fn tick(_: *mut core::ffi::c_void, _: *mut u32, value: *mut Sw
         // SAFETY: as above.
         unsafe { (*value).next_slot = u64::from(first.wrapping_add(steps)) };
     }
-    // SAFETY: the timer of this value.
-    unsafe { bpf_timer_start(&raw mut (*value).timer, PERIOD_NS, 0) };
+    // SAFETY: the kernel calls with the value that holds the timer.
+    let timer = unsafe { &raw mut (*value).timer };
+    // SAFETY: the timer of this value, which has just run.
+    unsafe { bpf_timer_start(timer, PERIOD_NS, 0) };
     0
 }

@@ -80,6 +80,11 @@ impl Packet for XdpPacket<'_> {
     }
 
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "N is the length of headers"
+    )]
     fn grow_front<const N: usize>(&mut self) -> Result<(), Broken> {
         // SAFETY: the context is the one the kernel called this program with; no pointer into the frame is kept.
         match unsafe { bpf_xdp_adjust_head(self.0.ctx, -(N as i32)) } {
@@ -89,6 +94,11 @@ impl Packet for XdpPacket<'_> {
     }
 
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "N is the length of headers"
+    )]
     fn shrink_front<const N: usize>(&mut self) -> Result<(), Broken> {
         // SAFETY: as in `grow_front`.
         match unsafe { bpf_xdp_adjust_head(self.0.ctx, N as i32) } {
