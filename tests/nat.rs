@@ -98,17 +98,20 @@ fn assert_whole(env: &HostEnv) {
     assert_eq!(env.violations(), Vec::<String>::new());
 }
 
+/// A namespace that goes away with its test, however that ends.
+struct Room(Netns);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.delete();
+    }
+}
+
 /// Runs a test in the kernel, or says that it was skipped.
 fn in_the_kernel(name: &str, sessions: u32, test: impl FnOnce(&mut KernelWorld) + Send) {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: loading BPF programs needs root");
         return;
-    }
-    struct Room(Netns);
-    impl Drop for Room {
-        fn drop(&mut self) {
-            self.0.delete();
-        }
     }
     let room = Room(Netns::create(&format!("mape-{name}-{}", std::process::id())).expect("a namespace"));
     furnish(&room.0).expect("devices");

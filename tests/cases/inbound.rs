@@ -107,7 +107,7 @@ fn forwards() -> Vec<Case> {
             },
         ),
         answered("the inner DSCP is kept", opened(), &marked(0xb8, 0x20), |seen| {
-            assert_eq!(seen.tos, 0xb8)
+            assert_eq!(seen.tos, 0xb8);
         }),
         answered(
             "padding behind the outer packet is cut off",

@@ -11,7 +11,7 @@ use mape_tests::table::{
 };
 
 /// One behaviour.
-pub struct Case {
+pub(crate) struct Case {
     /// A sentence.
     pub name: &'static str,
     /// Frames given before, and what each must be counted by.
@@ -27,13 +27,13 @@ pub struct Case {
 }
 
 /// All rows.
-pub fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<Case> {
     outbound::cases().into_iter().chain(inbound::cases()).collect()
 }
 
 impl Case {
     /// Runs the row in a fresh world and gives the frame that came out, if one did.
-    pub fn run(&self, world: &mut dyn World) -> Option<Vec<u8>> {
+    pub(crate) fn run(&self, world: &mut dyn World) -> Option<Vec<u8>> {
         for (program, frame) in &self.before {
             let (_, label) = world.give(*program, &frame.bytes());
             assert_eq!(label, "forwarded", "{}: a frame before it", self.name);

@@ -9,23 +9,46 @@ use mape_common::checksum;
 pub enum Payload {
     /// Ports and data; without a checksum where `checksum` is false.
     Udp {
+        /// Source port.
         from: u16,
+        /// Destination port.
         to: u16,
+        /// What follows the header.
         data: Vec<u8>,
+        /// Whether it has a checksum.
         checksum: bool,
     },
     /// Ports, control bits, options (padded to four bytes), data.
     Tcp {
+        /// Source port.
         from: u16,
+        /// Destination port.
         to: u16,
+        /// Control bits.
         flags: u8,
+        /// Options, not yet padded.
         options: Vec<u8>,
+        /// What follows the header.
         data: Vec<u8>,
     },
     /// Type, code, identifier, data.
-    Icmp { kind: u8, code: u8, id: u16, data: Vec<u8> },
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// Identifier.
+        id: u16,
+        /// What follows the header.
+        data: Vec<u8>,
+    },
     /// A protocol number and its bytes.
-    Other { protocol: u8, bytes: Vec<u8> },
+    Other {
+        /// Protocol number.
+        protocol: u8,
+        /// What follows the IPv4 header.
+        bytes: Vec<u8>,
+    },
 }
 
 /// The outer header of a tunnelled packet.

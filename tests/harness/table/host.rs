@@ -25,6 +25,9 @@ pub struct HostWorld {
 
 impl HostWorld {
     /// A gateway with room for that many sessions.
+    ///
+    /// # Panics
+    /// If the plan of addresses and indices contradicts itself.
     pub fn new(sessions: u32) -> Self {
         let mut env = HostEnv::new(config(TUNNEL, sessions));
         assert_eq!(

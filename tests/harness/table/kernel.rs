@@ -6,10 +6,7 @@ use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{Array, MapData, PerCpuArray, Stack},
-    programs::{
-        Xdp, XdpMode,
-        xdp::XdpLinkId,
-    },
+    programs::{Xdp, XdpMode, xdp::XdpLinkId},
 };
 use mape_common::{
     hop::{Link, NextHop},
