@@ -59,13 +59,20 @@ fn open(world: &mut KernelWorld) -> (Vec<[u8; TEMPLATE]>, Vec<[u8; TEMPLATE]>) {
             ..Frame::new(HOST, remote, udp(from, 53))
         };
         let (outcome, label) = world.give(Program::Lan, &frame.bytes());
-        let Outcome::Forwarded(out) = outcome else { panic!("session {n}: {label}") };
+        let Outcome::Forwarded(out) = outcome else {
+            panic!("session {n}: {label}")
+        };
         let external = Seen::of(&out).ports.0;
         up.push(template(&frame.bytes()));
         let back = Frame {
             to_mac: WAN_MAC.0,
             from_mac: ROUTER_MAC.0,
-            outer: Some(Outer { from: RELAY, to: CE, class: 0, extension: None }),
+            outer: Some(Outer {
+                from: RELAY,
+                to: CE,
+                class: 0,
+                extension: None,
+            }),
             ..Frame::new(remote, SHARED, udp(53, external))
         };
         down.push(template(&back.bytes()));
@@ -87,7 +94,11 @@ fn time(world: &mut KernelWorld, templates: &[[u8; TEMPLATE]], path: &Path) -> R
     let mut target: Array<_, u32> = Array::try_from(ebpf.map_mut("REDIRECT_TO").context("REDIRECT_TO")?)?;
     target.set(0, KernelWorld::index(path.out)?, 0)?;
     let before = sunk(world)?;
-    let source: &mut Xdp = world.ebpf().program_mut(programs::SOURCE).context("source")?.try_into()?;
+    let source: &mut Xdp = world
+        .ebpf()
+        .program_mut(programs::SOURCE)
+        .context("source")?
+        .try_into()?;
     let start = Instant::now();
     source.test_run(TestRunOptions {
         data_in: Some(&[0; 128][..path.len]),
@@ -99,7 +110,11 @@ fn time(world: &mut KernelWorld, templates: &[[u8; TEMPLATE]], path: &Path) -> R
     // The last frames are on their way when the call returns.
     std::thread::sleep(Duration::from_millis(20));
     let seen = sunk(world)? - before;
-    ensure!(seen > u64::from(FRAMES) / 100 * 95, "{} of {FRAMES} frames reached the sink", seen);
+    ensure!(
+        seen > u64::from(FRAMES) / 100 * 95,
+        "{} of {FRAMES} frames reached the sink",
+        seen
+    );
     Ok(elapsed.as_secs_f64() * 1e9 / f64::from(u32::try_from(seen)?))
 }
 
@@ -124,7 +139,11 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn measure(world: &mut KernelWorld) -> Result<()> {
     let (up, down) = open(world);
-    let source: &mut Xdp = world.ebpf().program_mut(programs::SOURCE).context("source")?.try_into()?;
+    let source: &mut Xdp = world
+        .ebpf()
+        .program_mut(programs::SOURCE)
+        .context("source")?
+        .try_into()?;
     source.load()?;
     for device in ["lan0p", "wan0p"] {
         world.attach(device, programs::SINK)?;
@@ -134,7 +153,13 @@ fn measure(world: &mut KernelWorld) -> Result<()> {
         ("LAN to WAN", &up, "lan0p", "lan0", "wan0", programs::LAN, 64),
         ("WAN to LAN", &down, "wan0p", "wan0", "lan0", programs::WAN, 104),
     ] {
-        let path = |program| Path { source, through, out, program, len };
+        let path = |program| Path {
+            source,
+            through,
+            out,
+            program,
+            len,
+        };
         let (mut bare, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
             bare.push(time(world, templates, &path(programs::BARE))?);
