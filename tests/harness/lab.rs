@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::{
     gateway::{self, Gateway},
     netns::Netns,
+    pass,
     plan::{self, Shape},
     process::{self, Background, CleanUp, Finished, wait_for},
 };
@@ -73,6 +74,13 @@ impl Lab {
         lab.make_nodes(options)?;
         lab.make_links(options)?;
         lab.configure(&options.shape.addresses())?;
+        if options.shape == Shape::OneArm {
+            // What comes in on the one interface goes out there by XDP_TX.
+            let file = lab.folder.join("pass.o");
+            fs::write(&file, pass::elf()).with_context(|| format!("cannot write {}", file.display()))?;
+            let attach = format!("ip link set dev port2 xdpdrv obj {} sec xdp", file.display());
+            lab.node("switch")?.tool(&attach)?;
+        }
         for (node, setting) in options.shape.forwarding() {
             lab.node(node)?.sysctl(setting, "1")?;
         }

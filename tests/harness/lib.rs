@@ -5,6 +5,7 @@ pub mod checks;
 pub mod gateway;
 pub mod lab;
 pub mod netns;
+pub mod pass;
 pub mod plan;
 pub mod process;
 pub mod servers;
