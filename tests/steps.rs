@@ -23,7 +23,6 @@ fn every_reason_that_a_frame_alone_can_have_has_a_row() {
     let elsewhere = [
         ("not-configured", "tests/nat.rs"),
         ("gate-closed", "tests/nat.rs"),
-        ("own-address", "counted by the slow path"),
         ("no-rule", "tests/relay.rs"),
         ("next-hop-unknown", "tests/nat.rs"),
         ("link-unproven", "tests/nat.rs"),
@@ -32,8 +31,7 @@ fn every_reason_that_a_frame_alone_can_have_has_a_row() {
         ("sessions-exhausted", "tests/nat.rs"),
         ("recently-refused", "tests/nat.rs"),
         ("contended", "tests/nat.rs"),
-        ("foreign-source", "counted by the slow path"),
-        ("no-headroom", "a NIC without room, see docs/kernels.md"),
+        ("no-headroom", "needs a NIC that leaves no room before frames"),
         ("write-failed", "impossible by construction"),
     ];
     for reason in Reason::ALL {

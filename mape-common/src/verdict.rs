@@ -119,7 +119,6 @@ reasons! {
     NotUnicast = 8, "not-unicast", PassNotOurs, "multicast, broadcast or loopback address";
     OtherIpv6 = 9, "other-ipv6", PassNotOurs, "IPv6 that carries no IPv4, or is not for the tunnel address";
     SourceNotLan = 10, "source-not-lan", PassNotOurs, "the route back to the source is not the interface the packet came from";
-    OwnAddress = 11, "own-address", PassNotOurs, "for this machine itself";
     NoRule = 12, "no-rule", PassNotOurs, "the destination is in no mapping rule of this border relay";
 
     Fragment = 16, "fragment", PassSlow, "an IPv4 fragment";
@@ -146,7 +145,6 @@ reasons! {
     UnsupportedProtocol = 44, "unsupported-protocol", Drop, "neither TCP, UDP nor ICMP: there is no port to share";
     Hairpin = 45, "hairpin", Drop, "a LAN host towards the shared address itself";
     ResetWithoutSession = 46, "reset-without-session", Drop, "a TCP reset for no session";
-    ForeignSource = 47, "foreign-source", Drop, "an inner source that the domain cannot have";
 
     NoHeadroom = 60, "no-headroom", Drop, "the NIC leaves no room before the frame for the IPv6 header";
     WriteFailed = 61, "write-failed", Drop, "the frame ended before a byte that had been checked";

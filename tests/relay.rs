@@ -1,0 +1,291 @@
+//! The border relay's two directions, and a customer edge in a mesh: rules, spoofed senders, customer edge to customer edge.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use mape_common::{
+    env::Route,
+    host::HostEnv,
+    layout::{Config, RuleRef},
+    map::{
+        rule::{InterfaceId, Rule},
+        spec::RuleSpec,
+    },
+    packet::VecPacket,
+    step::{edge, relay},
+    verdict::{Failure, Verdict},
+};
+use mape_tests::table::{
+    frame::{Frame, Outer, Payload, Seen, echo, udp},
+    host::{HostWorld, LAN, WAN},
+    world::{CE, HOST, HOST_MAC, LAN_MAC, RELAY, ROUTER_MAC, SERVER, SHARED, WAN_MAC, config, host, router},
+};
+
+/// 198.18.0.0/24 in 2001:db8:f0::/48, EA 12, offset 6: k = 4, as in VPP's border relay test.
+fn vpp_rule() -> Rule {
+    rule("2001:db8:f0::", 48, [198, 18, 0, 0], 24, 12)
+}
+
+fn rule(ipv6: &str, ipv6_len: u8, ipv4: [u8; 4], ipv4_len: u8, ea_len: u8) -> Rule {
+    Rule::new(&RuleSpec {
+        ipv6: format!("{ipv6}/{ipv6_len}").parse().unwrap(),
+        ipv4: format!("{}/{ipv4_len}", Ipv4Addr::from(ipv4)).parse().unwrap(),
+        ea_len,
+        psid_offset: 6,
+        psid_len: None,
+        psid: None,
+        format: InterfaceId::Rfc7597,
+        fmr: true,
+    })
+    .unwrap()
+}
+
+fn add(env: &mut HostEnv, rule: Rule) {
+    let found = RuleRef {
+        rule: u32::try_from(env.rules.len()).unwrap(),
+        hop: 0,
+    };
+    env.rules_v4.push((rule.ipv4(), rule.ipv4_len(), found));
+    env.rules_v6.push((rule.ipv6(), rule.ipv6_len(), found));
+    env.rules.push(rule);
+}
+
+/// A relay whose IPv4 side is the LAN NIC and whose IPv6 side is the WAN NIC.
+fn border_relay() -> HostEnv {
+    let config = Config {
+        tunnel_address: RELAY.octets(),
+        mss: 0,
+        ..config(100, 8)
+    };
+    let mut env = HostEnv::new(config);
+    assert_eq!((env.add_link(LAN_MAC, 1500), env.add_link(WAN_MAC, 1500)), (LAN, WAN));
+    env.set_far_hop(0, &router(WAN));
+    env.routes.borrow_mut().push(([0; 4], 0, Route::Resolved(host(LAN))));
+    add(&mut env, vpp_rule());
+    add(&mut env, rule("2001:db8::", 40, [192, 0, 2, 0], 24, 16));
+    env
+}
+
+fn outcome(result: Result<Verdict, Failure>, packet: VecPacket) -> Result<(Verdict, Seen), &'static str> {
+    result
+        .map(|verdict| (verdict, Seen::of(&packet.0)))
+        .map_err(|failure| failure.reason().label())
+}
+
+/// From the Internet.
+fn to_domain(env: &HostEnv, frame: Frame) -> Result<(Verdict, Seen), &'static str> {
+    let mut packet = VecPacket(
+        Frame {
+            to_mac: LAN_MAC.0,
+            from_mac: HOST_MAC.0,
+            ..frame
+        }
+        .bytes(),
+    );
+    outcome(relay::to_domain(&mut packet, env, LAN), packet)
+}
+
+/// From a customer edge.
+fn from_domain(env: &HostEnv, outer: &str, frame: Frame) -> Result<(Verdict, Seen), &'static str> {
+    let outer = Some(Outer {
+        from: outer.parse().unwrap(),
+        to: RELAY,
+        class: 2,
+        extension: None,
+    });
+    let mut packet = VecPacket(
+        Frame {
+            to_mac: WAN_MAC.0,
+            from_mac: ROUTER_MAC.0,
+            outer,
+            ..frame
+        }
+        .bytes(),
+    );
+    outcome(relay::from_domain(&mut packet, env, WAN), packet)
+}
+
+const CUSTOMER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 12);
+const CUSTOMER_ADDRESS: &str = "2001:db8:f0:c30:0:c612:c:3";
+
+#[test]
+fn a_relay_finds_the_customer_edge_by_address_and_port() {
+    let env = border_relay();
+    let (verdict, seen) = to_domain(&env, Frame::new(SERVER, CUSTOMER, udp(4000, 16_606))).unwrap();
+    assert_eq!(verdict, Verdict::Forward { ifindex: WAN });
+    let (from, to, ..) = seen.outer.unwrap();
+    assert_eq!((from, to), (RELAY, CUSTOMER_ADDRESS.parse().unwrap()));
+    assert_eq!(
+        (seen.addresses, seen.ports, seen.ttl),
+        ((SERVER, CUSTOMER), (4000, 16_606), 63)
+    );
+    let (_, seen) = to_domain(&env, Frame::new(SERVER, SHARED, echo(0, 1232))).unwrap();
+    assert_eq!(seen.outer.unwrap().1, CE, "an identifier is a port");
+}
+
+#[test]
+fn a_relay_passes_what_is_in_no_rule_and_drops_what_nobody_can_have() {
+    let env = border_relay();
+    assert_eq!(
+        to_domain(&env, Frame::new(SERVER, HOST, udp(1, 16_606))).unwrap_err(),
+        "no-rule"
+    );
+    assert_eq!(
+        to_domain(&env, Frame::new(SERVER, CUSTOMER, udp(1, 1023))).unwrap_err(),
+        "foreign-port"
+    );
+    let gre = Payload::Other {
+        protocol: 47,
+        bytes: vec![0; 8],
+    };
+    assert_eq!(
+        to_domain(&env, Frame::new(SERVER, CUSTOMER, gre)).unwrap_err(),
+        "unsupported-protocol"
+    );
+}
+
+#[test]
+fn a_relay_decapsulates_what_its_sender_may_send() {
+    let env = border_relay();
+    let (verdict, seen) = from_domain(&env, CUSTOMER_ADDRESS, Frame::new(CUSTOMER, SERVER, udp(16_606, 4000))).unwrap();
+    assert_eq!(verdict, Verdict::Forward { ifindex: LAN });
+    assert_eq!(seen.outer, None);
+    assert_eq!(
+        (seen.addresses, seen.ports, seen.ttl),
+        ((CUSTOMER, SERVER), (16_606, 4000), 63)
+    );
+}
+
+#[test]
+fn spoofed_senders_are_dropped_each_by_its_counter() {
+    let env = border_relay();
+    for (outer, from, port, counted) in [
+        ("2001:db8:f0:c30:0:c612:1c:3", CUSTOMER, 16_606, "security-invalid-v4"),
+        ("2001:db8:f0:a00:0:c612:c:3", CUSTOMER, 16_606, "security-invalid-v4"),
+        ("2001:db8:f0:c30:0:c612:c:4", CUSTOMER, 16_606, "security-invalid-v4"),
+        (CUSTOMER_ADDRESS, CUSTOMER, 16_862, "security-invalid-v4"),
+        (
+            CUSTOMER_ADDRESS,
+            Ipv4Addr::new(198, 18, 0, 13),
+            16_606,
+            "security-invalid-v4",
+        ),
+        (CUSTOMER_ADDRESS, SERVER, 16_606, "security-invalid-v4"),
+        ("2001:db8:0:c30:0:c612:c:3", CUSTOMER, 16_606, "security-invalid-v4"),
+        ("2001:db8:f100:c30:0:c612:c:3", CUSTOMER, 16_606, "security-invalid-v6"),
+    ] {
+        let reached = from_domain(&env, outer, Frame::new(from, SERVER, udp(port, 4000)));
+        assert_eq!(reached.unwrap_err(), counted, "{outer} {from}:{port}");
+    }
+}
+
+#[test]
+fn a_relay_sends_from_one_customer_edge_to_another() {
+    let env = border_relay();
+    let (verdict, seen) = from_domain(&env, CUSTOMER_ADDRESS, Frame::new(CUSTOMER, SHARED, udp(16_606, 1232))).unwrap();
+    assert_eq!(verdict, Verdict::Forward { ifindex: WAN });
+    let (from, to, class, _, hops) = seen.outer.unwrap();
+    assert_eq!((from, to, hops), (RELAY, CE, 64));
+    assert_eq!(class, 2, "what the way has marked stays");
+    assert_eq!((seen.addresses, seen.ttl), ((CUSTOMER, SHARED), 63));
+}
+
+#[test]
+fn a_relay_lets_its_own_stack_find_a_neighbour() {
+    let env = border_relay();
+    *env.routes.borrow_mut() = vec![([0; 4], 0, Route::Unresolved { ifindex: LAN })];
+    let (verdict, seen) = from_domain(&env, CUSTOMER_ADDRESS, Frame::new(CUSTOMER, SERVER, udp(16_606, 4000))).unwrap();
+    assert_eq!((verdict, seen.outer), (Verdict::Deliver, None));
+    assert_eq!(seen.macs.0, WAN_MAC.0, "for this machine");
+}
+
+/// A customer edge with a forwarding rule that holds its own address and others'.
+fn mesh() -> HostWorld {
+    let mut world = HostWorld::new(64);
+    add(&mut world.env, rule("2001:db8::", 40, [192, 0, 2, 0], 24, 16));
+    world
+}
+
+fn up(world: &HostWorld, to: Ipv4Addr, payload: Payload) -> Result<Seen, &'static str> {
+    let frame = Frame {
+        to_mac: LAN_MAC.0,
+        from_mac: HOST_MAC.0,
+        ..Frame::new(HOST, to, payload)
+    };
+    let mut packet = VecPacket(frame.bytes());
+    outcome(edge::outbound(&mut packet, &world.env, LAN), packet).map(|(_, seen)| seen)
+}
+
+fn down(world: &HostWorld, outer: Ipv6Addr, from: Ipv4Addr, payload: Payload) -> Result<Seen, &'static str> {
+    let outer = Some(Outer {
+        from: outer,
+        to: CE,
+        class: 0,
+        extension: None,
+    });
+    let frame = Frame {
+        to_mac: WAN_MAC.0,
+        from_mac: ROUTER_MAC.0,
+        outer,
+        ..Frame::new(from, SHARED, payload)
+    };
+    let mut packet = VecPacket(frame.bytes());
+    outcome(edge::inbound(&mut packet, &world.env, WAN), packet).map(|(_, seen)| seen)
+}
+
+#[test]
+fn in_a_mesh_packets_go_to_the_customer_edge_that_has_address_and_port() {
+    let world = mesh();
+    let peer = Ipv4Addr::new(192, 0, 2, 19);
+    let seen = up(&world, peer, udp(1232, 1236)).unwrap();
+    let theirs: Ipv6Addr = "2001:db8:13:3500:0:c000:213:35".parse().unwrap();
+    assert_eq!(seen.outer.unwrap().1, theirs);
+    assert_eq!(
+        up(&world, SERVER, udp(1232, 4000)).unwrap().outer.unwrap().1,
+        RELAY,
+        "elsewhere: the relay"
+    );
+    assert_eq!(
+        up(&world, peer, echo(8, 1232)).unwrap().outer.unwrap().1,
+        RELAY,
+        "an identifier says nothing of the peer"
+    );
+    let answered = down(&world, theirs, peer, udp(1236, 1232)).unwrap();
+    assert_eq!(answered.addresses, (peer, HOST));
+    assert!(down(&world, RELAY, peer, udp(1236, 1232)).is_ok(), "or by the relay");
+}
+
+#[test]
+fn two_customer_edges_of_one_address_reach_each_other() {
+    let world = mesh();
+    let seen = up(&world, SHARED, udp(1232, 1236)).unwrap();
+    let theirs: Ipv6Addr = "2001:db8:12:3500:0:c000:212:35".parse().unwrap();
+    assert_eq!(seen.outer.unwrap().1, theirs);
+    assert_eq!(seen.addresses, (SHARED, SHARED));
+    assert_eq!(
+        down(&world, theirs, SHARED, udp(1236, 1232)).unwrap().addresses,
+        (SHARED, HOST)
+    );
+}
+
+#[test]
+fn in_a_mesh_a_customer_edge_drops_what_its_sender_may_not_send() {
+    let world = mesh();
+    let peer = Ipv4Addr::new(192, 0, 2, 19);
+    let theirs: Ipv6Addr = "2001:db8:13:3500:0:c000:213:35".parse().unwrap();
+    up(&world, peer, udp(1232, 1236)).unwrap();
+    assert_eq!(
+        down(&world, theirs, peer, udp(1240, 1232)).unwrap_err(),
+        "security-invalid-v4",
+        "another's port"
+    );
+    assert_eq!(
+        down(&world, theirs, SERVER, udp(1236, 1232)).unwrap_err(),
+        "security-invalid-v4",
+        "another's address"
+    );
+    let stranger = "2001:db9::1".parse().unwrap();
+    assert_eq!(
+        down(&world, stranger, peer, udp(1236, 1232)).unwrap_err(),
+        "security-invalid-v6"
+    );
+}
