@@ -121,7 +121,7 @@ fn every_vector_comes_out_of_the_program() {
 #[test]
 fn the_table_knows_service_relay_and_format() {
     let found = object(&["--json", "--prefix", "2404:7a84:0:100::/56", "--service", "BigLobe"]);
-    assert_eq!(found["service"], "BIGLOBE IPv6 option");
+    assert_eq!(found["service"], "biglobe", "the name that --service takes");
     assert_eq!(found["br"], "2001:260:700:1::1:276");
     assert_eq!(found["rule"]["format"], "draft-03");
     let other = object(&[

@@ -12,7 +12,7 @@ use mape_common::map::{
     domain::{Domain, GivenPsid},
     prefix::{Ipv4Prefix, Ipv6Prefix, PrefixError},
     rule::{InterfaceId, Rule},
-    select::{SelectError, select_bmr},
+    select::{SelectError, check_overlap, select_bmr},
     spec::{RuleError, RuleSpec},
 };
 use serde::Serialize;
@@ -203,7 +203,7 @@ fn answer(args: &CalcArgs) -> anyhow::Result<Answer> {
     let spec = RuleSpec::from(rule);
     let ports = domain.port_set();
     Ok(Answer {
-        service: known.map(|row| row.service.display),
+        service: known.map(|row| row.service.short),
         rule: RuleAnswer {
             ipv6: spec.ipv6.to_string(),
             ipv4: spec.ipv4.to_string(),
@@ -236,7 +236,9 @@ fn rule(args: &CalcArgs) -> anyhow::Result<(Rule, Option<ServiceRule>)> {
             .iter()
             .map(|text| Rule::new(&text.spec(format)))
             .collect::<Result<Vec<_>, _>>()?;
-        return Ok((*select_bmr(&rules, args.prefix)?, None));
+        let best = *select_bmr(&rules, args.prefix)?;
+        check_overlap(&rules)?;
+        return Ok((best, None));
     }
     let name = args.service.as_deref();
     let table = service::rules_for(name, args.unconfirmed)?;
