@@ -8,6 +8,7 @@ use mape_tests::{
     gateway::Role,
     lab::{Lab, LabOptions},
     plan,
+    process::interrupted,
     servers::Servers,
 };
 
@@ -71,6 +72,9 @@ pub(crate) fn demo() -> Result<()> {
                 passed: false,
             }]
         });
+        if interrupted() {
+            bail!("interrupted; everything is taken down again");
+        }
         found.iter().for_each(print);
         outcomes.extend(found);
     }
