@@ -84,7 +84,7 @@ fn through_a_bare_redirect() -> Result<Vec<Tcp>> {
     let runs = STREAMS.map(|streams| -> Result<Tcp> {
         let line = format!("iperf3 --client 192.0.2.2 --json --time {SECONDS} --parallel {streams}");
         let words: Vec<&str> = line.split_whitespace().collect();
-        let finished = left.run(&words, Duration::from_secs(60))?.success()?;
+        let finished = left.run(&words, Duration::from_mins(1))?.success()?;
         let report: Value = serde_json::from_str(&finished.stdout)?;
         let number = |path: &str| report.pointer(path).and_then(Value::as_f64).context("iperf3's report");
         Ok(Tcp {

@@ -27,8 +27,10 @@ fn vpp_rule() -> Rule {
 
 fn rule(ipv6: &str, ipv6_len: u8, ipv4: [u8; 4], ipv4_len: u8, ea_len: u8) -> Rule {
     Rule::new(&RuleSpec {
-        ipv6: format!("{ipv6}/{ipv6_len}").parse().unwrap(),
-        ipv4: format!("{}/{ipv4_len}", Ipv4Addr::from(ipv4)).parse().unwrap(),
+        ipv6: format!("{ipv6}/{ipv6_len}").parse().expect("a prefix"),
+        ipv4: format!("{}/{ipv4_len}", Ipv4Addr::from(ipv4))
+            .parse()
+            .expect("a prefix"),
         ea_len,
         psid_offset: 6,
         psid_len: None,
@@ -36,12 +38,12 @@ fn rule(ipv6: &str, ipv6_len: u8, ipv4: [u8; 4], ipv4_len: u8, ea_len: u8) -> Ru
         format: InterfaceId::Rfc7597,
         fmr: true,
     })
-    .unwrap()
+    .expect("a rule")
 }
 
 fn add(env: &mut HostEnv, rule: Rule) {
     let found = RuleRef {
-        rule: u32::try_from(env.rules.len()).unwrap(),
+        rule: u32::try_from(env.rules.len()).expect("few rules"),
         hop: 0,
     };
     env.rules_v4.push((rule.ipv4(), rule.ipv4_len(), found));
@@ -65,7 +67,7 @@ fn border_relay() -> HostEnv {
     env
 }
 
-fn outcome(result: Result<Verdict, Failure>, packet: VecPacket) -> Result<(Verdict, Seen), &'static str> {
+fn outcome(result: Result<Verdict, Failure>, packet: &VecPacket) -> Result<(Verdict, Seen), &'static str> {
     result
         .map(|verdict| (verdict, Seen::of(&packet.0)))
         .map_err(|failure| failure.reason().label())
@@ -81,13 +83,13 @@ fn to_domain(env: &HostEnv, frame: Frame) -> Result<(Verdict, Seen), &'static st
         }
         .bytes(),
     );
-    outcome(relay::to_domain(&mut packet, env, LAN), packet)
+    outcome(relay::to_domain(&mut packet, env, LAN), &packet)
 }
 
 /// From a customer edge.
 fn from_domain(env: &HostEnv, outer: &str, frame: Frame) -> Result<(Verdict, Seen), &'static str> {
     let outer = Some(Outer {
-        from: outer.parse().unwrap(),
+        from: outer.parse().expect("an address"),
         to: RELAY,
         class: 2,
         extension: None,
@@ -101,7 +103,7 @@ fn from_domain(env: &HostEnv, outer: &str, frame: Frame) -> Result<(Verdict, See
         }
         .bytes(),
     );
-    outcome(relay::from_domain(&mut packet, env, WAN), packet)
+    outcome(relay::from_domain(&mut packet, env, WAN), &packet)
 }
 
 const CUSTOMER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 12);
@@ -212,7 +214,7 @@ fn up(world: &HostWorld, to: Ipv4Addr, payload: Payload) -> Result<Seen, &'stati
         ..Frame::new(HOST, to, payload)
     };
     let mut packet = VecPacket(frame.bytes());
-    outcome(edge::outbound(&mut packet, &world.env, LAN), packet).map(|(_, seen)| seen)
+    outcome(edge::outbound(&mut packet, &world.env, LAN), &packet).map(|(_, seen)| seen)
 }
 
 fn down(world: &HostWorld, outer: Ipv6Addr, from: Ipv4Addr, payload: Payload) -> Result<Seen, &'static str> {
@@ -229,7 +231,7 @@ fn down(world: &HostWorld, outer: Ipv6Addr, from: Ipv4Addr, payload: Payload) ->
         ..Frame::new(from, SHARED, payload)
     };
     let mut packet = VecPacket(frame.bytes());
-    outcome(edge::inbound(&mut packet, &world.env, WAN), packet).map(|(_, seen)| seen)
+    outcome(edge::inbound(&mut packet, &world.env, WAN), &packet).map(|(_, seen)| seen)
 }
 
 #[test]

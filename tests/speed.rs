@@ -112,8 +112,7 @@ fn time(world: &mut KernelWorld, templates: &[[u8; TEMPLATE]], path: &Path) -> R
     let seen = sunk(world)? - before;
     ensure!(
         seen > u64::from(FRAMES) / 100 * 95,
-        "{} of {FRAMES} frames reached the sink",
-        seen
+        "{seen} of {FRAMES} frames reached the sink"
     );
     Ok(elapsed.as_secs_f64() * 1e9 / f64::from(u32::try_from(seen)?))
 }

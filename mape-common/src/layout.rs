@@ -144,6 +144,16 @@ impl Transport {
         }
     }
 
+    /// The IP protocol number, as wide as it stands in a [`FlowKey`].
+    #[inline(always)]
+    const fn wide_protocol(self) -> u32 {
+        match self {
+            Self::Udp => 17,
+            Self::Tcp => 6,
+            Self::Icmp => 1,
+        }
+    }
+
     /// The IP protocol number.
     #[inline(always)]
     pub const fn protocol(self) -> u8 {
@@ -189,10 +199,8 @@ pub struct FlowKey {
     pub local_port: [u8; 2],
     /// The remote port; zero for ICMP; network order.
     pub remote_port: [u8; 2],
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+    /// IP protocol number. Four bytes wide, so that a BPF program writes it, zeros and all, by one instruction.
+    pub protocol: u32,
 }
 
 impl FlowKey {
@@ -210,8 +218,7 @@ impl FlowKey {
             remote,
             local_port: local_port.to_bytes(),
             remote_port: remote_port.to_bytes(),
-            protocol: transport.protocol(),
-            reserved: [0; 3],
+            protocol: transport.wide_protocol(),
         }
     }
 

@@ -40,6 +40,12 @@ impl Tick {
         if span > u32::MAX / 2 { Self(0) } else { Self(span) }
     }
 
+    /// A time so long before this one that every idle time has passed since.
+    #[inline(always)]
+    pub const fn long_before(self) -> Self {
+        Self(self.0.wrapping_sub(u32::MAX / 4))
+    }
+
     /// Whole seconds, rounded down; for people.
     pub const fn seconds(self) -> u32 {
         #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "fits")]
@@ -60,6 +66,16 @@ mod tests {
             assert!(
                 span < u64::from(seconds) * 1_000_000_000 + (1 << Tick::SHIFT),
                 "{seconds} s"
+            );
+        }
+    }
+
+    #[test]
+    fn long_before_is_longer_ago_than_any_idle_time() {
+        for now in [Tick(0), Tick(1_000), Tick(u32::MAX)] {
+            assert!(
+                now.since(now.long_before()) > Tick::at_least_seconds(100_000_000),
+                "{now:?}"
             );
         }
     }

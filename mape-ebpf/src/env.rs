@@ -1,6 +1,8 @@
 //! The kernel's state and clock, for the steps.
 #![expect(unsafe_code, reason = "helpers take pointers")]
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup},
     helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
@@ -19,6 +21,7 @@ use mape_common::{
 
 use crate::maps;
 
+const _: () = assert!(size_of::<FibLookup>() == 64);
 const EEXIST: i32 = -17;
 const AF_INET: u8 = 2;
 
@@ -83,18 +86,17 @@ impl Env for KernelEnv {
 
     #[inline(always)]
     fn route(&self, ifindex: u32, source: [u8; 4], destination: [u8; 4]) -> Route {
-        let mut hop = Hop {
-            ifindex,
-            mtu: 0,
-            destination: Mac([0; 6]),
-            source: Mac([0; 6]),
-        };
-        match route(
+        let mut hop = MaybeUninit::uninit();
+        let code = route(
             self.0,
+            ifindex,
             u32::from_ne_bytes(source),
             u32::from_ne_bytes(destination),
             &mut hop,
-        ) {
+        );
+        // SAFETY: `route` has written it whatever the code.
+        let hop: Hop = unsafe { hop.assume_init() };
+        match code {
             BPF_FIB_LKUP_RET_SUCCESS => Route::Resolved(hop),
             BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unresolved { ifindex: hop.ifindex },
             _ => Route::Other,
@@ -237,7 +239,7 @@ unsafe extern "C" fn step<S: Search>(index: u64, search: *mut S) -> i64 {
     i64::from(!search.step(index as u32))
 }
 
-/// Asks the kernel's routing table about a packet that came in by `hop.ifindex`; fills in `hop` and gives the kernel's code.
+/// Asks the kernel's routing table about a packet that came in by `ifindex`; fills in `hop` and gives the kernel's code.
 ///
 /// A function of its own because the request takes 64 bytes of stack.
 #[inline(never)]
@@ -247,18 +249,26 @@ unsafe extern "C" fn step<S: Search>(index: u64, search: *mut S) -> i64 {
     clippy::cast_sign_loss,
     reason = "the request is 64 bytes long; the kernel's errors are negative and stay what no code of the look-up is"
 )]
-fn route(ctx: *mut core::ffi::c_void, source: u32, destination: u32, hop: &mut Hop) -> u32 {
-    // SAFETY: all zeros is a valid request: integers, byte arrays and unions of them.
-    let mut request: FibLookup = unsafe { core::mem::zeroed() };
+fn route(ctx: *mut core::ffi::c_void, ifindex: u32, source: u32, destination: u32, hop: &mut MaybeUninit<Hop>) -> u32 {
+    // As words, zeroed one by one: zeroing 64 bytes at once is a call, and a call is 32 bytes of stack more.
+    let mut words = [0_u64; size_of::<FibLookup>() / 8];
+    for word in &mut words {
+        // SAFETY: the pointer comes from a reference.
+        unsafe { core::ptr::from_mut(word).write_volatile(0) };
+    }
+    // SAFETY: as large, aligned to more, and all zeros is a valid request: integers, byte arrays and unions of them.
+    let request = unsafe { &mut *(&raw mut words).cast::<FibLookup>() };
     request.family = AF_INET;
-    request.ifindex = hop.ifindex;
+    request.ifindex = ifindex;
     request.__bindgen_anon_3.ipv4_src = source;
     request.__bindgen_anon_4.ipv4_dst = destination;
     // SAFETY: the context is the kernel's, the request is on our stack and as long as said.
-    let code = unsafe { bpf_fib_lookup(ctx, &raw mut request, size_of::<FibLookup>() as i32, 0) };
-    hop.ifindex = request.ifindex;
-    hop.mtu = maps::LINKS.get(request.ifindex).map_or(0, Link::mtu);
-    hop.destination = Mac(request.dmac);
-    hop.source = Mac(request.smac);
+    let code = unsafe { bpf_fib_lookup(ctx, request, size_of::<FibLookup>() as i32, 0) };
+    hop.write(Hop {
+        ifindex: request.ifindex,
+        mtu: maps::LINKS.get(request.ifindex).map_or(0, Link::mtu),
+        destination: Mac(request.dmac),
+        source: Mac(request.smac),
+    });
     code as u32
 }

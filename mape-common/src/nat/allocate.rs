@@ -120,14 +120,14 @@ impl<E: Env> Search for SharedSearch<'_, E> {
 impl<E: Env> SharedSearch<'_, E> {
     #[inline(always)]
     fn outside_key(&self, ordinal: u32) -> Option<FlowKey> {
-        Some(FlowKey {
-            local: self.config.external_address,
-            remote: self.remote,
-            local_port: self.config.port_set.port(ordinal)?.to_bytes(),
-            remote_port: self.remote_port,
-            protocol: self.transport.protocol(),
-            reserved: [0; 3],
-        })
+        let port = self.config.port_set.port(ordinal)?;
+        Some(FlowKey::new(
+            self.transport,
+            self.config.external_address,
+            port,
+            self.remote,
+            Port::from_bytes(self.remote_port),
+        ))
     }
 }
 

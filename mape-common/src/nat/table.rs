@@ -144,18 +144,6 @@ pub fn end_if_expired<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKe
         && end(env, config, found.slot, record, state, Ending::Expired(now))
 }
 
-/// Ends a session, whether its time is over or not; false where it is not alive.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn end_now<E: Env>(env: &E, config: &Config, session: SessionRef) -> bool {
-    let Some(record) = env.session(session.slot) else {
-        return false;
-    };
-    let state = record.state();
-    state.generation == session.generation
-        && state.phase.is_live()
-        && end(env, config, session.slot, record, state, Ending::Flushed)
-}
-
 /// Why a record ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {

@@ -96,7 +96,7 @@ fn lan_hop<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<u16, R
         ifindex: 0,
         mtu: 0,
         destination: arrival.source,
-        source: Mac([0; 6]),
+        source: arrival.source,
     };
     way_back(env, arrival, flow, &mut hop)?;
     note_lan_hop(env, flow.local, &hop, arrival.now)
