@@ -42,6 +42,7 @@ impl Tick {
 
     /// A time so long before this one that every idle time has passed since.
     #[inline(always)]
+    #[must_use]
     pub const fn long_before(self) -> Self {
         Self(self.0.wrapping_sub(u32::MAX / 4))
     }
