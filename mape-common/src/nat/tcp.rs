@@ -97,4 +97,21 @@ mod tests {
             assert_eq!(after(packets), phase, "{packets:?}");
         }
     }
+
+    #[test]
+    fn the_same_packet_again_changes_nothing_more() {
+        // A packet is looked at twice when its session has to be looked after in between.
+        for phase in Phase::ALL.into_iter().filter(|p| *p >= Phase::TcpOpening) {
+            for direction in Direction::ALL {
+                for flags in 0..32 {
+                    let once = next(phase, direction, Flags(flags));
+                    assert_eq!(
+                        next(once, direction, Flags(flags)),
+                        once,
+                        "{phase:?} {direction:?} {flags:#x}"
+                    );
+                }
+            }
+        }
+    }
 }
