@@ -90,6 +90,12 @@ macro_rules! reasons {
                 match self { $(Self::$name => $number,)* }
             }
 
+            /// The reason with that number; for a number that none has, one that can be no packet's.
+            #[inline(always)]
+            pub const fn from_number(number: u32) -> Self {
+                match number { $($number => Self::$name,)* _ => Self::WriteFailed }
+            }
+
             /// The stable name in reports and metrics.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)* }
@@ -214,6 +220,13 @@ mod tests {
                 !std::mem::replace(&mut seen[usize::try_from(slot).unwrap()], true),
                 "{slot} twice"
             );
+        }
+    }
+
+    #[test]
+    fn every_number_leads_back_to_its_reason() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_number(reason.number()), *reason);
         }
     }
 

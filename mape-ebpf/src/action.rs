@@ -5,78 +5,85 @@ use mape_common::{
     packet::Packet as _,
     step::{edge, relay},
     verdict::{DELIVERED, Direction, FORWARDED, Failure, Verdict},
-    wire::eth::EtherType,
+    wire::eth::{self, EtherType},
 };
 
 use crate::{env::KernelEnv, maps, packet::xdp::XdpPacket};
 
+/// Customer edge, from the LAN.
 #[inline(always)]
 pub(crate) fn lan(ctx: &XdpContext) -> u32 {
-    let mut frame = XdpPacket::new(ctx);
-    let len = frame.len();
-    let env = KernelEnv::new(ctx);
-    finish(
+    run(
         ctx,
         Direction::Outbound,
-        len,
-        edge::outbound(&mut frame, &env, env.ingress()),
+        #[inline(always)]
+        |frame, env, ifindex| edge::outbound(frame, env, ifindex),
     )
 }
 
+/// Customer edge, from the WAN.
 #[inline(always)]
 pub(crate) fn wan(ctx: &XdpContext) -> u32 {
-    let mut frame = XdpPacket::new(ctx);
-    let len = frame.len();
-    let env = KernelEnv::new(ctx);
-    finish(
+    run(
         ctx,
         Direction::Inbound,
-        len,
-        edge::inbound(&mut frame, &env, env.ingress()),
+        #[inline(always)]
+        |frame, env, ifindex| edge::inbound(frame, env, ifindex),
     )
+}
+
+/// Customer edge, one NIC for both.
+#[inline(always)]
+pub(crate) fn one_arm(ctx: &XdpContext) -> u32 {
+    if is_ipv4(ctx) { lan(ctx) } else { wan(ctx) }
+}
+
+/// Border relay, from the Internet.
+#[inline(always)]
+pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
+    run(
+        ctx,
+        Direction::Outbound,
+        #[inline(always)]
+        |frame, env, ifindex| relay::to_domain(frame, env, ifindex),
+    )
+}
+
+/// Border relay, from the domain.
+#[inline(always)]
+pub(crate) fn relay_v6(ctx: &XdpContext) -> u32 {
+    run(
+        ctx,
+        Direction::Inbound,
+        #[inline(always)]
+        |frame, env, ifindex| relay::from_domain(frame, env, ifindex),
+    )
+}
+
+/// Border relay, one NIC for both.
+#[inline(always)]
+pub(crate) fn relay_one_arm(ctx: &XdpContext) -> u32 {
+    if is_ipv4(ctx) { relay_v4(ctx) } else { relay_v6(ctx) }
 }
 
 /// On one NIC the frame's type tells which way it goes.
 #[inline(always)]
-pub(crate) fn one_arm(ctx: &XdpContext) -> u32 {
-    match XdpPacket::new(ctx).read(12).map(EtherType) {
-        Ok(EtherType::IPV4) => lan(ctx),
-        _ => wan(ctx),
-    }
+fn is_ipv4(ctx: &XdpContext) -> bool {
+    XdpPacket::new(ctx).read(eth::TYPE).map(EtherType) == Ok(EtherType::IPV4)
 }
 
+/// Gives the frame to a program of the core.
 #[inline(always)]
-pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
+fn run<'a>(
+    ctx: &'a XdpContext,
+    direction: Direction,
+    program: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv, u32) -> Result<Verdict, Failure>,
+) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::new(ctx);
-    finish(
-        ctx,
-        Direction::Outbound,
-        len,
-        relay::to_domain(&mut frame, &env, env.ingress()),
-    )
-}
-
-#[inline(always)]
-pub(crate) fn relay_v6(ctx: &XdpContext) -> u32 {
-    let mut frame = XdpPacket::new(ctx);
-    let len = frame.len();
-    let env = KernelEnv::new(ctx);
-    finish(
-        ctx,
-        Direction::Inbound,
-        len,
-        relay::from_domain(&mut frame, &env, env.ingress()),
-    )
-}
-
-#[inline(always)]
-pub(crate) fn relay_one_arm(ctx: &XdpContext) -> u32 {
-    match XdpPacket::new(ctx).read(12).map(EtherType) {
-        Ok(EtherType::IPV4) => relay_v4(ctx),
-        _ => relay_v6(ctx),
-    }
+    let outcome = program(&mut frame, &env, env.ingress());
+    finish(ctx, direction, len, outcome)
 }
 
 /// Counts a frame by its outcome and gives the action. `len` is the frame's length as it came.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     env::{Env, Side},
-    layout::{Config, Gauge, SessionRef, Transport},
+    layout::{Config, FlowKey, Gauge, SessionRef, Transport},
     time::Tick,
     verdict::Reason,
     wire::port::Port,
@@ -28,6 +28,20 @@ pub struct Flow {
     pub remote: [u8; 4],
     /// Its port; zero for ICMP.
     pub remote_port: Port,
+}
+
+impl Flow {
+    /// The flow's key in the table of its side.
+    #[inline(always)]
+    pub const fn key(&self) -> FlowKey {
+        FlowKey::new(
+            self.transport,
+            self.local,
+            self.local_port,
+            self.remote,
+            self.remote_port,
+        )
+    }
 }
 
 /// Where a session's packets go, found by the routing table and the rules.

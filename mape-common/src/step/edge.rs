@@ -12,7 +12,7 @@ use crate::{
         table::Draft,
     },
     packet::Packet,
-    verdict::{Failure, Reason, Verdict},
+    verdict::{Broken, Failure, Reason, Verdict},
     wire::eth::EtherType,
 };
 
@@ -22,14 +22,57 @@ use super::{
     inbound, outbound, path,
 };
 
-/// What forwarding came to; none where the session has to be looked after first.
-type Attempt = Option<Result<Verdict, Failure>>;
+/// What forwarding came to, as one number: an `enum` whose variants leave bytes unused is written with whatever is in a
+/// register, and the kernel refuses a program that stores what it never set.
+#[derive(Clone, Copy)]
+struct Attempt(u64);
 
-#[inline(always)]
-fn stopped(stop: Stop) -> Attempt {
-    match stop {
-        Stop::Refused(reason) => Some(Err(reason.into())),
-        Stop::Unsettled => None,
+impl Attempt {
+    /// The session has to be looked after first.
+    const UNSETTLED: Self = Self(0);
+    const FORWARDED: u32 = 1;
+    const DELIVERED: u32 = 2;
+    const REFUSED: u32 = 3;
+    const BROKEN: u32 = 4;
+
+    #[inline(always)]
+    const fn new(kind: u32, value: u32) -> Self {
+        let [a, b, c, d] = kind.to_be_bytes();
+        let [e, f, g, h] = value.to_be_bytes();
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
+    #[inline(always)]
+    fn ended(outcome: Result<Verdict, Failure>) -> Self {
+        match outcome {
+            Ok(Verdict::Forward { ifindex }) => Self::new(Self::FORWARDED, ifindex),
+            Ok(Verdict::Deliver) => Self::new(Self::DELIVERED, 0),
+            Err(Failure::Refused(reason)) => Self::new(Self::REFUSED, reason.number()),
+            Err(Failure::Broken(Broken(reason))) => Self::new(Self::BROKEN, reason.number()),
+        }
+    }
+
+    #[inline(always)]
+    fn stopped(stop: Stop) -> Self {
+        match stop {
+            Stop::Refused(reason) => Self::ended(Err(reason.into())),
+            Stop::Unsettled => Self::UNSETTLED,
+        }
+    }
+
+    /// The outcome, unless the session has to be looked after first.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the two halves")]
+    fn outcome(self) -> Option<Result<Verdict, Failure>> {
+        let value = self.0 as u32;
+        let reason = Reason::from_number(value);
+        match (self.0 >> 32) as u32 {
+            Self::FORWARDED => Some(Ok(Verdict::Forward { ifindex: value })),
+            Self::DELIVERED => Some(Ok(Verdict::Deliver)),
+            Self::REFUSED => Some(Err(Failure::Refused(reason))),
+            Self::BROKEN => Some(Err(Failure::Broken(Broken(reason)))),
+            _ => None,
+        }
     }
 }
 
@@ -39,10 +82,7 @@ fn stopped(stop: Stop) -> Attempt {
 /// [`Failure`].
 #[inline(always)]
 pub fn outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Result<Verdict, Failure> {
-    let mut attempt = None;
-    if try_outbound(frame, env, ifindex, &mut attempt)
-        && let Some(outcome) = attempt
-    {
+    if let Some(outcome) = try_outbound(frame, env, ifindex).outcome() {
         return outcome;
     }
     let mut draft = None;
@@ -50,23 +90,23 @@ pub fn outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Resu
     if let (Some(draft), Some(config)) = (draft, env.config()) {
         open::outbound(env, config, draft)?;
     }
-    try_outbound(frame, env, ifindex, &mut attempt);
-    attempt.unwrap_or(Err(Failure::Refused(Reason::Contended)))
+    try_outbound(frame, env, ifindex)
+        .outcome()
+        .unwrap_or(Err(Failure::Refused(Reason::Contended)))
 }
 
-/// Forwards by a session that is in use; false where there is none.
+/// Forwards by a session that is in use.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn try_outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, attempt: &mut Attempt) -> bool {
-    *attempt = match admitted(frame, env, ifindex, EtherType::IPV4) {
+fn try_outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    match admitted(frame, env, ifindex, EtherType::IPV4) {
         Ok(arrival) => match outbound::plan(frame, env, &arrival) {
-            Ok(plan) => Some(outbound::apply(frame, &plan).map_err(Failure::from)),
+            Ok(plan) => Attempt::ended(outbound::apply(frame, &plan).map_err(Failure::from)),
             // Whose packet it is depends on the routing table, which only the slower part asks.
-            Err(Stop::Refused(Reason::UnsupportedProtocol)) => None,
-            Err(stop) => stopped(stop),
+            Err(Stop::Refused(Reason::UnsupportedProtocol)) => Attempt::UNSETTLED,
+            Err(stop) => Attempt::stopped(stop),
         },
-        Err(reason) => Some(Err(reason.into())),
-    };
-    attempt.is_some()
+        Err(reason) => Attempt::ended(Err(reason.into())),
+    }
 }
 
 /// Looks after the packet's session, or drafts the record of a new one.
@@ -98,10 +138,7 @@ fn settle_outbound<P: Packet, E: Env>(
 /// [`Failure`].
 #[inline(always)]
 pub fn inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Result<Verdict, Failure> {
-    let mut attempt = None;
-    if try_inbound(frame, env, ifindex, &mut attempt)
-        && let Some(outcome) = attempt
-    {
+    if let Some(outcome) = try_inbound(frame, env, ifindex).outcome() {
         return outcome;
     }
     let mut draft = None;
@@ -109,21 +146,21 @@ pub fn inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Resul
     if let (Some(draft), Some(config)) = (draft, env.config()) {
         open::inbound(env, config, draft)?;
     }
-    try_inbound(frame, env, ifindex, &mut attempt);
-    attempt.unwrap_or(Err(Failure::Refused(Reason::Contended)))
+    try_inbound(frame, env, ifindex)
+        .outcome()
+        .unwrap_or(Err(Failure::Refused(Reason::Contended)))
 }
 
-/// Forwards by a session that is in use; false where there is none.
+/// Forwards by a session that is in use.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn try_inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, attempt: &mut Attempt) -> bool {
-    *attempt = match admitted(frame, env, ifindex, EtherType::IPV6) {
+fn try_inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    match admitted(frame, env, ifindex, EtherType::IPV6) {
         Ok(arrival) => match inbound::plan(frame, env, &arrival) {
-            Ok(plan) => Some(inbound::apply(frame, &plan).map_err(Failure::from)),
-            Err(stop) => stopped(stop),
+            Ok(plan) => Attempt::ended(inbound::apply(frame, &plan).map_err(Failure::from)),
+            Err(stop) => Attempt::stopped(stop),
         },
-        Err(reason) => Some(Err(reason.into())),
-    };
-    attempt.is_some()
+        Err(reason) => Attempt::ended(Err(reason.into())),
+    }
 }
 
 /// Looks after the packet's session, or drafts the record of a new one.

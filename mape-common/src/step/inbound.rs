@@ -3,7 +3,7 @@
 use crate::{
     env::{Env, Side},
     hop::Hop,
-    layout::{Config, FlowKey, SessionRef, Transport},
+    layout::{Config, SessionRef, Transport},
     nat::{
         mapping,
         open::{self, Flow, Path},
@@ -46,14 +46,7 @@ pub struct Plan {
 pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
     let config = arrival.config;
     let (outer, inner, flow) = read::<P, E, true>(frame, env, config)?;
-    let key = FlowKey::new(
-        flow.transport,
-        flow.local,
-        flow.local_port,
-        flow.remote,
-        flow.remote_port,
-    );
-    let session = env.find(Side::Outside, &key).ok_or(Stop::Unsettled)?;
+    let session = env.find(Side::Outside, &flow.key()).ok_or(Stop::Unsettled)?;
     let (state, facts) = env
         .session(session.slot)
         .and_then(|record| record.read(session.generation))
@@ -151,14 +144,7 @@ pub fn look<P: Packet, E: Env>(
 ) -> Result<(), Reason> {
     let (config, now) = (arrival.config, arrival.now);
     let (_, inner, flow) = read::<P, E, false>(frame, env, config)?;
-    let key = FlowKey::new(
-        flow.transport,
-        flow.local,
-        flow.local_port,
-        flow.remote,
-        flow.remote_port,
-    );
-    if let Some(session) = env.find(Side::Outside, &key)
+    if let Some(session) = env.find(Side::Outside, &flow.key())
         && let Some(record) = env.session(session.slot)
     {
         let state = record.state();

@@ -3,7 +3,7 @@
 use crate::{
     env::{Env, Side},
     hop::NextHop,
-    layout::{FlowKey, SessionRef, Transport},
+    layout::{SessionRef, Transport},
     nat::{
         mapping,
         open::{self, Flow, Path},
@@ -41,14 +41,7 @@ pub struct Plan {
 pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
     let config = arrival.config;
     let (inner, flow) = read(frame)?;
-    let key = FlowKey::new(
-        flow.transport,
-        flow.local,
-        flow.local_port,
-        flow.remote,
-        flow.remote_port,
-    );
-    let session = env.find(Side::Inside, &key).ok_or(Stop::Unsettled)?;
+    let session = env.find(Side::Inside, &flow.key()).ok_or(Stop::Unsettled)?;
     let (state, facts) = env
         .session(session.slot)
         .and_then(|record| record.read(session.generation))
@@ -170,14 +163,7 @@ pub fn look<P: Packet, E: Env>(
 ) -> Result<(), Reason> {
     let config = arrival.config;
     let (inner, flow) = read(frame)?;
-    let key = FlowKey::new(
-        flow.transport,
-        flow.local,
-        flow.local_port,
-        flow.remote,
-        flow.remote_port,
-    );
-    if let Some(session) = env.find(Side::Inside, &key)
+    if let Some(session) = env.find(Side::Inside, &flow.key())
         && let Some(record) = env.session(session.slot)
     {
         let state = record.state();

@@ -23,6 +23,8 @@ pub struct Header([u8; LEN]);
 
 /// Bytes of an Ethernet header.
 pub const LEN: usize = 14;
+/// Where the type is.
+pub const TYPE: usize = 12;
 
 impl Header {
     /// From the frame's first bytes.
