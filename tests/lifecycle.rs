@@ -22,8 +22,6 @@ use serde_json::Value;
 const LIMIT: Duration = Duration::from_secs(20);
 /// Every layout version of every release has a folder here, and every instance one in it.
 const PINS: &str = "/sys/fs/bpf/mape";
-/// The folder of a layout that no release has.
-const OTHER_LAYOUT: &str = "v999";
 /// Where the records and locks of instances are.
 const RECORDS: &str = "/run/mape";
 /// The tunnel's address on the WAN that follows from the flags below.
@@ -210,8 +208,6 @@ impl Drop for Site {
         for folder in fs::read_dir(PINS).into_iter().flatten().flatten() {
             let _ = fs::remove_dir_all(folder.path().join(&self.instance));
         }
-        // A test made it; the kernel keeps it while another one's instance is inside.
-        let _ = fs::remove_dir(Path::new(PINS).join(OTHER_LAYOUT));
         for end in ["json", "lock"] {
             let _ = fs::remove_file(Path::new(RECORDS).join(format!("{}.{end}", self.instance)));
         }
@@ -238,6 +234,25 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The folder of the instance in a layout that no release has; removed, with what it is in, when this value goes.
+struct OtherLayout(PathBuf);
+
+impl OtherLayout {
+    fn new(site: &Site) -> Result<Self> {
+        let folder = Path::new(PINS).join("v999").join(&site.instance);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for OtherLayout {
+    fn drop(&mut self) {
+        for folder in self.0.ancestors().take(2) {
+            let _ = fs::remove_dir(folder);
+        }
     }
 }
 
@@ -401,15 +416,14 @@ fn sessions_outlive_a_changed_timeout_but_not_a_changed_port_set() {
 #[test]
 fn pins_of_another_layout_are_refused_with_the_way_to_remove_them() {
     let Some(site) = Site::new().unwrap() else { return };
-    let folder = Path::new(PINS).join(OTHER_LAYOUT).join(&site.instance);
-    fs::create_dir_all(&folder).unwrap();
+    let layout = OtherLayout::new(&site).unwrap();
     let before = site.traces().unwrap();
     let load = site.load(&[]).unwrap();
-    let remove = format!("rm -r {}", folder.display());
+    let remove = format!("rm -r {}", layout.0.display());
     site.refuses(&before, &load, &["layout v999", "unload it first", &remove])
         .unwrap();
 
-    fs::remove_dir(&folder).unwrap();
+    drop(layout);
     site.load(&[]).unwrap().success().unwrap();
     site.is_up().unwrap();
 }
