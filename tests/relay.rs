@@ -12,7 +12,7 @@ use mape_common::{
     },
     packet::VecPacket,
     step::{edge, relay},
-    verdict::{Failure, Verdict},
+    verdict::{Direction, Failure, Verdict},
 };
 use mape_tests::table::{
     frame::{Frame, Outer, Payload, Seen, echo, udp},
@@ -214,7 +214,7 @@ fn up(world: &HostWorld, to: Ipv4Addr, payload: Payload) -> Result<Seen, &'stati
         ..Frame::new(HOST, to, payload)
     };
     let mut packet = VecPacket(frame.bytes());
-    outcome(edge::outbound(&mut packet, &world.env, LAN), &packet).map(|(_, seen)| seen)
+    outcome(edge::all(&mut packet, &world.env, LAN, Direction::Outbound), &packet).map(|(_, seen)| seen)
 }
 
 fn down(world: &HostWorld, outer: Ipv6Addr, from: Ipv4Addr, payload: Payload) -> Result<Seen, &'static str> {
@@ -231,7 +231,7 @@ fn down(world: &HostWorld, outer: Ipv6Addr, from: Ipv4Addr, payload: Payload) ->
         ..Frame::new(from, SHARED, payload)
     };
     let mut packet = VecPacket(frame.bytes());
-    outcome(edge::inbound(&mut packet, &world.env, WAN), &packet).map(|(_, seen)| seen)
+    outcome(edge::all(&mut packet, &world.env, WAN, Direction::Inbound), &packet).map(|(_, seen)| seen)
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Raised with every change of a map's key or value; part of the pin path.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Sessions that the table holds unless configured otherwise.
 pub const DEFAULT_SESSIONS: u32 = 65_536;
@@ -68,8 +68,10 @@ pub mod maps {
     pub const SWEEP: &str = "SWEEP";
     /// `Array<SweepOrder>`, one entry: what the sweeper's next direct call shall end.
     pub const SWEEP_ORDER: &str = "SWEEP_ORDER";
+    /// `ProgramArray`: the stages of a customer edge that others hand packets on to, see `step::stage`.
+    pub const STAGES: &str = "STAGES";
     /// All maps that are pinned, in the order above.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 20] = [
         CONFIG,
         GATE,
         LINKS,
@@ -89,6 +91,7 @@ pub mod maps {
         GAUGES,
         SWEEP,
         SWEEP_ORDER,
+        STAGES,
     ];
 }
 
@@ -100,6 +103,10 @@ pub mod programs {
     pub const WAN: &str = "mape_wan_xdp";
     /// XDP, customer edge, one NIC for both.
     pub const ONE_ARM: &str = "mape_one_arm_xdp";
+    /// XDP, customer edge, a stage: looks after a LAN host's session or opens one.
+    pub const OUTBOUND_OPEN: &str = "mape_lan_open";
+    /// XDP, customer edge, a stage: the same for packets from the tunnel.
+    pub const INBOUND_OPEN: &str = "mape_wan_open";
     /// XDP, border relay, a NIC towards the IPv4 Internet.
     pub const RELAY_V4: &str = "mape_relay4_xdp";
     /// XDP, border relay, a NIC towards the domain.
@@ -296,7 +303,7 @@ pub enum Gauge {
 
 impl Gauge {
     /// Number of gauges.
-    pub const COUNT: u32 = 32;
+    pub const COUNT: u32 = 64;
 
     /// Index into GAUGES.
     #[inline(always)]

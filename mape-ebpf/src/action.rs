@@ -7,7 +7,10 @@
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use mape_common::{
     packet::Packet as _,
-    step::{edge, relay},
+    step::{
+        edge, relay,
+        stage::{Attempt, Stage},
+    },
     verdict::{DELIVERED, Direction, FORWARDED, Failure, Verdict},
     wire::eth::{self, EtherType},
 };
@@ -17,7 +20,7 @@ use crate::{env::KernelEnv, maps, packet::xdp::XdpPacket};
 /// Customer edge, from the LAN.
 #[inline(always)]
 pub(crate) fn lan(ctx: &XdpContext) -> u32 {
-    run(
+    edge(
         ctx,
         Direction::Outbound,
         #[inline(always)]
@@ -28,11 +31,22 @@ pub(crate) fn lan(ctx: &XdpContext) -> u32 {
 /// Customer edge, from the WAN.
 #[inline(always)]
 pub(crate) fn wan(ctx: &XdpContext) -> u32 {
-    run(
+    edge(
         ctx,
         Direction::Inbound,
         #[inline(always)]
         |frame, env, ifindex| edge::inbound(frame, env, ifindex),
+    )
+}
+
+/// A stage of a customer edge.
+#[inline(always)]
+pub(crate) fn stage(ctx: &XdpContext, stage: Stage) -> u32 {
+    edge(
+        ctx,
+        stage.direction(),
+        #[inline(always)]
+        |frame, env, ifindex| edge::run(stage, frame, env, ifindex),
     )
 }
 
@@ -74,6 +88,27 @@ pub(crate) fn relay_one_arm(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 fn is_ipv4(ctx: &XdpContext) -> bool {
     XdpPacket::new(ctx).read(eth::TYPE).map(EtherType) == Ok(EtherType::IPV4)
+}
+
+/// Gives the frame to a stage of a customer edge, and on to the next one where that stage says so.
+#[inline(always)]
+fn edge<'a>(
+    ctx: &'a XdpContext,
+    direction: Direction,
+    stage: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv, u32) -> Attempt,
+) -> u32 {
+    run(
+        ctx,
+        direction,
+        #[inline(always)]
+        |frame, env, ifindex| match stage(frame, env, ifindex).outcome() {
+            Ok(outcome) => outcome,
+            Err(next) => {
+                maps::go_on(ctx, next.stage);
+                Err(next.reason.into())
+            }
+        },
+    )
 }
 
 /// Gives the frame to a program of the core.

@@ -19,6 +19,7 @@ mod packet;
 mod sweep;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
+use mape_common::step::stage::Stage;
 
 /// Customer edge, a NIC that is only LAN.
 #[xdp]
@@ -36,6 +37,18 @@ fn mape_wan_xdp(ctx: XdpContext) -> u32 {
 #[xdp]
 fn mape_one_arm_xdp(ctx: XdpContext) -> u32 {
     action::one_arm(&ctx)
+}
+
+/// Customer edge, a stage: a LAN host's session is looked after or opened.
+#[xdp]
+fn mape_lan_open(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::OutboundOpen)
+}
+
+/// Customer edge, a stage: the same for packets from the tunnel.
+#[xdp]
+fn mape_wan_open(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::InboundOpen)
 }
 
 /// Border relay, a NIC towards the IPv4 Internet.

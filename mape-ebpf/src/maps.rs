@@ -8,7 +8,8 @@ use aya_ebpf::{
     btf_maps,
     helpers::generated::bpf_redirect,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, Stack},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, Stack},
+    programs::XdpContext,
 };
 use mape_common::{
     hop::{Link, NextHop},
@@ -18,6 +19,7 @@ use mape_common::{
     },
     map::rule::Rule,
     nat::session::Session,
+    step::stage::{self, Stage},
     verdict::{Direction, OUTCOMES},
     word::Word,
 };
@@ -84,6 +86,9 @@ pub(crate) static SWEEP: btf_maps::Array<SweepTimer, 1, 0> = btf_maps::Array::ne
 /// User space asks, the sweeper answers.
 #[map]
 pub(crate) static SWEEP_ORDER: Array<SweepOrder> = Array::with_max_entries(1, 0);
+/// User space: the programs of the stages.
+#[map]
+pub(crate) static STAGES: ProgramArray = ProgramArray::with_max_entries(stage::STAGES, 0);
 /// For measurements: what the source makes.
 #[map]
 pub(crate) static GENERATE: Array<Generate> = Array::with_max_entries(1, 0);
@@ -113,6 +118,13 @@ pub(crate) fn count(direction: Direction, outcome: u32, len: usize) {
         // SAFETY: as above.
         unsafe { (*counter).bytes += len as u64 };
     }
+}
+
+/// Hands the frame on to a stage's program; comes back only where there is none.
+#[inline(always)]
+pub(crate) fn go_on(ctx: &XdpContext, stage: Stage) {
+    // SAFETY: nothing that has to be dropped or given back is alive: the frame is untouched and no map's element is locked.
+    unsafe { STAGES.tail_call(ctx, stage.number()) };
 }
 
 /// Sends the frame out of an interface once the program has returned.

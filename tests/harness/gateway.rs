@@ -17,8 +17,8 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_mins(1);
-/// Where mape-ctl keeps the pins of its instances.
-const PINS: &str = "/sys/fs/bpf/mape/v1";
+/// Where mape-ctl keeps the pins of its instances: a folder for each layout of the maps.
+const PINS: &str = "/sys/fs/bpf/mape";
 
 /// Which end of the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +174,9 @@ impl Gateway {
     /// Unloads, and removes the pins even when mape-ctl cannot: they outlive the namespace.
     pub fn unload(&self, node: &Netns) {
         let _ = self.ctl(node, &["unload"]);
-        let _ = fs::remove_dir_all(Path::new(PINS).join(&self.instance));
+        for layout in fs::read_dir(PINS).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir_all(layout.path().join(&self.instance));
+        }
     }
 }
 

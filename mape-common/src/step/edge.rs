@@ -1,10 +1,12 @@
-//! A customer edge's program from end to end: try; if the session needs attention, see to it and try again.
+//! A customer edge from end to end, stage by stage: forward by a session in use; everything else is another stage's.
 //!
-//! A BPF program has 512 bytes of stack for a chain of calls. So the three parts (forwarding by a session that is in use,
-//! looking after a session, opening one) are called one after the other from a function that keeps next to nothing, and
-//! each reads the frame anew. Functions that stay functions in BPF give a number or a `Result<(), Reason>` back and write
-//! what is larger through a reference: the kernel refuses a function that leaves a pointer to its caller's stack in r0.
+//! A BPF program has 512 bytes of stack for a chain of calls. So within a stage, too, the parts (looking after a session,
+//! opening one, forwarding) are called one after the other from a function that keeps next to nothing, and each reads the
+//! frame anew. Functions that stay functions in BPF give a number or a `Result<(), Reason>` back and write what is larger
+//! through a reference: the kernel refuses a function that leaves a pointer to its caller's stack in r0.
 
+#[cfg(any(test, feature = "host"))]
+use crate::verdict::Verdict;
 use crate::{
     env::Env,
     nat::{
@@ -12,7 +14,7 @@ use crate::{
         table::Draft,
     },
     packet::Packet,
-    verdict::{Broken, Failure, Reason, Verdict},
+    verdict::{Failure, Reason},
     wire::eth::EtherType,
 };
 
@@ -20,92 +22,50 @@ use super::{
     Need, Stop,
     admit::{Arrival, admit},
     inbound, outbound, path,
+    stage::{Attempt, Stage},
 };
 
-/// What forwarding came to, as one number: an `enum` whose variants leave bytes unused is written with whatever is in a
-/// register, and the kernel refuses a program that stores what it never set.
-#[derive(Clone, Copy)]
-struct Attempt(u64);
-
-impl Attempt {
-    /// The session has to be looked after first.
-    const UNSETTLED: Self = Self(0);
-    const FORWARDED: u32 = 1;
-    const DELIVERED: u32 = 2;
-    const REFUSED: u32 = 3;
-    const BROKEN: u32 = 4;
-
-    #[inline(always)]
-    const fn new(kind: u32, value: u32) -> Self {
-        let [a, b, c, d] = kind.to_be_bytes();
-        let [e, f, g, h] = value.to_be_bytes();
-        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
-    }
-
-    #[inline(always)]
-    fn ended(outcome: Result<Verdict, Failure>) -> Self {
-        match outcome {
-            Ok(Verdict::Forward { ifindex }) => Self::new(Self::FORWARDED, ifindex),
-            Ok(Verdict::Deliver) => Self::new(Self::DELIVERED, 0),
-            Err(Failure::Refused(reason)) => Self::new(Self::REFUSED, reason.number()),
-            Err(Failure::Broken(Broken(reason))) => Self::new(Self::BROKEN, reason.number()),
-        }
-    }
-
-    #[inline(always)]
-    fn stopped(stop: Stop) -> Self {
-        match stop {
-            Stop::Refused(reason) => Self::ended(Err(reason.into())),
-            Stop::Unsettled => Self::UNSETTLED,
-        }
-    }
-
-    /// The outcome, unless the session has to be looked after first.
-    #[inline(always)]
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the two halves")]
-    fn outcome(self) -> Option<Result<Verdict, Failure>> {
-        let value = self.0 as u32;
-        let reason = Reason::from_number(value);
-        match (self.0 >> 32) as u32 {
-            Self::FORWARDED => Some(Ok(Verdict::Forward { ifindex: value })),
-            Self::DELIVERED => Some(Ok(Verdict::Deliver)),
-            Self::REFUSED => Some(Err(Failure::Refused(reason))),
-            Self::BROKEN => Some(Err(Failure::Broken(Broken(reason)))),
-            _ => None,
-        }
-    }
-}
-
-/// LAN to WAN: takes a frame from a LAN interface.
-///
-/// # Errors
-/// [`Failure`].
+/// LAN to WAN: forwards by a session that is in use.
 #[inline(always)]
-pub fn outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Result<Verdict, Failure> {
-    if let Some(outcome) = try_outbound(frame, env, ifindex).outcome() {
-        return outcome;
-    }
-    let mut draft = None;
-    settle_outbound(frame, env, ifindex, &mut draft)?;
-    if let (Some(draft), Some(config)) = (draft, env.config()) {
-        open::outbound(env, config, draft)?;
-    }
-    try_outbound(frame, env, ifindex)
-        .outcome()
-        .unwrap_or(Err(Failure::Refused(Reason::Contended)))
-}
-
-/// Forwards by a session that is in use.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn try_outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+pub fn outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
     match admitted(frame, env, ifindex, EtherType::IPV4) {
         Ok(arrival) => match outbound::plan(frame, env, &arrival) {
             Ok(plan) => Attempt::ended(outbound::apply(frame, &plan).map_err(Failure::from)),
+            Err(Stop::Unsettled) => Attempt::go_on(Stage::OutboundOpen, Reason::NoSession),
             // Whose packet it is depends on the routing table, which only the slower part asks.
-            Err(Stop::Refused(Reason::UnsupportedProtocol)) => Attempt::UNSETTLED,
-            Err(stop) => Attempt::stopped(stop),
+            Err(Stop::Refused(reason @ Reason::UnsupportedProtocol)) => Attempt::go_on(Stage::OutboundOpen, reason),
+            Err(Stop::Refused(reason)) => Attempt::refused(reason),
         },
-        Err(reason) => Attempt::ended(Err(reason.into())),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// LAN to WAN: looks after the packet's session or opens one, then forwards.
+#[inline(always)]
+pub fn outbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    let mut draft = None;
+    if let Err(reason) = settle_outbound(frame, env, ifindex, &mut draft) {
+        return Attempt::refused(reason);
+    }
+    if let (Some(draft), Some(config)) = (draft, env.config())
+        && let Err(reason) = open::outbound(env, config, draft)
+    {
+        return Attempt::refused(reason);
+    }
+    try_outbound(frame, env, ifindex)
+}
+
+/// A session that has just been looked after is in use; one that has not is a matter of another packet's being faster.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn try_outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    settled(outbound(frame, env, ifindex))
+}
+
+#[inline(always)]
+const fn settled(attempt: Attempt) -> Attempt {
+    match attempt.outcome() {
+        Ok(_) => attempt,
+        Err(_) => Attempt::refused(Reason::Contended),
     }
 }
 
@@ -132,35 +92,37 @@ fn settle_outbound<P: Packet, E: Env>(
     }
 }
 
-/// WAN to LAN: takes a frame from the WAN interface.
-///
-/// # Errors
-/// [`Failure`].
+/// WAN to LAN: forwards by a session that is in use.
 #[inline(always)]
-pub fn inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Result<Verdict, Failure> {
-    if let Some(outcome) = try_inbound(frame, env, ifindex).outcome() {
-        return outcome;
-    }
-    let mut draft = None;
-    settle_inbound(frame, env, ifindex, &mut draft)?;
-    if let (Some(draft), Some(config)) = (draft, env.config()) {
-        open::inbound(env, config, draft)?;
-    }
-    try_inbound(frame, env, ifindex)
-        .outcome()
-        .unwrap_or(Err(Failure::Refused(Reason::Contended)))
-}
-
-/// Forwards by a session that is in use.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn try_inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+pub fn inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
     match admitted(frame, env, ifindex, EtherType::IPV6) {
         Ok(arrival) => match inbound::plan(frame, env, &arrival) {
             Ok(plan) => Attempt::ended(inbound::apply(frame, &plan).map_err(Failure::from)),
-            Err(stop) => Attempt::stopped(stop),
+            Err(Stop::Unsettled) => Attempt::go_on(Stage::InboundOpen, Reason::NoSession),
+            Err(Stop::Refused(reason)) => Attempt::refused(reason),
         },
-        Err(reason) => Attempt::ended(Err(reason.into())),
+        Err(reason) => Attempt::refused(reason),
     }
+}
+
+/// WAN to LAN: looks after the packet's session or opens one, then forwards.
+#[inline(always)]
+pub fn inbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    let mut draft = None;
+    if let Err(reason) = settle_inbound(frame, env, ifindex, &mut draft) {
+        return Attempt::refused(reason);
+    }
+    if let (Some(draft), Some(config)) = (draft, env.config())
+        && let Err(reason) = open::inbound(env, config, draft)
+    {
+        return Attempt::refused(reason);
+    }
+    try_inbound(frame, env, ifindex)
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn try_inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    settled(inbound(frame, env, ifindex))
 }
 
 /// Looks after the packet's session, or drafts the record of a new one.
@@ -195,6 +157,38 @@ fn settle_inbound<P: Packet, E: Env>(
             &path,
             draft,
         )
+    }
+}
+
+/// Runs one stage.
+#[inline(always)]
+pub fn run<P: Packet, E: Env>(stage: Stage, frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    match stage {
+        Stage::OutboundOpen => outbound_open(frame, env, ifindex),
+        Stage::InboundOpen => inbound_open(frame, env, ifindex),
+    }
+}
+
+/// A frame's whole way through a customer edge, from stage to stage as the kernel's tail calls lead it.
+///
+/// # Errors
+/// [`Failure`].
+#[cfg(any(test, feature = "host"))]
+pub fn all<P: Packet, E: Env>(
+    frame: &mut P,
+    env: &E,
+    ifindex: u32,
+    direction: crate::verdict::Direction,
+) -> Result<Verdict, Failure> {
+    let mut attempt = match direction {
+        crate::verdict::Direction::Outbound => outbound(frame, env, ifindex),
+        crate::verdict::Direction::Inbound => inbound(frame, env, ifindex),
+    };
+    loop {
+        match attempt.outcome() {
+            Ok(outcome) => return outcome,
+            Err(next) => attempt = run(next.stage, frame, env, ifindex),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! * [`admit`]: is the frame for us at all; * [`inner`]: the IPv4 packet and its transport header;
 //! * [`translate`]: rewriting one end of it; * [`mss`]: the TCP MSS clamp; * [`tunnel`]: TTL, ECN, MTU and the outer header;
 //! * [`path`]: where a new session's packets go;
-//! * [`edge`]: the whole of a customer edge's program, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's.
+//! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's.
 
 pub mod admit;
 pub mod edge;
@@ -13,6 +13,7 @@ pub mod mss;
 pub mod outbound;
 pub mod path;
 pub mod relay;
+pub mod stage;
 pub mod translate;
 pub mod tunnel;
 

@@ -4,12 +4,14 @@ use std::{borrow::Borrow, path::PathBuf};
 
 use aya::{
     Pod,
-    maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key, stack::Stack},
+    maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, ProgramArray, lpm_trie::Key, stack::Stack},
+    programs::ProgramFd,
 };
 use mape_common::{
     hop::{Hop, Link, NextHop},
     layout::{Config, Counter, Gauge, NEXT_HOPS, RuleRef, STATIC_HOPS, SweepOrder, maps},
     map::rule::Rule,
+    step::stage::Stage,
     time::Tick,
     verdict::{Direction, OUTCOMES},
 };
@@ -195,6 +197,15 @@ impl Tables {
     /// [`TableError`].
     pub fn set_gate(&self, open: bool) -> Result<(), TableError> {
         self.set::<u64>(maps::GATE, 0, u64::from(open))
+    }
+
+    /// Enters a stage's program where the others' tail calls look for it.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_stage(&self, stage: Stage, program: &ProgramFd) -> Result<(), TableError> {
+        let mut stages: ProgramArray<MapData> = self.typed(maps::STAGES)?;
+        stages.set(stage.number(), program, 0).map_err(writing(maps::STAGES))
     }
 
     /// The words of an interface's entry.

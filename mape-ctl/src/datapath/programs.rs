@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapError, MapInfo},
-    programs::{ProgramError, Xdp},
+    programs::{ProgramError, ProgramFd, Xdp},
 };
 use mape_common::{
     hop::{Link, NextHop},
@@ -15,6 +15,7 @@ use mape_common::{
     },
     map::rule::Rule,
     nat::session::Session,
+    step::stage::STAGES,
     verdict::OUTCOMES,
 };
 
@@ -138,6 +139,7 @@ impl Sizes {
                 });
             }
             maps::SWEEP_ORDER => (index, size_of::<SweepOrder>(), 1, Fit::Exactly),
+            maps::STAGES => (index, size_of::<u32>(), STAGES, Fit::Exactly),
             _ => return None,
         };
         Some(Shape {
@@ -217,6 +219,21 @@ pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp
         source: Box::new(error),
     })?;
     Ok(program)
+}
+
+/// A loaded program's file descriptor.
+///
+/// # Errors
+/// [`LoadError::NoProgram`], [`LoadError::Program`].
+pub fn fd(ebpf: &Ebpf, name: &'static str) -> Result<ProgramFd, LoadError> {
+    let program = ebpf.program(name).ok_or(LoadError::NoProgram(name))?;
+    let fd = program
+        .fd()
+        .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
+    fd.map_err(|error| LoadError::Program {
+        name,
+        source: Box::new(error),
+    })
 }
 
 #[cfg(test)]

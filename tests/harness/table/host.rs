@@ -5,7 +5,7 @@ use mape_common::{
     host::HostEnv,
     packet::VecPacket,
     step::edge,
-    verdict::{Failure, Verdict},
+    verdict::{Direction, Failure, Verdict},
 };
 
 use super::world::{ELSEWHERE, HOST, LAN_MAC, Outcome, Program, WAN_MAC, World, config, host, router};
@@ -50,8 +50,8 @@ impl World for HostWorld {
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str) {
         let mut packet = VecPacket(frame.to_vec());
         let outcome = match program {
-            Program::Lan => edge::outbound(&mut packet, &self.env, LAN),
-            Program::Wan => edge::inbound(&mut packet, &self.env, WAN),
+            Program::Lan => edge::all(&mut packet, &self.env, LAN, Direction::Outbound),
+            Program::Wan => edge::all(&mut packet, &self.env, WAN, Direction::Inbound),
         };
         match outcome {
             Ok(Verdict::Forward { .. }) => (Outcome::Forwarded(packet.0), "forwarded"),

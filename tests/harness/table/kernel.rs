@@ -5,12 +5,13 @@ use std::{collections::HashMap, fs};
 use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
-    maps::{Array, MapData, PerCpuArray, Stack},
+    maps::{Array, MapData, PerCpuArray, ProgramArray, Stack},
     programs::{Xdp, XdpMode, xdp::XdpLinkId},
 };
 use mape_common::{
     hop::{Link, NextHop},
     layout::{Config, Counter, Gauge, SweepOrder, maps, programs},
+    step::stage::Stage,
     time::Tick,
     verdict::{DELIVERED, Direction, FORWARDED, OUTCOMES, Reason},
 };
@@ -122,6 +123,13 @@ impl KernelWorld {
             program(&mut ebpf, name)?
                 .load()
                 .with_context(|| format!("loading {name}"))?;
+        }
+        for stage in Stage::ALL {
+            let loaded = program(&mut ebpf, stage.program())?;
+            loaded.load().with_context(|| format!("loading {}", stage.program()))?;
+            let fd = loaded.fd()?.try_clone()?;
+            let mut stages = ProgramArray::try_from(ebpf.map_mut(maps::STAGES).context("STAGES")?)?;
+            stages.set(stage.number(), &fd, 0)?;
         }
         // A test run claims to have come in by these NICs; the kernel allows that where they have a receive queue for XDP.
         let mut world = Self {

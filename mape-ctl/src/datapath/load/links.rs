@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use aya::{Ebpf, programs::Xdp};
 use aya_obj::programs::XdpAttachType;
-use mape_common::layout::programs as names;
+use mape_common::{layout::programs as names, step::stage::Stage};
 
 use super::{LoadError, Loading};
 use crate::{
@@ -24,6 +24,7 @@ impl Loading<'_> {
         let mut wanted: Vec<&'static str> = self.ports.iter().map(|port| port.program).collect();
         if self.gateway.role == Role::CustomerEdge {
             wanted.push(names::SWEEP);
+            wanted.extend(Stage::ALL.iter().map(|stage| stage.program()));
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -44,6 +45,9 @@ impl Loading<'_> {
     /// Puts each program on its interface.
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
         let old = self.old_programs()?;
+        if self.gateway.role == Role::CustomerEdge {
+            self.enter_stages(ebpf, &old)?;
+        }
         for port in &self.ports {
             let program: &mut Xdp = ebpf
                 .program_mut(port.program)
@@ -64,6 +68,22 @@ impl Loading<'_> {
                 attach::attach(&self.pins, program, &port.nic, self.gateway.mode)?;
                 self.undo.push(format!("detach from {name}"), move || {
                     pins.remove_link(&name).map_err(Into::into)
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters the stages' programs into their map. The gate is closed: no packet is on its way from one to another.
+    fn enter_stages(&mut self, ebpf: &Ebpf, old: &BTreeMap<&'static str, PathBuf>) -> Result<(), LoadError> {
+        for stage in Stage::ALL {
+            let name = stage.program();
+            self.tables.set_stage(*stage, &programs::fd(ebpf, name)?)?;
+            if let Some(path) = old.get(name).cloned() {
+                let tables = self.tables.clone();
+                self.undo.push(format!("put the old program {name} back"), move || {
+                    let program = Xdp::from_pin(path, XdpAttachType::Interface)?;
+                    tables.set_stage(*stage, program.fd()?).map_err(Into::into)
                 });
             }
         }
