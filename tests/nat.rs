@@ -6,24 +6,21 @@ use std::{
 };
 
 use mape_common::{
-    env::{Env, Search},
+    env::Env,
     hop::Mac,
     host::HostEnv,
     layout::{Gauge, Transport},
     map::psid::PortSet,
-    nat::sweep::Sweep,
     wire::port::Port,
 };
 use mape_tests::{
     netns::Netns,
     table::{
-        frame::{Frame, Outer, Payload, Seen, echo, tcp, udp},
+        frame::{Payload, echo, tcp, udp},
         host::{HostWorld, LAN, TUNNEL, WAN},
         kernel::{KernelWorld, furnish},
-        world::{
-            CE, HOST, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC, World,
-            config,
-        },
+        talk::{answer, send, sweep, up},
+        world::{HOST, LAN_MAC, Program, SERVER, SERVER_2, WAN_MAC, World, config},
     },
 };
 
@@ -33,66 +30,6 @@ const SYN_ACK: u8 = SYN | ACK;
 const FIN_ACK: u8 = 1 | ACK;
 /// Ports of the tables' set.
 const PORTS: u16 = 252;
-
-fn up(from: Ipv4Addr, to: Ipv4Addr, payload: Payload) -> Vec<u8> {
-    Frame {
-        to_mac: LAN_MAC.0,
-        from_mac: HOST_MAC.0,
-        ..Frame::new(from, to, payload)
-    }
-    .bytes()
-}
-
-fn down(from: Ipv4Addr, payload: Payload) -> Vec<u8> {
-    let outer = Some(Outer {
-        from: RELAY,
-        to: CE,
-        class: 0,
-        extension: None,
-    });
-    Frame {
-        to_mac: WAN_MAC.0,
-        from_mac: ROUTER_MAC.0,
-        outer,
-        ..Frame::new(from, SHARED, payload)
-    }
-    .bytes()
-}
-
-/// Sends from the LAN; the external port, or the reason why there is none.
-fn send(world: &mut dyn World, from: Ipv4Addr, to: Ipv4Addr, payload: Payload) -> Result<u16, &'static str> {
-    match world.give(Program::Lan, &up(from, to, payload)) {
-        (Outcome::Forwarded(frame), _) => Ok(Seen::of(&frame).ports.0),
-        (_, label) => Err(label),
-    }
-}
-
-/// Sends from the Internet; the LAN host and port that it reaches, or the reason why none.
-fn answer(world: &mut dyn World, from: Ipv4Addr, payload: Payload) -> Result<(Ipv4Addr, u16), &'static str> {
-    match world.give(Program::Wan, &down(from, payload)) {
-        (Outcome::Forwarded(frame), _) => {
-            let seen = Seen::of(&frame);
-            Ok((seen.addresses.1, seen.ports.1))
-        }
-        (_, label) => Err(label),
-    }
-}
-
-fn sweep(env: &HostEnv) -> u32 {
-    let config = env.config().expect("configured");
-    let mut sweep = Sweep {
-        env,
-        config,
-        order: None,
-        first: 0,
-        now: env.now(),
-        ended: 0,
-    };
-    for index in 0..config.sessions {
-        sweep.step(index);
-    }
-    sweep.ended
-}
 
 fn assert_whole(env: &HostEnv) {
     assert_eq!(env.violations(), Vec::<String>::new());
@@ -317,7 +254,11 @@ fn what_expired_leaves_nothing_behind() {
         send(&mut world, HOST, SERVER, echo(8, 10_000 + n)).unwrap();
     }
     world.env.pass_seconds(10_000);
-    assert_eq!(sweep(&world.env), 500, "400 sessions and 100 mappings");
+    assert_eq!(
+        sweep(&world.env),
+        600,
+        "400 sessions, 100 mappings each of UDP and ICMP"
+    );
     assert_eq!(world.env.live(), 0);
     for transport in Transport::ALL {
         for gauge in [

@@ -30,6 +30,7 @@ fn every_reason_that_a_frame_alone_can_have_has_a_row() {
         ("ports-exhausted", "tests/nat.rs"),
         ("sessions-exhausted", "tests/nat.rs"),
         ("recently-refused", "tests/nat.rs"),
+        ("host-sessions", "tests/policy.rs"),
         ("contended", "tests/nat.rs"),
         ("no-headroom", "needs a NIC that leaves no room before frames"),
         ("write-failed", "impossible by construction"),

@@ -2,9 +2,13 @@
 
 use crate::{
     hop::{Hop, Link, NextHop},
-    layout::{Config, FlowKey, Gauge, PermissionKey, RuleRef, SessionRef, Transport},
+    layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport},
     map::rule::Rule,
-    nat::session::Session,
+    nat::{
+        part::{Done, Part},
+        session::{Session, State},
+        table::{self, Draft, Ending},
+    },
     time::Tick,
     word::Word,
 };
@@ -111,6 +115,26 @@ pub trait Env {
     fn permit(&self, key: &PermissionKey, now: Tick) -> bool;
     /// Takes a permission away; true where there was one.
     fn forbid(&self, key: &PermissionKey) -> bool;
+    /// What a LAN host has, if that is counted for it alone.
+    fn host_use(&self, host: [u8; 4]) -> Option<&HostUse>;
+    /// Begins to count what a LAN host has; nothing happens where there is no room.
+    fn note_host(&self, host: [u8; 4]);
+    /// Does a part of opening a session; see [`Part`].
+    #[inline(always)]
+    fn part(&self, part: Part, draft: Draft) -> Done
+    where
+        Self: Sized,
+    {
+        part.run(self, draft)
+    }
+    /// Ends a live record; see [`table::end`].
+    #[inline(always)]
+    fn end(&self, slot: u32, state: State, ending: Ending) -> bool
+    where
+        Self: Sized,
+    {
+        table::end(self, slot, state, ending)
+    }
     /// A gauge.
     fn gauge(&self, gauge: Gauge) -> Option<&Word>;
 

@@ -9,11 +9,14 @@ use crate::{
     env::{Env, InsertError, Route, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     layout::{
-        Config, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef, Timeouts,
-        Transport,
+        Config, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef,
+        SessionRef, Timeouts, Transport,
     },
     map::{psid::PortSet, rule::Rule},
-    nat::session::{Phase, Session},
+    nat::{
+        port::PortState,
+        session::{Hold, Phase, Session},
+    },
     time::Tick,
     wire::port::Port,
     word::Word,
@@ -47,6 +50,8 @@ pub struct HostEnv {
     overlap: Vec<Word>,
     refused: Vec<Word>,
     permissions: RefCell<HashMap<PermissionKey, Tick>>,
+    hosts: RefCell<HashMap<[u8; 4], usize>>,
+    host_uses: Vec<HostUse>,
     gauges: Vec<Word>,
     random: Cell<u64>,
 }
@@ -59,6 +64,10 @@ fn starts_with(address: &[u8], prefix: &[u8], len: u8) -> bool {
         let mask = u8::try_from(0xff00_u16 >> bits & 0xff).unwrap_or(0);
         (a ^ p) & mask == 0
     })
+}
+
+fn percent(of: u32, percent: u32) -> u32 {
+    of.saturating_mul(percent).checked_div(100).unwrap_or(0)
 }
 
 fn words(count: u32) -> Vec<Word> {
@@ -89,6 +98,8 @@ impl HostEnv {
             overlap: words(OVERLAP_CELLS),
             refused: words(REFUSALS),
             permissions: RefCell::default(),
+            hosts: RefCell::default(),
+            host_uses: (0..LAN_HOSTS).map(|_| HostUse::default()).collect(),
             gauges: words(Gauge::COUNT),
             random: Cell::new(0x1234_5678_9abc_def1),
             config: Some(config),
@@ -113,6 +124,7 @@ impl HostEnv {
             relay_address: relay,
             hash_key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
             timeouts: Timeouts::DEFAULT,
+            pressed: Timeouts::PRESSED,
             external_address: external,
             external_mask: u32::MAX,
             tunnel_ifindex: 100,
@@ -132,8 +144,14 @@ impl HostEnv {
             port_set,
             tunnel_mtu: 1460,
             mss: 1420,
-            flags: Config::EIM_UDP | Config::COPY_DSCP,
+            flags: Config::mapping(Transport::Udp) | Config::mapping(Transport::Icmp) | Config::COPY_DSCP,
             sessions,
+            sessions_high: percent(sessions, 80),
+            ports_high: percent(ports, 80),
+            host_sessions: 0,
+            host_ports: 0,
+            mapping_permissions: 1_024,
+            quarantine: Tick::at_least_seconds(120),
         }
     }
 
@@ -208,6 +226,7 @@ impl HostEnv {
                 found.push(format!("slot {slot}: no entry in OUTSIDE"));
             }
         }
+        found.extend(self.unbalanced());
         if inside.len() != expected || outside.len() != expected {
             found.push(format!(
                 "{expected} live records, {} INSIDE, {} OUTSIDE",
@@ -221,6 +240,86 @@ impl HostEnv {
                 self.free.borrow().len(),
                 self.sessions.len()
             ));
+        }
+        found
+    }
+}
+
+impl HostEnv {
+    /// Where ports, quotas and gauges do not say what the records say.
+    fn unbalanced(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut exclusive: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut shares: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut sessions: HashMap<[u8; 4], u64> = HashMap::new();
+        let mut ports: HashMap<[u8; 4], u64> = HashMap::new();
+        let mut used = 0_u64;
+        for record in &self.sessions {
+            let phase = record.state().phase;
+            used = used.saturating_add(u64::from(phase != Phase::Free));
+            if !phase.is_live() {
+                continue;
+            }
+            let facts = record.facts();
+            let port = (facts.transport.index(), u32::from(facts.ordinal));
+            let (count, of, one) = match facts.hold {
+                Hold::Mapping => (
+                    exclusive.entry(port).or_default(),
+                    ports.entry(facts.inside).or_default(),
+                    HostUse::one_port(facts.transport),
+                ),
+                Hold::Overlap => (
+                    shares.entry(port).or_default(),
+                    sessions.entry(facts.inside).or_default(),
+                    1,
+                ),
+                Hold::Member => {
+                    let of = sessions.entry(facts.inside).or_default();
+                    *of = of.saturating_add(1);
+                    continue;
+                }
+            };
+            *count = count.saturating_add(1);
+            *of = of.saturating_add(one);
+        }
+        for transport in Transport::ALL {
+            for ordinal in 0..self.config.map_or(0, |config| config.ports) {
+                let at = (transport.index(), ordinal);
+                let state = self
+                    .port(transport, ordinal)
+                    .map(|word| PortState::at(word.load(), self.now()));
+                let right = match state {
+                    Some(PortState::Exclusive) => exclusive.get(&at) == Some(&1) && !shares.contains_key(&at),
+                    Some(PortState::Shared(count)) => shares.get(&at) == Some(&count) && !exclusive.contains_key(&at),
+                    _ => !exclusive.contains_key(&at) && !shares.contains_key(&at),
+                };
+                if !right {
+                    found.push(format!(
+                        "{} port {ordinal} is {state:?}, held by {:?} mappings and {:?} sessions",
+                        transport.name(),
+                        exclusive.get(&at),
+                        shares.get(&at)
+                    ));
+                }
+            }
+        }
+        if used != self.read(Gauge::Records) {
+            found.push(format!(
+                "{used} records in use, the gauge says {}",
+                self.read(Gauge::Records)
+            ));
+        }
+        for (host, index) in self.hosts.borrow().iter() {
+            let Some(counted) = self.host_uses.get(*index) else {
+                continue;
+            };
+            let right = (
+                sessions.get(host).copied().unwrap_or(0),
+                ports.get(host).copied().unwrap_or(0),
+            );
+            if (counted.sessions().load(), counted.ports().load()) != right {
+                found.push(format!("host {host:?} has {right:?}, counted are {counted:?}"));
+            }
         }
         found
     }
@@ -353,6 +452,18 @@ impl Env for HostEnv {
 
     fn forbid(&self, key: &PermissionKey) -> bool {
         self.permissions.borrow_mut().remove(key).is_some()
+    }
+
+    fn host_use(&self, host: [u8; 4]) -> Option<&HostUse> {
+        self.host_uses.get(*self.hosts.borrow().get(&host)?)
+    }
+
+    fn note_host(&self, host: [u8; 4]) {
+        let mut hosts = self.hosts.borrow_mut();
+        let next = hosts.len();
+        if next < self.host_uses.len() {
+            hosts.entry(host).or_insert(next);
+        }
     }
 
     fn gauge(&self, gauge: Gauge) -> Option<&Word> {

@@ -12,6 +12,7 @@ use crate::{
     map::{psid::PortSet, rule::Rule},
     time::Tick,
     wire::port::Port,
+    word::Word,
 };
 
 /// Raised with every change of a map's key or value; part of the pin path.
@@ -23,6 +24,8 @@ pub const DEFAULT_SESSIONS: u32 = 65_536;
 pub const NEXT_HOPS: u32 = 4_096;
 /// Next hops towards the WAN, by index; 0 is the border relay's.
 pub const STATIC_HOPS: u32 = 64;
+/// LAN hosts whose use is counted one by one.
+pub const LAN_HOSTS: u32 = 4_096;
 /// Remembered refusals, a power of two.
 pub const REFUSALS: u32 = 4_096;
 /// 64-bit cells of the overlap table, a power of two; a row has one cell per port.
@@ -60,6 +63,8 @@ pub mod maps {
     pub const REFUSED: &str = "REFUSED";
     /// `HashMap<PermissionKey, u64>`: who may send to an endpoint-independent mapping.
     pub const PERMISSIONS: &str = "PERMISSIONS";
+    /// `HashMap<[u8; 4], HostUse>`: what LAN hosts have, by address; all zeros for those that found no room.
+    pub const HOSTS: &str = "HOSTS";
     /// `PerCpuArray<Counter>`: `direction * OUTCOMES + outcome`.
     pub const COUNTERS: &str = "COUNTERS";
     /// `Array<u64>` of [`super::Gauge`].
@@ -71,7 +76,7 @@ pub mod maps {
     /// `ProgramArray`: the stages of a customer edge that others hand packets on to, see `step::stage`.
     pub const STAGES: &str = "STAGES";
     /// All maps that are pinned, in the order above.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         CONFIG,
         GATE,
         LINKS,
@@ -87,6 +92,7 @@ pub mod maps {
         OVERLAP,
         REFUSED,
         PERMISSIONS,
+        HOSTS,
         COUNTERS,
         GAUGES,
         SWEEP,
@@ -268,6 +274,37 @@ pub struct RuleRef {
     pub hop: u32,
 }
 
+/// What one LAN host has (RFC 6888 REQ-4). Words: sessions; ports held alone, 20 bits a protocol by [`Transport::index`].
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct HostUse(pub [Word; 2]);
+
+impl HostUse {
+    /// Sessions.
+    #[inline(always)]
+    pub const fn sessions(&self) -> &Word {
+        &self.0[0]
+    }
+
+    /// Ports held alone.
+    #[inline(always)]
+    pub const fn ports(&self) -> &Word {
+        &self.0[1]
+    }
+
+    /// One port of a protocol, as it is added to and taken from [`Self::ports`].
+    #[inline(always)]
+    pub const fn one_port(transport: Transport) -> u64 {
+        1 << (transport.index().wrapping_mul(20) & 63)
+    }
+
+    /// Ports of a protocol in the word that [`Self::ports`] holds.
+    #[inline(always)]
+    pub const fn ports_of(word: u64, transport: Transport) -> u64 {
+        (word >> (transport.index().wrapping_mul(20) & 63)) & 0xf_ffff
+    }
+}
+
 /// Packets and bytes of one outcome, on one processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -299,6 +336,12 @@ pub enum Gauge {
     PermissionsLost,
     /// Records that have come to their end.
     Ended,
+    /// When the protocol was last short of ports, or any of records: a [`Tick`], zero for never; see `nat::pressure`.
+    Pressed(Transport),
+    /// Sessions ended before their idle time was over because what they held was needed.
+    Reclaimed,
+    /// Slots of SESSIONS that are not free.
+    Records,
 }
 
 impl Gauge {
@@ -318,6 +361,9 @@ impl Gauge {
             Self::Permissions => 24,
             Self::PermissionsLost => 25,
             Self::Ended => 26,
+            Self::Pressed(t) => 52_u32.wrapping_add(t.index()),
+            Self::Reclaimed => 56,
+            Self::Records => 57,
         }
     }
 }
@@ -332,21 +378,43 @@ pub struct Timeouts {
     pub udp: Tick,
     /// UDP towards query ports (RFC 4787 REQ-5a).
     pub udp_query: Tick,
-    /// TCP before it is established and after it is closed (RFC 5382 REQ-5: at least 240 s).
-    pub tcp_transitory: Tick,
+    /// TCP before it is established (RFC 5382 REQ-5: at least 240 s).
+    pub tcp_opening: Tick,
+    /// TCP after it is closed or reset (as above; RFC 7857 §2 wants the two apart).
+    pub tcp_closing: Tick,
     /// Established TCP (RFC 5382 REQ-5: at least 7440 s).
     pub tcp_established: Tick,
 }
 
 impl Timeouts {
-    /// Seconds of each, as the RFCs recommend: ICMP, UDP, UDP query, TCP transitory, TCP established.
+    /// As the RFCs recommend.
     pub const DEFAULT: Self = Self {
         icmp: Tick::at_least_seconds(60),
         udp: Tick::at_least_seconds(300),
         udp_query: Tick::at_least_seconds(60),
-        tcp_transitory: Tick::at_least_seconds(240),
+        tcp_opening: Tick::at_least_seconds(240),
+        tcp_closing: Tick::at_least_seconds(240),
         tcp_established: Tick::at_least_seconds(7_440),
     };
+    /// While ports or records are short, unless configured otherwise.
+    pub const PRESSED: Self = Self {
+        udp_query: Tick::at_least_seconds(10),
+        tcp_opening: Tick::at_least_seconds(30),
+        tcp_closing: Tick::at_least_seconds(2),
+        ..Self::DEFAULT
+    };
+}
+
+/// Which remote endpoints may send to an endpoint-independent mapping (RFC 4787 §5). A session on a shared port is open to
+/// its own remote endpoint alone, whatever this says: that endpoint is what tells it from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filtering {
+    /// Any.
+    EndpointIndependent,
+    /// Those at an address that the mapping has sent to.
+    Address,
+    /// Those that the mapping has sent to.
+    AddressAndPort,
 }
 
 /// How many client-server ports the overlap list holds.
@@ -364,6 +432,8 @@ pub struct Config {
     pub hash_key: [u64; 2],
     /// Idle times.
     pub timeouts: Timeouts,
+    /// Idle times while ports or records are short; none is longer than that above.
+    pub pressed: Timeouts,
     /// The external IPv4 address that sessions are translated to.
     pub external_address: [u8; 4],
     /// Mask of the IPv4 prefix that is this customer edge's own, host order (all ones for an address).
@@ -384,19 +454,44 @@ pub struct Config {
     pub tunnel_mtu: u16,
     /// Largest TCP MSS let through in either direction; zero = no clamp.
     pub mss: u16,
-    /// [`Self::EIM_UDP`] and the like.
+    /// [`Self::mapping`], [`Self::filter`] and [`Self::COPY_DSCP`].
     pub flags: u32,
     /// Slots of SESSIONS.
     pub sessions: u32,
+    /// Records in use from which on the shorter idle times hold.
+    pub sessions_high: u32,
+    /// Ports in use of a protocol with mappings, from which on the shorter idle times hold.
+    pub ports_high: u32,
+    /// Most sessions of one LAN host (RFC 6888 REQ-4); zero = any number.
+    pub host_sessions: u32,
+    /// Most ports that one LAN host holds alone, per protocol; zero = any number.
+    pub host_ports: u32,
+    /// Most remote hosts with a permission to send to one mapping.
+    pub mapping_permissions: u32,
+    /// How long a port stays unused after a mapping that anybody could send to (RFC 6888 REQ-8).
+    pub quarantine: Tick,
 }
 
 impl Config {
-    /// UDP endpoints get an endpoint-independent mapping (RFC 4787 REQ-1).
-    pub const EIM_UDP: u32 = 1;
-    /// TCP endpoints get an endpoint-independent mapping (RFC 5382 REQ-1) instead of overlapping ports.
-    pub const EIM_TCP: u32 = 2;
     /// Copy the inner DSCP to the outer header (RFC 2983 uniform model); else the outer one is zero.
-    pub const COPY_DSCP: u32 = 4;
+    pub const COPY_DSCP: u32 = 1 << 31;
+
+    /// The flag by which endpoints of a protocol get an endpoint-independent mapping (RFC 4787 REQ-1, 5382 REQ-1, 5508 REQ-1a).
+    #[inline(always)]
+    pub const fn mapping(transport: Transport) -> u32 {
+        1 << (transport.index() & 3)
+    }
+
+    /// The flag, if any, that is a protocol's filtering.
+    #[inline(always)]
+    pub const fn filter(transport: Transport, filtering: Filtering) -> u32 {
+        let shift = transport.index() & 3;
+        match filtering {
+            Filtering::EndpointIndependent => 0x10 << shift,
+            Filtering::Address => 0,
+            Filtering::AddressAndPort => 0x100 << shift,
+        }
+    }
 
     /// Rows of OVERLAP for a set of that many ports: a power of two, at least one.
     pub const fn overlap_rows(ports: u32) -> u32 {
@@ -415,10 +510,18 @@ impl Config {
     /// Whether new endpoints of this protocol get a mapping that does not depend on the destination.
     #[inline(always)]
     pub const fn endpoint_independent(&self, transport: Transport) -> bool {
-        match transport {
-            Transport::Udp => self.has(Self::EIM_UDP),
-            Transport::Tcp => self.has(Self::EIM_TCP),
-            Transport::Icmp => false,
+        self.has(Self::mapping(transport))
+    }
+
+    /// Who may send to such a mapping.
+    #[inline(always)]
+    pub const fn filtering(&self, transport: Transport) -> Filtering {
+        if self.has(Self::filter(transport, Filtering::EndpointIndependent)) {
+            Filtering::EndpointIndependent
+        } else if self.has(Self::filter(transport, Filtering::AddressAndPort)) {
+            Filtering::AddressAndPort
+        } else {
+            Filtering::Address
         }
     }
 
@@ -458,6 +561,7 @@ const _: () = assert!(size_of::<SessionRef>() == 8);
 const _: () = assert!(size_of::<PermissionKey>() == 16);
 const _: () = assert!(size_of::<RuleRef>() == 8);
 const _: () = assert!(size_of::<Counter>() == 16);
+const _: () = assert!(size_of::<HostUse>() == 16);
 const _: () = assert!(size_of::<SweepOrder>() == 24);
 
 #[cfg(feature = "user")]

@@ -152,6 +152,8 @@ reasons! {
     Hairpin = 45, "hairpin", Drop, "a LAN host towards the shared address itself";
     ResetWithoutSession = 46, "reset-without-session", Drop, "a TCP reset for no session";
 
+    HostSessions = 56, "host-sessions", Drop, "the LAN host has as many sessions as one may have";
+
     NoHeadroom = 60, "no-headroom", Drop, "the NIC leaves no room before the frame for the IPv6 header";
     WriteFailed = 61, "write-failed", Drop, "the frame ended before a byte that had been checked";
 }

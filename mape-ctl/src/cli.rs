@@ -149,6 +149,40 @@ pub struct NatFlags {
     /// How TCP endpoints get ports: overlap or endpoint-independent [default: overlap]
     #[arg(long, value_name = "HOW")]
     pub tcp_mapping: Option<String>,
+    /// How ICMP queries get identifiers: endpoint-independent or overlap [default: endpoint-independent]
+    #[arg(long, value_name = "HOW")]
+    pub icmp_mapping: Option<String>,
+    /// Who may send to a UDP mapping: address (hosts it has sent to), endpoint-independent (anybody), address-and-port
+    /// [default: address]
+    #[arg(long, value_name = "WHO")]
+    pub udp_filtering: Option<String>,
+    /// Who may send to a TCP mapping [default: address]
+    #[arg(long, value_name = "WHO")]
+    pub tcp_filtering: Option<String>,
+    /// Most sessions of one LAN host, 0 for any number [default: 0]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    pub host_sessions: Option<i64>,
+    /// Most ports that one LAN host has to itself, per protocol; beyond them it shares; 0 for any number [default: 0]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    pub host_ports: Option<i64>,
+    /// Most remote hosts that one mapping remembers as allowed to send to it [default: 1024]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    pub mapping_permissions: Option<i64>,
+    /// Seconds for which a port that anybody could send to stays unused after its mapping's end [default: 120]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub quarantine: Option<i64>,
+    /// Percent of sessions or ports in use from which on closed, opening and query sessions end sooner [default: 80]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
+    pub watermark: Option<i64>,
+    /// Seconds in the place of --timeout-udp-query while ports or sessions are short [default: 10]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub pressed_udp_query: Option<i64>,
+    /// Seconds in the place of --timeout-tcp-opening while ports or sessions are short [default: 30]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub pressed_tcp_opening: Option<i64>,
+    /// Seconds in the place of --timeout-tcp-closing while ports or sessions are short [default: 2]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub pressed_tcp_closing: Option<i64>,
     /// UDP destination ports whose endpoints overlap even so [default: 53,123,443]
     #[arg(long, value_name = "PORT,…", value_delimiter = ',', action = ArgAction::Append)]
     pub overlap_ports: Vec<i64>,
@@ -167,9 +201,12 @@ pub struct NatFlags {
     /// Seconds after which an idle UDP session to port 53 or 123 ends [default: 60]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub timeout_udp_query: Option<i64>,
-    /// Seconds after which a TCP session ends that is opening or closing [default: 240]
+    /// Seconds after which a TCP session ends that is opening [default: 240]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
-    pub timeout_tcp_transitory: Option<i64>,
+    pub timeout_tcp_opening: Option<i64>,
+    /// Seconds after which a TCP session ends that both sides have closed or one has reset [default: 240]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timeout_tcp_closing: Option<i64>,
     /// Seconds after which an idle established TCP session ends [default: 7440]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub timeout_tcp_established: Option<i64>,
@@ -208,8 +245,8 @@ pub struct SessionsArgs {
     /// Only on this port of the shared address
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub external_port: Option<u16>,
-    /// Only in this state: open, query, opening, established, fin-sent, fin-received, closing
-    #[arg(long, value_name = "STATE", value_parser = ["open", "query", "opening", "established", "fin-sent", "fin-received", "closing"])]
+    /// Only in this state: open, query, opening, unanswered, established, fin-sent, fin-received, closing, reset
+    #[arg(long, value_name = "STATE", value_parser = ["open", "query", "opening", "unanswered", "established", "fin-sent", "fin-received", "closing", "reset"])]
     pub state: Option<String>,
     /// Show endpoint-independent mappings, too
     #[arg(long)]

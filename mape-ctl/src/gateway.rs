@@ -2,7 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use mape_common::map::{domain::Domain, prefix::Ipv4Prefix, rule::Rule};
+use mape_common::{
+    layout::{Filtering, Transport},
+    map::{domain::Domain, prefix::Ipv4Prefix, rule::Rule},
+};
 
 /// Which end of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +70,18 @@ pub struct Tunnel {
 pub struct Nat {
     /// Most sessions at once.
     pub sessions: u32,
-    /// UDP endpoints get an endpoint-independent mapping.
-    pub udp_endpoint_independent: bool,
-    /// TCP endpoints get one.
-    pub tcp_endpoint_independent: bool,
+    /// How endpoints get ports and who may send to them, by [`Transport::index`].
+    pub policies: [Policy; 3],
+    /// Most sessions of one LAN host; zero = any number.
+    pub host_sessions: u32,
+    /// Most ports that one LAN host holds alone, per protocol; zero = any number.
+    pub host_ports: u32,
+    /// Most remote hosts with a permission to send to one mapping.
+    pub mapping_permissions: u32,
+    /// How long a port stays unused after a mapping that anybody could send to, seconds.
+    pub quarantine: u32,
+    /// Share of records or ports in use from which on `pressed` holds, percent.
+    pub watermark: u32,
     /// UDP destination ports whose new endpoints overlap; at most eight.
     pub overlap_ports: Vec<u16>,
     /// Ports kept from translation.
@@ -79,6 +90,50 @@ pub struct Nat {
     pub external_address: Option<Ipv4Addr>,
     /// Idle times, seconds.
     pub timeouts: Seconds,
+    /// Idle times while ports or records are short, seconds.
+    pub pressed: Pressed,
+}
+
+impl Nat {
+    /// How endpoints of a protocol get ports, and who may send to them.
+    pub fn policy(&self, transport: Transport) -> Policy {
+        let [udp, tcp, icmp] = self.policies;
+        match transport {
+            Transport::Udp => udp,
+            Transport::Tcp => tcp,
+            Transport::Icmp => icmp,
+        }
+    }
+}
+
+/// A protocol's behaviour as RFC 4787 §4 and §5 call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Endpoints get an endpoint-independent mapping; else their ports are shared by destination.
+    pub endpoint_independent: bool,
+    /// Who may send to such a mapping.
+    pub filtering: Filtering,
+}
+
+/// Idle times while ports or records are short, seconds; each holds where it is below the ordinary one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pressed {
+    /// UDP to ports 53 and 123.
+    pub udp_query: u32,
+    /// TCP while opening.
+    pub tcp_opening: u32,
+    /// TCP after closing.
+    pub tcp_closing: u32,
+}
+
+impl Default for Pressed {
+    fn default() -> Self {
+        Self {
+            udp_query: 10,
+            tcp_opening: 30,
+            tcp_closing: 2,
+        }
+    }
 }
 
 /// Idle times, seconds.
@@ -90,8 +145,10 @@ pub struct Seconds {
     pub udp: u32,
     /// UDP to ports 53 and 123.
     pub udp_query: u32,
-    /// TCP while opening and after closing.
-    pub tcp_transitory: u32,
+    /// TCP while opening.
+    pub tcp_opening: u32,
+    /// TCP after closing.
+    pub tcp_closing: u32,
     /// TCP established.
     pub tcp_established: u32,
 }
@@ -103,7 +160,8 @@ impl Default for Seconds {
             icmp: 60,
             udp: 300,
             udp_query: 60,
-            tcp_transitory: 240,
+            tcp_opening: 240,
+            tcp_closing: 240,
             tcp_established: 7_440,
         }
     }

@@ -12,14 +12,18 @@ use aya_ebpf::{
 use mape_common::{
     env::{Env, InsertError, Route, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
-    layout::{Config, FlowKey, Gauge, PermissionKey, RuleRef, SessionRef, Transport},
+    layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport},
     map::rule::Rule,
-    nat::session::Session,
+    nat::{
+        part::{Done, Part},
+        session::{Session, State},
+        table::{Draft, Ending},
+    },
     time::Tick,
     word::Word,
 };
 
-use crate::maps;
+use crate::{maps, part};
 
 const _: () = assert!(size_of::<FibLookup>() == 64);
 const EEXIST: i32 = -17;
@@ -210,6 +214,28 @@ impl Env for KernelEnv {
     #[inline(always)]
     fn forbid(&self, key: &PermissionKey) -> bool {
         maps::PERMISSIONS.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn host_use(&self, host: [u8; 4]) -> Option<&HostUse> {
+        // SAFETY: made of words, and never deleted: what is read stays this host's.
+        unsafe { maps::HOSTS.get(&host) }
+    }
+
+    #[inline(always)]
+    fn note_host(&self, host: [u8; 4]) {
+        // Where another processor was faster, or there is no room, nothing is to be done.
+        let _ = maps::HOSTS.insert(&host, &HostUse::default(), u64::from(BPF_NOEXIST));
+    }
+
+    #[inline(always)]
+    fn part(&self, part: Part, draft: Draft) -> Done {
+        part::call(part, draft)
+    }
+
+    #[inline(always)]
+    fn end(&self, slot: u32, state: State, ending: Ending) -> bool {
+        part::end(slot, state, ending)
     }
 
     #[inline(always)]

@@ -16,6 +16,7 @@ mod env;
 mod maps;
 mod measure;
 mod packet;
+mod part;
 mod sweep;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};

@@ -14,8 +14,8 @@ use aya_ebpf::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef,
-        SweepOrder,
+        Config, Counter, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS,
+        RuleRef, SessionRef, SweepOrder,
     },
     map::rule::Rule,
     nat::session::Session,
@@ -74,6 +74,9 @@ pub(crate) static REFUSED: Array<Word> = Array::with_max_entries(REFUSALS, 0);
 /// The programs.
 #[map]
 pub(crate) static PERMISSIONS: HashMap<PermissionKey, u64> = HashMap::with_max_entries(1, 0);
+/// The programs.
+#[map]
+pub(crate) static HOSTS: HashMap<[u8; 4], HostUse> = HashMap::with_max_entries(LAN_HOSTS, 0);
 /// The programs, each processor its own.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(2 * OUTCOMES, 0);

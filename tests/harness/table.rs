@@ -4,4 +4,5 @@
 pub mod frame;
 pub mod host;
 pub mod kernel;
+pub mod talk;
 pub mod world;

@@ -6,13 +6,15 @@
 
 use super::{
     overlap::{self, Cell, Fingerprint},
+    part::Part,
     port::{self, PortState, Share},
-    session::Session,
+    pressure,
     table::{self, Draft},
 };
 use crate::{
-    env::{Env, InsertError, Search, Side},
+    env::{Env, Search, Side},
     layout::{Config, FlowKey, Gauge, Transport},
+    time::Tick,
     verdict::Reason,
     wire::port::Port,
 };
@@ -67,6 +69,7 @@ struct SharedSearch<'a, E> {
     env: &'a E,
     config: &'a Config,
     transport: Transport,
+    now: Tick,
     destination: Fingerprint,
     row: u32,
     remote: [u8; 4],
@@ -86,7 +89,7 @@ impl<E: Env> Search for SharedSearch<'_, E> {
         let Some(word) = self.env.port(self.transport, ordinal) else {
             return true;
         };
-        let state = PortState::from_word(word.load());
+        let state = PortState::at(word.load(), self.now);
         if !state.is_sharable() {
             return true;
         }
@@ -131,12 +134,13 @@ impl<E: Env> SharedSearch<'_, E> {
     }
 }
 
-/// Looks for a port whose session with the draft's destination has expired, and ends that session.
+/// Looks for a port whose session with the draft's destination is over in all but name, the one that was used longest ago.
 struct Reclaim<'a, E> {
     env: &'a E,
     config: &'a Config,
-    record: &'a Session,
+    draft: Draft,
     walk: Walk,
+    oldest: Tick,
     found: u32,
 }
 
@@ -147,11 +151,23 @@ impl<E: Env> Search for Reclaim<'_, E> {
         let Some(port) = self.config.port_set.port(ordinal) else {
             return true;
         };
-        let facts = self.record.facts();
+        let Ok(record) = self.draft.record(self.env) else {
+            return true;
+        };
+        let facts = record.facts();
         let key = FlowKey::new(facts.transport, facts.external, port, facts.remote, facts.remote_port);
-        if table::end_if_expired(self.env, self.config, Side::Outside, &key, facts.created) {
-            self.found = ordinal;
-            return false;
+        if let Some(found) = self.env.find(Side::Outside, &key)
+            && let Some(record) = self.env.session(found.slot)
+        {
+            let (state, now) = (record.state(), facts.created);
+            let idle = now.since(state.used);
+            if state.generation == found.generation
+                && table::is_over_in_all_but_name(self.config, state, now)
+                && (self.found == NONE || idle > self.oldest)
+            {
+                self.found = ordinal;
+                self.oldest = idle;
+            }
         }
         true
     }
@@ -163,30 +179,93 @@ impl<E: Env> Search for Reclaim<'_, E> {
 ///
 /// # Errors
 /// [`Reason::PortsExhausted`], [`Reason::SessionsExhausted`]; nothing is held then.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 pub fn take_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
-    let facts = draft.record(env)?.facts();
-    if let Some(ordinal) = config.port_set.ordinal(facts.inside_port)
-        && let Some(word) = env.port(facts.transport, ordinal)
-        && PortState::from_word(word.load()) == PortState::Free
-        && claim(env, config, draft, ordinal)?
-    {
-        return Ok(());
+    let mut claims = Claims {
+        env,
+        config,
+        draft,
+        source: Source::Own,
+        ended: Reason::PortsExhausted.number(),
+    };
+    // One for the host's own number, and so many for each of the others.
+    env.search(1 + 2 * ATTEMPTS, &mut claims);
+    match claims.ended {
+        0 => Ok(()),
+        number => Err(Reason::from_number(number)),
     }
-    for _ in 0..ATTEMPTS {
-        let ordinal = find_shared(env, config, draft);
-        if ordinal == NONE {
-            break;
+}
+
+/// Where the next port to be claimed comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Source {
+    /// The LAN host's own number.
+    Own,
+    /// Ports that have no session with the destination.
+    Usable,
+    /// Ports whose session with the destination is over in all but name.
+    Over,
+}
+
+/// One claim after the other until one succeeds. As a search, so that the kernel's verifier goes through a claim once.
+struct Claims<'a, E> {
+    env: &'a E,
+    config: &'a Config,
+    draft: Draft,
+    source: Source,
+    /// Zero once a port is held, else the number of the reason why none is.
+    ended: u32,
+}
+
+impl<E: Env> Search for Claims<'_, E> {
+    #[inline(always)]
+    fn step(&mut self, _: u32) -> bool {
+        let (env, config, draft) = (self.env, self.config, self.draft);
+        let ordinal = match self.source {
+            Source::Own => own(env, config, draft),
+            Source::Usable => find_shared(env, config, draft),
+            Source::Over => find_over(env, config, draft),
+        };
+        if ordinal == NONE || self.source == Source::Own {
+            match self.source {
+                Source::Own => self.source = Source::Usable,
+                Source::Usable => self.source = Source::Over,
+                Source::Over => return false,
+            }
         }
-        if claim(env, config, draft, ordinal)? {
-            return Ok(());
+        if ordinal == NONE || (self.source == Source::Over && !end_over(env, config, draft, ordinal)) {
+            return true;
+        }
+        match claim(env, config, draft, ordinal) {
+            Ok(true) => {
+                self.ended = 0;
+                false
+            }
+            Ok(false) => true,
+            Err(reason) => {
+                self.ended = reason.number();
+                false
+            }
         }
     }
-    let ordinal = reclaim(env, config, draft);
-    if ordinal != NONE && claim(env, config, draft, ordinal)? {
-        return Ok(());
+}
+
+/// The port of the LAN host's own number, if it is in the set and nobody has it.
+#[inline(always)]
+fn own<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
+    let Ok(record) = draft.record(env) else { return NONE };
+    let facts = record.facts();
+    match config.port_set.ordinal(facts.inside_port) {
+        Some(ordinal)
+            if env
+                .port(facts.transport, ordinal)
+                .is_some_and(|word| PortState::at(word.load(), facts.created) == PortState::Free) =>
+        {
+            ordinal
+        }
+        _ => NONE,
     }
-    Err(Reason::PortsExhausted)
 }
 
 /// A port that the draft's session can share, or [`NONE`].
@@ -199,6 +278,7 @@ fn find_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
         env,
         config,
         transport: facts.transport,
+        now: facts.created,
         destination,
         row: destination.row(config),
         remote: facts.remote,
@@ -218,23 +298,40 @@ fn find_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     }
 }
 
-/// A port whose session with the draft's destination was over and has been ended, or [`NONE`].
-#[inline(always)]
-fn reclaim<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
+/// A port whose session with the draft's destination is over in all but name, or [`NONE`].
+///
+/// The protocol counts as short of ports from here on.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find_over<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     let Ok(record) = draft.record(env) else { return NONE };
+    let facts = record.facts();
+    pressure::note(env, facts.transport, facts.created);
     let mut reclaim = Reclaim {
         env,
         config,
-        record,
+        draft,
         walk: Walk::new(env, config),
+        oldest: Tick(0),
         found: NONE,
     };
     env.search(RECLAIM_LOOKS, &mut reclaim);
     reclaim.found
 }
 
-/// Takes a share of one port: `Ok(false)` where it cannot be had.
+/// Ends the session that the draft's destination has on that port; false where it has been used or ended since.
 #[cfg_attr(target_arch = "bpf", inline(never))]
+fn end_over<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> bool {
+    let Some(port) = config.port_set.port(ordinal) else {
+        return false;
+    };
+    let Ok(record) = draft.record(env) else { return false };
+    let facts = record.facts();
+    let key = FlowKey::new(facts.transport, facts.external, port, facts.remote, facts.remote_port);
+    table::end_finished(env, config, &key, facts.created)
+}
+
+/// Takes a share of one port: `Ok(false)` where it cannot be had.
+#[inline(always)]
 fn claim<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> Result<bool, Reason> {
     let record = draft.record(env)?;
     let facts = record.facts();
@@ -247,12 +344,12 @@ fn claim<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> Result
     ) else {
         return Ok(false);
     };
-    let share = port::take_share(word);
+    let share = port::take_share(word, facts.created);
     if share == Share::Refused {
         return Ok(false);
     }
     record.set_port(external_port, short);
-    match table::enter(env, config, Side::Outside, draft) {
+    match env.part(Part::EnterOutside, draft).result() {
         Ok(()) => {
             overlap::add(cell, destination);
             if share == Share::First {
@@ -260,67 +357,68 @@ fn claim<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> Result
             }
             Ok(true)
         }
-        Err(error) => {
+        Err(reason) => {
             port::give_share(word);
-            match error {
-                InsertError::Exists => Ok(false),
-                InsertError::Full => Err(Reason::SessionsExhausted),
+            if matches!(reason, Reason::Contended) {
+                Ok(false)
+            } else {
+                Err(reason)
             }
         }
     }
 }
 
-/// Looks for a free port.
+/// Looks for a free port and takes it.
 struct FreeSearch<'a, E> {
     env: &'a E,
     transport: Transport,
+    now: Tick,
     walk: Walk,
-    found: u32,
+    taken: u32,
 }
 
 impl<E: Env> Search for FreeSearch<'_, E> {
     #[inline(always)]
     fn step(&mut self, _: u32) -> bool {
         let ordinal = self.walk.next();
-        if self
-            .env
-            .port(self.transport, ordinal)
-            .is_some_and(|word| PortState::from_word(word.load()) == PortState::Free)
-        {
-            self.found = ordinal;
+        let Some(word) = self.env.port(self.transport, ordinal) else {
+            return true;
+        };
+        if port::take_exclusive(word, self.now) {
+            self.taken = ordinal;
             return false;
         }
         true
     }
 }
 
-/// Takes a port for one endpoint alone, the wanted one if it can be had; gives its ordinal.
+/// Takes a port for a draft's LAN endpoint alone, that of its own number if it can be had; gives its ordinal.
 ///
 /// # Errors
 /// [`Reason::PortsExhausted`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn take_exclusive<E: Env>(env: &E, config: &Config, transport: Transport, wanted: Port) -> Result<u32, Reason> {
-    if let Some(ordinal) = config.port_set.ordinal(wanted)
-        && env.port(transport, ordinal).is_some_and(port::take_exclusive)
+pub fn take_exclusive<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<u32, Reason> {
+    let facts = draft.record(env)?.facts();
+    let (transport, now) = (facts.transport, facts.created);
+    if let Some(ordinal) = config.port_set.ordinal(facts.inside_port)
+        && env
+            .port(transport, ordinal)
+            .is_some_and(|word| port::take_exclusive(word, now))
     {
         return Ok(ordinal);
     }
     let mut search = FreeSearch {
         env,
         transport,
+        now,
         walk: Walk::new(env, config),
-        found: NONE,
+        taken: NONE,
     };
     let looks = search.walk.looks();
-    for _ in 0..ATTEMPTS {
-        search.found = NONE;
-        env.search(looks, &mut search);
-        if search.found == NONE {
-            break;
-        }
-        if env.port(transport, search.found).is_some_and(port::take_exclusive) {
-            return Ok(search.found);
-        }
+    env.search(looks, &mut search);
+    if search.taken == NONE {
+        pressure::note(env, transport, now);
+        return Err(Reason::PortsExhausted);
     }
-    Err(Reason::PortsExhausted)
+    Ok(search.taken)
 }

@@ -5,14 +5,15 @@
 
 use super::{
     allocate,
-    open::Flow,
-    port,
+    open::{self, Flow},
+    part::Part,
+    port, quota,
     session::{Facts, Hold, Phase, Session, State},
     table::{self, Draft, Ending},
 };
 use crate::{
-    env::{Env, InsertError, Side},
-    layout::{Config, FlowKey, Gauge, PermissionKey, SessionRef, Transport},
+    env::{Env, Side},
+    layout::{Config, Filtering, FlowKey, Gauge, PermissionKey, SessionRef, Transport},
     time::Tick,
     verdict::Reason,
     wire::port::Port,
@@ -32,35 +33,73 @@ const fn phase(transport: Transport) -> Phase {
 pub fn find<E: Env>(env: &E, config: &Config, side: Side, flow: &Flow, now: Tick) -> Option<SessionRef> {
     let reference = env.find(side, &FlowKey::endpoint(flow.transport, flow.local, flow.local_port))?;
     let state = env.session(reference.slot)?.state();
-    let alive =
-        state.generation == reference.generation && state.phase.is_live() && !state.is_expired(&config.timeouts, now);
-    alive.then_some(reference)
+    is_alive(config, state, reference.generation, now).then_some(reference)
 }
 
-/// Notes that a mapping is used; false where it is no longer there.
+/// Whether a record is the mapping of that generation and its idle time is not over.
 #[inline(always)]
-pub fn touch<E: Env>(env: &E, reference: SessionRef, now: Tick) -> bool {
+fn is_alive(config: &Config, state: State, generation: u32, now: Tick) -> bool {
+    state.generation == generation && state.phase.is_live() && !state.is_expired(&config.timeouts, now)
+}
+
+/// Notes that a mapping is used, where `use_it` says so; false where it is no longer there.
+#[inline(always)]
+pub fn touch<E: Env>(env: &E, config: &Config, reference: SessionRef, now: Tick, use_it: bool) -> bool {
     let Some(record) = env.session(reference.slot) else {
         return false;
     };
     let state = record.state();
-    if state.generation != reference.generation || !state.phase.is_live() {
+    if !is_alive(config, state, reference.generation, now) {
         return false;
     }
     // Another member's use at this moment is as good as ours.
-    now.since(state.used) < Tick::STALE
+    !use_it
+        || now.since(state.used) < Tick::STALE
         || record.advance(state, State { used: now, ..state })
-        || record.state().phase.is_live()
+        || is_alive(config, record.state(), reference.generation, now)
 }
 
-/// Makes a mapping for the LAN endpoint of a member's draft.
+/// Makes a member whose mapping is gone older than any idle time. It is not ended here: that takes more stack than there is;
+/// the next packet finds it expired.
+#[inline(always)]
+pub fn age_member(record: &Session, state: State, now: Tick) {
+    let _ = record.advance(
+        state,
+        State {
+            used: now.long_before(),
+            ..state
+        },
+    );
+}
+
+/// Makes a mapping for the LAN endpoint of a draft, and the draft a member of it.
 ///
 /// # Errors
-/// [`Reason::PortsExhausted`] where no port is free, [`Reason::SessionsExhausted`], [`Reason::Contended`].
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn create<E: Env>(env: &E, config: &Config, member: Draft, made: &mut Option<SessionRef>) -> Result<(), Reason> {
+/// [`Reason::PortsExhausted`] where no port is free or the host holds as many as it may, [`Reason::SessionsExhausted`],
+/// [`Reason::Contended`].
+#[inline(always)]
+pub fn create<E: Env>(env: &E, config: &Config, member: Draft) -> Result<(), Reason> {
     let facts = member.record(env)?.facts();
-    let ordinal = allocate::take_exclusive(env, config, facts.transport, facts.inside_port)?;
+    if !quota::take_port(env, config, facts.transport, facts.inside) {
+        return Err(Reason::PortsExhausted);
+    }
+    let mut made = None;
+    if let Err(reason) = create_within_quota(env, config, member, &mut made) {
+        quota::give_port(env, facts.transport, facts.inside);
+        return Err(reason);
+    }
+    open::join(env, member, made.ok_or(Reason::Contended)?)
+}
+
+#[inline(always)]
+fn create_within_quota<E: Env>(
+    env: &E,
+    config: &Config,
+    member: Draft,
+    made: &mut Option<SessionRef>,
+) -> Result<(), Reason> {
+    let facts = member.record(env)?.facts();
+    let ordinal = allocate::take_exclusive(env, config, member)?;
     match enter(env, config, member, ordinal) {
         Ok(mapping) => {
             env.raise(Gauge::Exclusive(facts.transport));
@@ -69,11 +108,18 @@ pub fn create<E: Env>(env: &E, config: &Config, member: Draft, made: &mut Option
         }
         Err(reason) => {
             if let Some(word) = env.port(facts.transport, ordinal) {
-                port::give_exclusive(word);
+                port::give_exclusive(word, None);
             }
             Err(reason)
         }
     }
+}
+
+/// When the port of a mapping that ends may be used again: later, where anybody could send to it (RFC 6888 REQ-8).
+#[inline(always)]
+pub fn unused_until(config: &Config, transport: Transport, now: Tick) -> Option<Tick> {
+    let open = matches!(config.filtering(transport), Filtering::EndpointIndependent);
+    (open && config.quarantine != Tick(0)).then(|| Tick(now.0.wrapping_add(config.quarantine.0)))
 }
 
 #[inline(always)]
@@ -81,14 +127,14 @@ fn enter<E: Env>(env: &E, config: &Config, member: Draft, ordinal: u32) -> Resul
     let mut drafted = None;
     draft(env, config, member, ordinal, &mut drafted)?;
     let draft = drafted.ok_or(Reason::Contended)?;
-    if let Err(error) = table::enter(env, config, Side::Outside, draft) {
+    if let Err(reason) = env.part(Part::EnterOutside, draft).result() {
         draft.give_back(env);
-        return Err(refused(error));
+        return Err(reason);
     }
-    if let Err(error) = table::enter(env, config, Side::Inside, draft) {
+    if let Err(reason) = env.part(Part::EnterInside, draft).result() {
         table::leave_outside(env, draft);
         draft.give_back(env);
-        return Err(refused(error));
+        return Err(reason);
     }
     draft.publish(env)?;
     Ok(draft.reference())
@@ -116,20 +162,11 @@ fn draft<E: Env>(
         remote: [0; 4],
         remote_port: Port(0),
         far_end: [0; 16],
-        mapping: SessionRef::default(),
+        mapping: Session::no_permissions(draft.reference().generation),
         ..facts
     });
     *made = Some(draft);
     Ok(())
-}
-
-/// The reason that stands for a failed entry.
-#[inline(always)]
-pub const fn refused(error: InsertError) -> Reason {
-    match error {
-        InsertError::Exists => Reason::Contended,
-        InsertError::Full => Reason::SessionsExhausted,
-    }
 }
 
 const fn key(mapping: SessionRef, remote: [u8; 4]) -> PermissionKey {
@@ -140,9 +177,10 @@ const fn key(mapping: SessionRef, remote: [u8; 4]) -> PermissionKey {
     }
 }
 
-/// Whether a remote host may send to a mapping: it was sent to within the mapping's idle time.
+/// Whether a remote host may open a session with a mapping (RFC 4787 §5): for address-dependent filtering, where it was sent to
+/// within the mapping's idle time. Where the port counts, too, who may send has a session already.
 #[inline(always)]
-pub fn is_permitted<E: Env>(
+pub fn admits<E: Env>(
     env: &E,
     config: &Config,
     transport: Transport,
@@ -150,37 +188,64 @@ pub fn is_permitted<E: Env>(
     remote: [u8; 4],
     now: Tick,
 ) -> bool {
-    env.permission(&key(mapping, remote))
-        .is_some_and(|then| !is_over(config, transport, then, now))
+    match config.filtering(transport) {
+        Filtering::EndpointIndependent => true,
+        Filtering::AddressAndPort => false,
+        Filtering::Address => env
+            .permission(&key(mapping, remote))
+            .is_some_and(|then| !is_over(config, transport, then, now)),
+    }
 }
 
-/// Notes that a mapping sent to a remote host.
-#[inline(always)]
-pub fn permit<E: Env>(env: &E, mapping: SessionRef, remote: [u8; 4], now: Tick) {
-    let key = key(mapping, remote);
-    let known = env.permission(&key).is_some();
-    if !env.permit(&key, now) {
+/// Notes that a mapping sent to a remote host, where that decides who may send to it.
+///
+/// A mapping has a bounded number of permissions; who finds no room gets none, but answers to its own session come through.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn permit<E: Env>(env: &E, config: &Config, member: &Session, now: Tick) {
+    let facts = member.facts();
+    if !matches!(config.filtering(facts.transport), Filtering::Address) {
+        return;
+    }
+    let key = key(facts.mapping, facts.remote);
+    if env.permission(&key).is_some() {
+        // Renewed; there was room for it already.
+        let _ = env.permit(&key, now);
+        return;
+    }
+    let Some(mapping) = env.session(facts.mapping.slot) else {
+        return;
+    };
+    let generation = facts.mapping.generation;
+    if !mapping.count_permission(generation, 1, config.mapping_permissions) {
         env.raise(Gauge::PermissionsLost);
-    } else if !known {
+    } else if env.permit(&key, now) {
         env.raise(Gauge::Permissions);
+    } else {
+        // No room in the table. A mapping that has ended meanwhile counts nothing.
+        let _ = mapping.count_permission(generation, u64::MAX, 0);
+        env.raise(Gauge::PermissionsLost);
     }
 }
 
 /// Takes a permission away when the last member that could have renewed it ends.
 ///
 /// A permission is renewed only by its members' outbound packets, so the last of them to expire finds it expired.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn end_permission<E: Env>(env: &E, config: &Config, record: &Session, ending: Ending) {
     let facts = record.facts();
     let key = key(facts.mapping, facts.remote);
     let over = match ending {
-        Ending::Flushed => true,
+        Ending::Flushed(_) => true,
         Ending::Expired(now) => env
             .permission(&key)
             .is_some_and(|then| is_over(config, facts.transport, then, now)),
     };
     if over && env.forbid(&key) {
         env.lower(Gauge::Permissions);
+        if let Some(mapping) = env.session(facts.mapping.slot) {
+            // A mapping that has ended counts nothing any longer.
+            let _ = mapping.count_permission(facts.mapping.generation, u64::MAX, 0);
+        }
     }
 }
 

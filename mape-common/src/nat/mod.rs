@@ -3,14 +3,17 @@
 //! * [`session`]: the record and its state word; * [`table`]: how a record comes into the two tables of flows and out;
 //! * [`port`]: the state of each port of the set; * [`overlap`]: which destinations a shared port already has;
 //! * [`allocate`]: choosing a port; * [`mapping`]: endpoint-independent mappings and who may send to them;
-//! * [`open`]: a flow without a session gets one; * [`tcp`]: what a TCP packet does to its session;
-//! * [`refusal`]: what was refused a moment ago; * [`sweep`]: returning what has expired.
+//! * [`open`]: a flow without a session gets one, [`part`] by part; * [`tcp`]: what a TCP packet does to its session;
+//! * [`refusal`]: what was refused a moment ago; [`pressure`]: whether anything is short; [`quota`]: what each LAN host has; * [`sweep`]: returning what has expired.
 
 pub mod allocate;
 pub mod mapping;
 pub mod open;
 pub mod overlap;
+pub mod part;
 pub mod port;
+pub mod pressure;
+pub mod quota;
 pub mod refusal;
 pub mod session;
 pub mod sweep;

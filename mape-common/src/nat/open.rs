@@ -1,8 +1,10 @@
 //! A flow without a session gets one: the slow part of translation, a few times per connection.
 
 use super::{
-    allocate, mapping,
+    mapping,
     overlap::Fingerprint,
+    part::Part,
+    pressure, quota,
     refusal::Refusal,
     session::{Facts, Hold, Phase, Session},
     table::{self, Draft},
@@ -129,23 +131,54 @@ fn refusal(config: &Config, flow: &Flow) -> Refusal {
 /// Why there is none: [`Reason::PortsExhausted`], [`Reason::SessionsExhausted`], [`Reason::Contended`]; the draft is free again.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn outbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
-    match take_port(env, config, draft).and_then(|()| finish(env, config, draft)) {
+    let opened = within_quota(env, config, draft, |env| {
+        take_port(env, config, draft)?;
+        env.part(Part::Finish, draft).result()
+    });
+    match opened {
         Ok(()) => {
-            let facts = draft.record(env)?.facts();
+            let record = draft.record(env)?;
+            let facts = record.facts();
             if matches!(facts.hold, Hold::Member) {
-                mapping::permit(env, facts.mapping, facts.remote, facts.created);
+                mapping::permit(env, config, record, facts.created);
             }
+            pressure::measure(env, config, facts.transport, facts.created);
             Ok(())
         }
         Err(reason) => {
-            if matches!(reason, Reason::PortsExhausted) {
-                let (flow, now) = flow(env, draft)?;
-                refusal(config, &flow).note(env, now);
+            if matches!(reason, Reason::PortsExhausted | Reason::HostSessions) {
+                note_refusal(env, config, draft);
             }
             draft.give_back(env);
             Err(reason)
         }
     }
+}
+
+/// Remembers that the draft's host was refused its destination; true, see `step::edge`.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn note_refusal<E: Env>(env: &E, config: &Config, draft: Draft) -> bool {
+    if let Ok((flow, now)) = flow(env, draft) {
+        refusal(config, &flow).note(env, now);
+    }
+    true
+}
+
+/// Counts the draft's session for its LAN host, if it may have one more and `open` succeeds.
+#[inline(always)]
+fn within_quota<E: Env>(
+    env: &E,
+    config: &Config,
+    draft: Draft,
+    open: impl FnOnce(&E) -> Result<(), Reason>,
+) -> Result<(), Reason> {
+    let host = draft.record(env)?.facts().inside;
+    quota::take_session(env, config, host)?;
+    let opened = open(env);
+    if opened.is_err() {
+        quota::give_session(env, host);
+    }
+    opened
 }
 
 /// Opens the session of a remote host's packet, drafted as a member of a mapping that has sent to that host before.
@@ -155,13 +188,14 @@ pub fn outbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Re
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn inbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
     let mapping = draft.record(env)?.facts().mapping;
-    match join(env, config, draft, mapping).and_then(|()| finish(env, config, draft)) {
-        Ok(()) => Ok(()),
-        Err(reason) => {
-            draft.give_back(env);
-            Err(reason)
-        }
+    let opened = within_quota(env, config, draft, |env| {
+        join(env, draft, mapping)?;
+        env.part(Part::Finish, draft).result()
+    });
+    if opened.is_err() {
+        draft.give_back(env);
     }
+    opened
 }
 
 #[inline(always)]
@@ -179,22 +213,37 @@ fn flow<E: Env>(env: &E, draft: Draft) -> Result<(Flow, Tick), Reason> {
 
 #[inline(always)]
 fn take_port<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
-    let (flow, now) = flow(env, draft)?;
-    if config.endpoint_independent(flow.transport) {
+    let transport = draft.record(env)?.transport();
+    if config.endpoint_independent(transport) {
         // An endpoint that has a mapping uses it for everything, also towards client-server ports.
-        if let Some(mapping) = mapping::find(env, config, Side::Inside, &flow, now) {
-            return join(env, config, draft, mapping);
+        let mut mapping = None;
+        if find_mapping(env, config, draft, &mut mapping)
+            && let Some(mapping) = mapping
+        {
+            return join(env, draft, mapping);
         }
-        if !overlaps(config, flow.remote_port) {
-            let mut made = None;
-            match mapping::create(env, config, draft, &mut made) {
-                Ok(()) => return join(env, config, draft, made.ok_or(Reason::Contended)?),
-                Err(Reason::PortsExhausted) => env.raise(Gauge::Degraded(flow.transport)),
-                Err(reason) => return Err(reason),
+        if !matches!(transport, Transport::Udp) || !overlaps(config, draft.record(env)?.facts().remote_port) {
+            match env.part(Part::Map, draft).result() {
+                Err(Reason::PortsExhausted) => env.raise(Gauge::Degraded(transport)),
+                outcome => return outcome,
             }
         }
     }
-    allocate::take_shared(env, config, draft)
+    env.part(Part::Share, draft).result()
+}
+
+/// Finds the mapping that the draft's LAN endpoint has; a function of its own for the sake of the stack.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find_mapping<E: Env>(env: &E, config: &Config, draft: Draft, found: &mut Option<SessionRef>) -> bool {
+    let Ok((flow, now)) = flow(env, draft) else {
+        return false;
+    };
+    // Written only where there is one: the kernel refuses the store of what nobody set.
+    let Some(mapping) = mapping::find(env, config, Side::Inside, &flow, now) else {
+        return false;
+    };
+    *found = Some(mapping);
+    true
 }
 
 /// Whether new endpoints that send to this port share a port although their protocol has mappings.
@@ -208,25 +257,34 @@ fn overlaps(config: &Config, remote_port: Port) -> bool {
 }
 
 /// Makes the draft a member of a mapping and makes its entry in OUTSIDE.
+///
+/// # Errors
+/// [`Reason::SessionsExhausted`], [`Reason::Contended`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn join<E: Env>(env: &E, config: &Config, draft: Draft, mapping: SessionRef) -> Result<(), Reason> {
+pub fn join<E: Env>(env: &E, draft: Draft, mapping: SessionRef) -> Result<(), Reason> {
     let record = draft.record(env)?;
     let of = env.session(mapping.slot).ok_or(Reason::Contended)?.facts();
     record.set_member(mapping, of.external_port, of.ordinal);
     // After the facts were read: it says that the mapping was still itself.
-    if !mapping::touch(env, mapping, record.facts().created) {
+    let config = env.config().ok_or(Reason::NotConfigured)?;
+    let facts = record.facts();
+    if !mapping::touch(env, config, mapping, facts.created, facts.first.is_answered()) {
         return Err(Reason::Contended);
     }
-    table::enter(env, config, Side::Outside, draft).map_err(mapping::refused)
+    env.part(Part::EnterOutside, draft).result()
 }
 
 /// Makes the last entry and the record live; undoes what was done before where that fails.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn finish<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
-    if let Err(error) = table::enter(env, config, Side::Inside, draft) {
+///
+/// # Errors
+/// [`Reason::SessionsExhausted`], [`Reason::Contended`].
+#[inline(always)]
+pub fn finish<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
+    if let Err(reason) = env.part(Part::EnterInside, draft).result() {
         table::leave_outside(env, draft);
-        table::release_port(env, config, draft.record(env)?);
-        return Err(mapping::refused(error));
+        let record = draft.record(env)?;
+        table::release_port(env, config, record, record.facts().created);
+        return Err(reason);
     }
     draft.publish(env)
 }

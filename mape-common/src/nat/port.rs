@@ -3,7 +3,7 @@
 //! The high byte says what holds the port, the low half how many sessions share it. A port that nobody shares is free:
 //! so giving a share back is one subtraction that cannot fail.
 
-use crate::word::Word;
+use crate::{time::Tick, word::Word};
 
 /// What holds a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +16,13 @@ pub enum PortState {
     Exclusive,
     /// Kept from translation: port 0, the box's own services.
     Reserved,
+    /// Nobody's until then: a mapping was there that anybody could send to (RFC 6888 REQ-8).
+    Quarantined(Tick),
 }
 
 const EXCLUSIVE: u64 = 1 << 56;
 const RESERVED: u64 = 2 << 56;
+const QUARANTINED: u64 = 4 << 56;
 
 impl PortState {
     /// The state as it stands in PORTS.
@@ -33,6 +36,10 @@ impl PortState {
             }
             Self::Exclusive => EXCLUSIVE,
             Self::Reserved => RESERVED,
+            Self::Quarantined(until) => {
+                let [a, b, c, d] = until.0.to_be_bytes();
+                QUARANTINED | u64::from_be_bytes([0, 0, 0, 0, a, b, c, d])
+            }
         }
     }
 
@@ -48,8 +55,21 @@ impl PortState {
             0 if word as u32 == 0 => Self::Free,
             0 => Self::Shared(word as u32),
             1 => Self::Exclusive,
+            4 => Self::Quarantined(Tick(word as u32)),
             _ => Self::Reserved,
         }
+    }
+
+    /// The state that a word of PORTS means at a time: a quarantine that is over is none.
+    #[inline(always)]
+    pub const fn at(word: u64, now: Tick) -> Self {
+        let state = Self::from_word(word);
+        if let Self::Quarantined(until) = state
+            && until.since(now).0 == 0
+        {
+            return Self::Free;
+        }
+        state
     }
 
     /// Whether a session that shares its port may be put there.
@@ -62,14 +82,18 @@ impl PortState {
 /// Takes a free port for one endpoint; false where it is not free.
 #[inline(always)]
 #[must_use]
-pub fn take_exclusive(port: &Word) -> bool {
-    port.compare_exchange(PortState::Free.to_word(), EXCLUSIVE)
+pub fn take_exclusive(port: &Word, now: Tick) -> bool {
+    let word = port.load();
+    matches!(PortState::at(word, now), PortState::Free) && port.compare_exchange(word, EXCLUSIVE)
 }
 
-/// Gives an exclusive port back.
+/// Gives an exclusive port back; it stays unused until a time, or is free at once.
 #[inline(always)]
-pub fn give_exclusive(port: &Word) {
-    port.store(PortState::Free.to_word());
+pub fn give_exclusive(port: &Word, unused: Option<Tick>) {
+    port.store(match unused {
+        Some(until) => PortState::Quarantined(until).to_word(),
+        None => PortState::Free.to_word(),
+    });
 }
 
 /// What became of the wish for a share of a port.
@@ -86,18 +110,18 @@ pub enum Share {
 /// Takes a share of a port.
 #[inline(always)]
 #[must_use]
-pub fn take_share(port: &Word) -> Share {
+pub fn take_share(port: &Word, now: Tick) -> Share {
     // Each failure means that another processor got its share in between; four in a row do not happen by chance.
     for _ in 0..4 {
         let word = port.load();
-        match PortState::from_word(word) {
+        match PortState::at(word, now) {
             PortState::Free if port.compare_exchange(word, PortState::Shared(1).to_word()) => return Share::First,
             PortState::Shared(count)
                 if port.compare_exchange(word, PortState::Shared(count.saturating_add(1)).to_word()) =>
             {
                 return Share::Another;
             }
-            PortState::Exclusive | PortState::Reserved => return Share::Refused,
+            PortState::Exclusive | PortState::Reserved | PortState::Quarantined(_) => return Share::Refused,
             PortState::Free | PortState::Shared(_) => {}
         }
     }
@@ -114,27 +138,44 @@ pub fn give_share(port: &Word) -> bool {
 mod tests {
     use super::*;
 
+    const NOW: Tick = Tick(1_000);
+
+    #[test]
+    fn a_port_in_quarantine_is_nobodys_until_it_is_over() {
+        let port = Word::new(0);
+        assert!(take_exclusive(&port, NOW));
+        give_exclusive(&port, Some(Tick(1_010)));
+        for now in [NOW, Tick(1_009)] {
+            assert!(!take_exclusive(&port, now));
+            assert_eq!(take_share(&port, now), Share::Refused);
+        }
+        assert_eq!(take_share(&port, Tick(1_010)), Share::First);
+        assert!(give_share(&port));
+        give_exclusive(&port, Some(Tick(1_010)));
+        assert!(take_exclusive(&port, Tick(1_011)));
+    }
+
     #[test]
     fn a_free_port_is_taken_alone_or_shared_but_never_both() {
         let port = Word::new(0);
-        assert!(take_exclusive(&port));
-        assert_eq!(take_share(&port), Share::Refused);
-        assert!(!take_exclusive(&port));
-        give_exclusive(&port);
-        assert_eq!(take_share(&port), Share::First);
-        assert_eq!(take_share(&port), Share::Another);
-        assert!(!take_exclusive(&port));
+        assert!(take_exclusive(&port, NOW));
+        assert_eq!(take_share(&port, NOW), Share::Refused);
+        assert!(!take_exclusive(&port, NOW));
+        give_exclusive(&port, None);
+        assert_eq!(take_share(&port, NOW), Share::First);
+        assert_eq!(take_share(&port, NOW), Share::Another);
+        assert!(!take_exclusive(&port, NOW));
         assert!(!give_share(&port));
-        assert!(!take_exclusive(&port), "one share is still held");
+        assert!(!take_exclusive(&port, NOW), "one share is still held");
         assert!(give_share(&port));
-        assert!(take_exclusive(&port), "free again without anybody saying so");
+        assert!(take_exclusive(&port, NOW), "free again without anybody saying so");
     }
 
     #[test]
     fn a_reserved_port_is_nobodys() {
         let port = Word::new(PortState::Reserved.to_word());
-        assert!(!take_exclusive(&port));
-        assert_eq!(take_share(&port), Share::Refused);
+        assert!(!take_exclusive(&port, NOW));
+        assert_eq!(take_share(&port, NOW), Share::Refused);
     }
 
     #[test]
@@ -144,7 +185,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        if take_share(&port) != Share::Refused {
+                        if take_share(&port, NOW) != Share::Refused {
                             give_share(&port);
                         }
                     }

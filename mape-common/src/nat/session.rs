@@ -28,6 +28,9 @@ pub enum Phase {
     Udp = 5,
     /// A UDP session with a query port (53, 123): shorter-lived.
     UdpQuery = 6,
+    /// A UDP session that a remote host has opened and the LAN host has not answered: shorter-lived, and no use of its
+    /// mapping (RFC 7857 §7).
+    UdpUnanswered = 7,
     /// A TCP session that the LAN host has opened and nobody has answered.
     TcpOpening = 8,
     /// A TCP connection both sides of which have spoken.
@@ -36,24 +39,31 @@ pub enum Phase {
     TcpFinOutbound = 10,
     /// The remote host has sent FIN.
     TcpFinInbound = 11,
-    /// Both have, or one has reset the connection.
+    /// Both have.
     TcpClosing = 12,
+    /// A TCP session that a remote host has opened and the LAN host has not answered.
+    TcpUnanswered = 13,
+    /// One side has reset the connection, or somebody who claims to be it (RFC 7857 §2.2).
+    TcpReset = 14,
 }
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Free,
         Self::Building,
         Self::Dead,
         Self::Icmp,
         Self::Udp,
         Self::UdpQuery,
+        Self::UdpUnanswered,
         Self::TcpOpening,
         Self::TcpEstablished,
         Self::TcpFinOutbound,
         Self::TcpFinInbound,
         Self::TcpClosing,
+        Self::TcpUnanswered,
+        Self::TcpReset,
     ];
 
     /// The phase with this number; an unknown number is nothing that could be used.
@@ -65,11 +75,14 @@ impl Phase {
             4 => Self::Icmp,
             5 => Self::Udp,
             6 => Self::UdpQuery,
+            7 => Self::UdpUnanswered,
             8 => Self::TcpOpening,
             9 => Self::TcpEstablished,
             10 => Self::TcpFinOutbound,
             11 => Self::TcpFinInbound,
             12 => Self::TcpClosing,
+            13 => Self::TcpUnanswered,
+            14 => Self::TcpReset,
             _ => Self::Dead,
         }
     }
@@ -87,6 +100,26 @@ impl Phase {
         self.number() >= Self::Icmp.number()
     }
 
+    /// The idle time after which a record in this phase is over.
+    #[inline(always)]
+    pub const fn idle_time(self, timeouts: &Timeouts) -> Tick {
+        match self {
+            Self::Free | Self::Building | Self::Dead => Tick(0),
+            Self::Icmp => timeouts.icmp,
+            Self::Udp => timeouts.udp,
+            Self::UdpQuery | Self::UdpUnanswered => timeouts.udp_query,
+            Self::TcpOpening | Self::TcpUnanswered => timeouts.tcp_opening,
+            Self::TcpClosing | Self::TcpReset => timeouts.tcp_closing,
+            Self::TcpEstablished | Self::TcpFinOutbound | Self::TcpFinInbound => timeouts.tcp_established,
+        }
+    }
+
+    /// Whether the LAN host has spoken: then an inbound packet, too, is a use of the session's mapping.
+    #[inline(always)]
+    pub const fn is_answered(self) -> bool {
+        !matches!(self, Self::UdpUnanswered | Self::TcpUnanswered)
+    }
+
     /// The word used in reports.
     pub const fn name(self) -> &'static str {
         match self {
@@ -100,6 +133,8 @@ impl Phase {
             Self::TcpFinOutbound => "fin-sent",
             Self::TcpFinInbound => "fin-received",
             Self::TcpClosing => "closing",
+            Self::UdpUnanswered | Self::TcpUnanswered => "unanswered",
+            Self::TcpReset => "reset",
         }
     }
 }
@@ -144,15 +179,7 @@ impl State {
     /// Whether its idle time is over; a record that is not live has none.
     #[inline(always)]
     pub const fn is_expired(self, timeouts: &Timeouts, now: Tick) -> bool {
-        let limit = match self.phase {
-            Phase::Free | Phase::Building | Phase::Dead => Tick(0),
-            Phase::Icmp => timeouts.icmp,
-            Phase::Udp => timeouts.udp,
-            Phase::UdpQuery => timeouts.udp_query,
-            Phase::TcpOpening | Phase::TcpClosing => timeouts.tcp_transitory,
-            Phase::TcpEstablished | Phase::TcpFinOutbound | Phase::TcpFinInbound => timeouts.tcp_established,
-        };
-        now.since(self.used).0 > limit.0
+        now.since(self.used).0 > self.phase.idle_time(timeouts).0
     }
 }
 
@@ -337,6 +364,16 @@ impl Session {
         }
     }
 
+    /// The protocol, whatever the state.
+    #[inline(always)]
+    pub fn transport(&self) -> Transport {
+        let [.., protocol, _] = self.0[2].load().to_be_bytes();
+        match Transport::from_protocol(protocol) {
+            Some(transport) => transport,
+            None => Transport::Udp,
+        }
+    }
+
     /// Takes a free record into Building; gives the state it is in now, or nothing if the record is not free.
     #[inline(always)]
     pub fn begin(&self, now: Tick) -> Option<State> {
@@ -418,6 +455,41 @@ impl Session {
         ]));
         self.set_mapping(mapping);
     }
+
+    /// What a mapping's record has in the place of a mapping of its own: its generation, marked, and no permission yet.
+    #[inline(always)]
+    pub const fn no_permissions(generation: u32) -> SessionRef {
+        SessionRef {
+            generation: generation | Self::COUNTS_PERMISSIONS,
+            slot: 0,
+        }
+    }
+
+    /// Counts one permission more (1) or less (-1, as it wraps) of the mapping of that generation; false where there are `limit`, or
+    /// where the record is another one's by now.
+    #[inline(always)]
+    #[must_use]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "the word is a mark and a count, 32 bits each"
+    )]
+    pub fn count_permission(&self, generation: u32, one: u64, limit: u32) -> bool {
+        // As in `port::take_share`: each failure is another processor's success.
+        for _ in 0..4 {
+            let word = self.0[7].load();
+            let (mark, count) = ((word >> 32) as u32, word as u32);
+            if mark != generation | Self::COUNTS_PERMISSIONS || (one == 1 && count >= limit) {
+                return false;
+            }
+            if self.0[7].compare_exchange(word, word.wrapping_add(one)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    const COUNTS_PERMISSIONS: u32 = 1 << 31;
 
     #[inline(always)]
     fn set_mapping(&self, mapping: SessionRef) {

@@ -4,12 +4,13 @@
 //! from a timer, a slice of the table at a time.
 
 use super::{
+    pressure,
     session::{Facts, Session},
     table::{self, Ending},
 };
 use crate::{
     env::{Env, Search},
-    layout::{Config, SweepOrder},
+    layout::{Config, Gauge, SweepOrder, Transport},
     time::Tick,
     wire::port::Port,
 };
@@ -41,15 +42,68 @@ impl<E: Env> Search for Sweep<'_, E> {
         if !state.phase.is_live() {
             return true;
         }
-        let ending = if state.is_expired(&self.config.timeouts, self.now) {
+        let ending = if table::is_over(self.env, self.config, record, state, self.now) {
             Ending::Expired(self.now)
         } else if self.order.is_some_and(|order| is_meant(order, record)) {
-            Ending::Flushed
+            Ending::Flushed(self.now)
         } else {
             return true;
         };
         if end(self.env, self.config, slot, ending) {
             self.ended = self.ended.wrapping_add(1);
+        }
+        true
+    }
+}
+
+/// Records looked at before a new session is refused for want of one.
+const LOOKS: u32 = 24;
+
+/// Where hardly a record is free, ends one that is over in all but name, if a few looks find it.
+///
+/// Every protocol counts as short of records from then on, so that the sweeper ends the others within a second.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn make_room<E: Env>(env: &E) -> bool {
+    let Some(config) = env.config().filter(|config| pressure::is_full(env, config)) else {
+        return false;
+    };
+    let now = env.now();
+    for transport in Transport::ALL {
+        pressure::note(env, transport, now);
+    }
+    let mut room = Room {
+        env,
+        config,
+        now,
+        slot: env.random().checked_rem(config.sessions).unwrap_or(0),
+        found: false,
+    };
+    env.search(LOOKS, &mut room);
+    room.found
+}
+
+struct Room<'a, E> {
+    env: &'a E,
+    config: &'a Config,
+    now: Tick,
+    slot: u32,
+    found: bool,
+}
+
+impl<E: Env> Search for Room<'_, E> {
+    #[inline(always)]
+    fn step(&mut self, _: u32) -> bool {
+        let slot = self.slot;
+        let after = slot.wrapping_add(1);
+        self.slot = if after >= self.config.sessions { 0 } else { after };
+        let over = self.env.session(slot).is_some_and(|record| {
+            let state = record.state();
+            state.phase.is_live() && state.is_expired(&self.config.pressed, self.now)
+        });
+        if over && end(self.env, self.config, slot, Ending::Expired(self.now)) {
+            self.env.raise(Gauge::Reclaimed);
+            self.found = true;
+            return false;
         }
         true
     }
@@ -61,10 +115,10 @@ fn end<E: Env>(env: &E, config: &Config, slot: u32, ending: Ending) -> bool {
     let Some(record) = env.session(slot) else { return false };
     let state = record.state();
     let still = match ending {
-        Ending::Expired(now) => state.is_expired(&config.timeouts, now),
-        Ending::Flushed => true,
+        Ending::Expired(now) => table::is_over(env, config, record, state, now),
+        Ending::Flushed(_) => true,
     };
-    still && state.phase.is_live() && table::end(env, config, slot, record, state, ending)
+    still && state.phase.is_live() && env.end(slot, state, ending)
 }
 
 /// Whether an order to flush means this record. A mapping has no remote: an order that names one leaves it.

@@ -7,7 +7,7 @@
 use super::{
     mapping,
     overlap::{self, Fingerprint},
-    port,
+    port, pressure, quota,
     session::{Hold, Phase, Session, State},
 };
 use crate::{
@@ -31,12 +31,19 @@ impl Draft {
     #[inline(always)]
     pub fn take<E: Env>(env: &E, now: Tick) -> Result<Self, Reason> {
         let slot = env.take_slot().ok_or(Reason::SessionsExhausted)?;
+        env.raise(Gauge::Records);
         let record = env.session(slot).ok_or(Reason::SessionsExhausted)?;
         let state = record.begin(now).ok_or(Reason::Contended)?;
         Ok(Self(SessionRef {
             slot,
             generation: state.generation,
         }))
+    }
+
+    /// The draft that [`Self::reference`] stands for, on the other side of a call that takes numbers.
+    #[inline(always)]
+    pub const fn resume(reference: SessionRef) -> Self {
+        Self(reference)
     }
 
     /// What the tables hold for it.
@@ -66,6 +73,7 @@ impl Draft {
                 ..state
             },
         ) {
+            env.lower(Gauge::Records);
             env.give_slot(self.0.slot);
         }
     }
@@ -103,7 +111,7 @@ impl Draft {
 ///
 /// # Errors
 /// [`InsertError`].
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 pub fn enter<E: Env>(env: &E, config: &Config, side: Side, draft: Draft) -> Result<(), InsertError> {
     let Some(record) = env.session(draft.0.slot) else {
         return Err(InsertError::Full);
@@ -140,8 +148,41 @@ pub fn end_if_expired<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKe
     let state = record.state();
     state.generation == found.generation
         && state.phase.is_live()
-        && state.is_expired(&config.timeouts, now)
-        && end(env, config, found.slot, record, state, Ending::Expired(now))
+        && is_over(env, config, record, state, now)
+        && env.end(found.slot, state, Ending::Expired(now))
+}
+
+/// Whether a session may end because its port is needed. Where both sides have said that they will send no more, the other
+/// one, too, lets a new connection in (RFC 9293 §3.6.1); everything else has to have been idle for a while.
+#[inline(always)]
+pub fn is_over_in_all_but_name(config: &Config, state: State, now: Tick) -> bool {
+    state.phase.is_live() && (matches!(state.phase, Phase::TcpClosing) || state.is_expired(&config.pressed, now))
+}
+
+/// Ends the session on a port with a destination (its key in OUTSIDE) because the port is needed; false where it has been used
+/// or ended since it was found to be over in all but name.
+#[inline(always)]
+pub fn end_finished<E: Env>(env: &E, config: &Config, key: &FlowKey, now: Tick) -> bool {
+    let Some(found) = env.find(Side::Outside, key) else {
+        return false;
+    };
+    let Some(record) = env.session(found.slot) else {
+        return false;
+    };
+    let state = record.state();
+    let ended = state.generation == found.generation
+        && is_over_in_all_but_name(config, state, now)
+        && env.end(found.slot, state, Ending::Expired(now));
+    if ended {
+        env.raise(Gauge::Reclaimed);
+    }
+    ended
+}
+
+/// Whether a live record's idle time is over, as things stand.
+#[inline(always)]
+pub fn is_over<E: Env>(env: &E, config: &Config, record: &Session, state: State, now: Tick) -> bool {
+    state.is_expired(pressure::timeouts(env, config, record.transport(), now), now)
 }
 
 /// Why a record ends.
@@ -150,14 +191,30 @@ pub enum Ending {
     /// Its idle time is over.
     Expired(Tick),
     /// Somebody asked for it.
-    Flushed,
+    Flushed(Tick),
+}
+
+impl Ending {
+    /// When.
+    #[inline(always)]
+    pub const fn at(self) -> Tick {
+        match self {
+            Self::Expired(now) | Self::Flushed(now) => now,
+        }
+    }
 }
 
 /// Ends a live record: false where somebody else has used or ended it since `state` was read.
 ///
 /// The caller passes a state in which the record is live.
+///
+/// Called through [`Env::end`], which in the kernel is a function of its own as the parts of opening are (see [`super::part`]).
 #[inline(always)]
-pub fn end<E: Env>(env: &E, config: &Config, slot: u32, record: &Session, state: State, ending: Ending) -> bool {
+pub fn end<E: Env>(env: &E, slot: u32, state: State, ending: Ending) -> bool {
+    let Some(config) = env.config() else { return false };
+    let Some(record) = env.session(slot) else {
+        return false;
+    };
     let dead = State {
         phase: Phase::Dead,
         ..state
@@ -171,7 +228,11 @@ pub fn end<E: Env>(env: &E, config: &Config, slot: u32, record: &Session, state:
     }
     env.remove(Side::Inside, &facts.inside_key());
     env.remove(Side::Outside, &facts.outside_key());
-    release_port(env, config, record);
+    release_port(env, config, record, ending.at());
+    match facts.hold {
+        Hold::Mapping => quota::give_port(env, facts.transport, facts.inside),
+        Hold::Member | Hold::Overlap => quota::give_session(env, facts.inside),
+    }
     env.lower(match facts.hold {
         Hold::Mapping => Gauge::Mappings(facts.transport),
         Hold::Member | Hold::Overlap => Gauge::Sessions(facts.transport),
@@ -184,14 +245,15 @@ pub fn end<E: Env>(env: &E, config: &Config, slot: u32, record: &Session, state:
             ..dead
         },
     ) {
+        env.lower(Gauge::Records);
         env.give_slot(slot);
     }
     true
 }
 
 /// Gives back what a record holds of its port.
-#[inline(always)]
-pub fn release_port<E: Env>(env: &E, config: &Config, record: &Session) {
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn release_port<E: Env>(env: &E, config: &Config, record: &Session, now: Tick) {
     let facts = record.facts();
     let ordinal = u32::from(facts.ordinal);
     let Some(word) = env.port(facts.transport, ordinal) else {
@@ -200,7 +262,7 @@ pub fn release_port<E: Env>(env: &E, config: &Config, record: &Session) {
     match facts.hold {
         Hold::Member => {}
         Hold::Mapping => {
-            port::give_exclusive(word);
+            port::give_exclusive(word, mapping::unused_until(config, facts.transport, now));
             env.lower(Gauge::Exclusive(facts.transport));
         }
         Hold::Overlap => {

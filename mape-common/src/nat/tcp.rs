@@ -5,22 +5,29 @@ use crate::{verdict::Direction, wire::tcp::Flags};
 
 /// The phase after a packet with these flags, going this way.
 ///
-/// A reset leads to the short idle time but ends nothing (RFC 7857 §2.2: it may be forged). An answer of any kind to an
-/// opening establishes. FIN both ways closes. A SYN of the LAN host on a closing session opens a new connection in its place.
+/// A reset leads to the short idle time but ends nothing (RFC 7857 §2.2: it may be forged). RFC 6146 §3.5.2.2 has any packet
+/// after it establish the connection again; data that was on its way when a host really reset would then hold a port for two
+/// hours. So it takes a packet of the LAN host and then an answer, as at the beginning. An answer of any kind to an opening
+/// establishes. FIN both ways closes. A SYN on a session that has ended opens a new connection in its place.
 #[inline(always)]
 pub const fn next(phase: Phase, direction: Direction, flags: Flags) -> Phase {
+    let over = matches!(phase, Phase::TcpClosing | Phase::TcpReset);
     if flags.has(Flags::RST) {
-        return Phase::TcpClosing;
+        return if over { phase } else { Phase::TcpReset };
     }
-    if flags.is_open() && matches!(direction, Direction::Outbound) {
-        return if matches!(phase, Phase::TcpEstablished) {
-            Phase::TcpEstablished
-        } else {
-            Phase::TcpOpening
+    if flags.is_open() {
+        return match (phase, direction) {
+            (Phase::TcpEstablished, _)
+            | (Phase::TcpOpening, Direction::Inbound)
+            | (Phase::TcpUnanswered, Direction::Outbound) => Phase::TcpEstablished,
+            (_, Direction::Outbound) => Phase::TcpOpening,
+            (_, Direction::Inbound) if over => Phase::TcpUnanswered,
+            (_, Direction::Inbound) => phase,
         };
     }
     let phase = match (phase, direction) {
-        (Phase::TcpOpening, Direction::Inbound) => Phase::TcpEstablished,
+        (Phase::TcpOpening, Direction::Inbound) | (Phase::TcpUnanswered, Direction::Outbound) => Phase::TcpEstablished,
+        (Phase::TcpReset, Direction::Outbound) => Phase::TcpOpening,
         _ => phase,
     };
     if !flags.has(Flags::FIN) {
@@ -83,10 +90,45 @@ mod tests {
                 ],
                 Phase::TcpClosing,
             ),
-            (&[(Outbound, SYN), (Inbound, RST | ACK)], Phase::TcpClosing),
+            (&[(Outbound, SYN), (Inbound, RST | ACK)], Phase::TcpReset),
             (
                 &[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, RST)],
+                Phase::TcpReset,
+            ),
+            // Data that was on its way when the LAN host reset.
+            (
+                &[(Outbound, SYN), (Inbound, SYN | ACK), (Outbound, RST), (Inbound, ACK)],
+                Phase::TcpReset,
+            ),
+            // A forged reset: both sides go on.
+            (
+                &[
+                    (Outbound, SYN),
+                    (Inbound, SYN | ACK),
+                    (Inbound, RST),
+                    (Outbound, ACK),
+                    (Inbound, ACK),
+                ],
+                Phase::TcpEstablished,
+            ),
+            // Both have closed; a late reset, then the remote host opens anew from the same port, and is answered.
+            (
+                &[(Outbound, SYN), (Inbound, FIN), (Outbound, FIN), (Inbound, RST)],
                 Phase::TcpClosing,
+            ),
+            (
+                &[(Outbound, SYN), (Inbound, FIN), (Outbound, FIN), (Inbound, SYN)],
+                Phase::TcpUnanswered,
+            ),
+            (
+                &[
+                    (Outbound, SYN),
+                    (Inbound, FIN),
+                    (Outbound, FIN),
+                    (Inbound, SYN),
+                    (Outbound, SYN | ACK),
+                ],
+                Phase::TcpEstablished,
             ),
             (
                 &[(Outbound, SYN), (Inbound, RST | ACK), (Outbound, SYN)],

@@ -11,6 +11,7 @@ use crate::{
     env::Env,
     nat::{
         open::{self, Path},
+        sweep,
         table::Draft,
     },
     packet::Packet,
@@ -43,6 +44,7 @@ pub fn outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Atte
 /// LAN to WAN: looks after the packet's session or opens one, then forwards.
 #[inline(always)]
 pub fn outbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    sweep::make_room(env);
     let mut draft = None;
     if let Err(reason) = settle_outbound(frame, env, ifindex, &mut draft) {
         return Attempt::refused(reason);
@@ -108,6 +110,7 @@ pub fn inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attem
 /// WAN to LAN: looks after the packet's session or opens one, then forwards.
 #[inline(always)]
 pub fn inbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    sweep::make_room(env);
     let mut draft = None;
     if let Err(reason) = settle_inbound(frame, env, ifindex, &mut draft) {
         return Attempt::refused(reason);

@@ -8,7 +8,7 @@ use crate::{
         mapping,
         open::{self, Flow, Path},
         session::{Hold, Phase, State},
-        table::Draft,
+        table::{self, Draft},
         tcp,
     },
     packet::Packet,
@@ -148,7 +148,10 @@ pub fn look<P: Packet, E: Env>(
         && let Some(record) = env.session(session.slot)
     {
         let state = record.state();
-        if state.generation == session.generation && state.phase.is_live() && !state.is_expired(&config.timeouts, now) {
+        if state.generation == session.generation
+            && state.phase.is_live()
+            && !table::is_over(env, config, record, state, now)
+        {
             *need = Some(Need {
                 flow,
                 phase: next_phase(state.phase, &inner),
@@ -161,9 +164,10 @@ pub fn look<P: Packet, E: Env>(
         return Err(Reason::NoSession);
     }
     let phase = match flow.transport {
-        Transport::Tcp => tcp::next(Phase::TcpOpening, Direction::Inbound, inner.flags),
-        Transport::Udp => Phase::Udp,
-        Transport::Icmp => Phase::Icmp,
+        Transport::Tcp if inner.flags.is_open() => Phase::TcpUnanswered,
+        Transport::Udp => Phase::UdpUnanswered,
+        // A reset or an answer to what nobody asked opens nothing; nor does somebody's ping.
+        Transport::Tcp | Transport::Icmp => return Err(Reason::NoSession),
     };
     *need = Some(Need {
         flow,
@@ -181,8 +185,12 @@ pub fn look<P: Packet, E: Env>(
 pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, session: SessionRef, phase: Phase) -> Result<(), Reason> {
     let record = env.session(session.slot).ok_or(Reason::NoSession)?;
     let (state, facts) = record.read(session.generation).ok_or(Reason::NoSession)?;
-    if matches!(facts.hold, Hold::Member) {
-        mapping::touch(env, facts.mapping, arrival.now);
+    // What nobody on the LAN has answered keeps no mapping alive (RFC 7857 §7), and does not outlive it.
+    if matches!(facts.hold, Hold::Member)
+        && !mapping::touch(env, arrival.config, facts.mapping, arrival.now, phase.is_answered())
+    {
+        mapping::age_member(record, state, arrival.now);
+        return Err(Reason::NoSession);
     }
     // A packet that was faster has noted as much; an ended session is found ended by the next packet.
     let _ = record.advance(
@@ -206,7 +214,7 @@ pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, session: SessionRef, phas
 pub fn admitting_mapping<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<SessionRef, Reason> {
     let (config, now) = (arrival.config, arrival.now);
     let mapping = mapping::find(env, config, Side::Outside, flow, now).ok_or(Reason::NoSession)?;
-    if mapping::is_permitted(env, config, flow.transport, mapping, flow.remote, now) {
+    if mapping::admits(env, config, flow.transport, mapping, flow.remote, now) {
         Ok(mapping)
     } else {
         Err(Reason::Filtered)
@@ -239,7 +247,7 @@ pub fn draft<E: Env>(
         lan_hop: of.lan_hop,
         ..*path
     };
-    let draft = open::draft(env, arrival.config, &inside, &path, of.first, arrival.now)?;
+    let draft = open::draft(env, arrival.config, &inside, &path, need.phase, arrival.now)?;
     draft.record(env)?.set_member(mapping, of.external_port, of.ordinal);
     *made = Some(draft);
     Ok(())

@@ -8,7 +8,7 @@ use crate::{
         mapping,
         open::{self, Flow, Path},
         session::{Hold, Phase, State},
-        table::Draft,
+        table::{self, Draft},
         tcp,
     },
     packet::Packet,
@@ -127,6 +127,7 @@ fn read<P: Packet>(frame: &P) -> Result<(Inner, Flow), Reason> {
 fn next_phase(phase: Phase, inner: &Inner) -> Phase {
     match inner.transport {
         Transport::Tcp => tcp::next(phase, Direction::Outbound, inner.flags),
+        Transport::Udp if matches!(phase, Phase::UdpUnanswered) => Phase::Udp,
         Transport::Udp | Transport::Icmp => phase,
     }
 }
@@ -169,7 +170,7 @@ pub fn look<P: Packet, E: Env>(
         let state = record.state();
         if state.generation == session.generation
             && state.phase.is_live()
-            && !state.is_expired(&config.timeouts, arrival.now)
+            && !table::is_over(env, config, record, state, arrival.now)
         {
             *need = Some(Need {
                 flow,
@@ -242,18 +243,11 @@ pub fn refresh<E: Env>(
         record.set_hops(facts.created, path.wan_hop, path.lan_hop);
     }
     if matches!(facts.hold, Hold::Member) {
-        if !mapping::touch(env, facts.mapping, now) {
-            // Aged rather than ended here: ending takes more stack than there is. The next packet finds it expired.
-            let _ = record.advance(
-                state,
-                State {
-                    used: now.long_before(),
-                    ..state
-                },
-            );
+        if !mapping::touch(env, arrival.config, facts.mapping, now, true) {
+            mapping::age_member(record, state, now);
             return Err(Reason::Contended);
         }
-        mapping::permit(env, facts.mapping, facts.remote, now);
+        mapping::permit(env, arrival.config, record, now);
     }
     // Where another packet of the session was faster, that is as good as ours.
     let _ = record.advance(

@@ -6,7 +6,7 @@ use std::{
 };
 
 use mape_common::{
-    layout::{DEFAULT_SESSIONS, OVERLAP_PORTS},
+    layout::{DEFAULT_SESSIONS, Filtering, OVERLAP_PORTS},
     map::{
         domain::Domain,
         prefix::{Ipv4Prefix, PrefixError},
@@ -15,11 +15,11 @@ use mape_common::{
 
 use super::{
     Resolved, line,
-    low::{Clamp, Given, Low, LowNat, LowTimeouts, LowTunnel, Number, Origin, Switch, Text},
+    low::{Clamp, Given, Low, LowNat, LowPressed, LowTimeouts, LowTunnel, Number, Origin, Switch, Text},
     problem::{Mistake, Problem},
 };
 use crate::{
-    gateway::{Gateway, Mode, Nat, Role, Seconds, Tunnel},
+    gateway::{Gateway, Mode, Nat, Policy, Pressed, Role, Seconds, Tunnel},
     instance::Instance,
     tun::is_device_name,
 };
@@ -31,6 +31,7 @@ const DEFAULT_MTU: u16 = 1460;
 const LEAST_MSS: u16 = 536;
 const DEFAULT_OVERLAP_PORTS: [u16; 3] = [53, 123, 443];
 const MOST_SECONDS: u32 = 10_000_000;
+const DEFAULT_PERMISSIONS: u32 = 1_024;
 
 /// Checks everything.
 pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistake> {
@@ -135,13 +136,30 @@ fn tunnel(low: &LowTunnel, default_routes: &[Ipv4Prefix]) -> Result<Tunnel, Mist
 }
 
 fn nat(low: &LowNat, domain: Option<&Domain>, warnings: &mut Vec<String>) -> Result<Nat, Mistake> {
-    const WORDS: &[&str] = &["endpoint-independent", "overlap"];
-    let udp = word(low.udp_mapping.as_ref(), "udp-mapping", WORDS)?;
-    let tcp = word(low.tcp_mapping.as_ref(), "tcp-mapping", WORDS)?;
+    let udp = Policy {
+        endpoint_independent: mapping(&low.udp_mapping, "udp-mapping", true)?,
+        filtering: filtering(&low.udp_filtering, "udp-filtering")?,
+    };
+    let tcp = Policy {
+        endpoint_independent: mapping(&low.tcp_mapping, "tcp-mapping", false)?,
+        filtering: filtering(&low.tcp_filtering, "tcp-filtering")?,
+    };
+    // Nobody opens a session of ICMP from outside, so there is nothing to filter.
+    let icmp = Policy {
+        endpoint_independent: mapping(&low.icmp_mapping, "icmp-mapping", true)?,
+        filtering: Filtering::AddressAndPort,
+    };
+    let timeouts = timeouts(&low.timeouts, warnings)?;
     Ok(Nat {
         sessions: number(&low.sessions, "sessions", 256, 1_048_576)?.unwrap_or(DEFAULT_SESSIONS),
-        udp_endpoint_independent: udp != Some("overlap"),
-        tcp_endpoint_independent: tcp == Some("endpoint-independent"),
+        policies: [udp, tcp, icmp],
+        host_sessions: number(&low.host_sessions, "host-sessions", 0, 1_048_576)?.unwrap_or(0),
+        host_ports: number(&low.host_ports, "host-ports", 0, 65_535)?.unwrap_or(0),
+        mapping_permissions: number(&low.mapping_permissions, "mapping-permissions", 1, 1_048_576)?
+            .unwrap_or(DEFAULT_PERMISSIONS),
+        quarantine: number(&low.quarantine, "quarantine", 0, MOST_SECONDS)?.unwrap_or(120),
+        watermark: number(&low.watermark, "watermark", 1, 100)?.unwrap_or(80),
+        pressed: pressed(&low.pressed)?,
         overlap_ports: ports(low.overlap_ports.as_deref(), "overlap-ports", OVERLAP_PORTS)?
             .unwrap_or_else(|| DEFAULT_OVERLAP_PORTS.to_vec()),
         reserved_ports: ports(low.reserved_ports.as_deref(), "reserved-ports", usize::from(u16::MAX))?
@@ -151,7 +169,37 @@ fn nat(low: &LowNat, domain: Option<&Domain>, warnings: &mut Vec<String>) -> Res
             .as_ref()
             .map(|given| external(given, domain))
             .transpose()?,
-        timeouts: timeouts(&low.timeouts, warnings)?,
+        timeouts,
+    })
+}
+
+fn mapping(given: &Text, key: &'static str, usual: bool) -> Result<bool, Mistake> {
+    let said = word(given.as_ref(), key, &["endpoint-independent", "overlap"])?;
+    Ok(said.map_or(usual, |word| word == "endpoint-independent"))
+}
+
+fn filtering(given: &Text, key: &'static str) -> Result<Filtering, Mistake> {
+    let said = word(
+        given.as_ref(),
+        key,
+        &["endpoint-independent", "address", "address-and-port"],
+    )?;
+    Ok(match said {
+        Some("endpoint-independent") => Filtering::EndpointIndependent,
+        Some("address-and-port") => Filtering::AddressAndPort,
+        // RFC 7597 §10
+        _ => Filtering::Address,
+    })
+}
+
+fn pressed(low: &LowPressed) -> Result<Pressed, Mistake> {
+    let usual = Pressed::default();
+    let seconds =
+        |given: &Number, key, usual: u32| Ok::<u32, Mistake>(number(given, key, 1, MOST_SECONDS)?.unwrap_or(usual));
+    Ok(Pressed {
+        udp_query: seconds(&low.udp_query, "pressed.udp-query", usual.udp_query)?,
+        tcp_opening: seconds(&low.tcp_opening, "pressed.tcp-opening", usual.tcp_opening)?,
+        tcp_closing: seconds(&low.tcp_closing, "pressed.tcp-closing", usual.tcp_closing)?,
     })
 }
 
@@ -188,10 +236,17 @@ fn timeouts(low: &LowTimeouts, warnings: &mut Vec<String>) -> Result<Seconds, Mi
         udp: seconds(&low.udp, "udp", usual.udp, 120, "RFC 4787 REQ-5")?,
         // RFC 4787 REQ-5a allows any time for well-known ports.
         udp_query: seconds(&low.udp_query, "udp-query", usual.udp_query, 0, "")?,
-        tcp_transitory: seconds(
-            &low.tcp_transitory,
-            "tcp-transitory",
-            usual.tcp_transitory,
+        tcp_opening: seconds(
+            &low.tcp_opening,
+            "tcp-opening",
+            usual.tcp_opening,
+            240,
+            "RFC 5382 REQ-5",
+        )?,
+        tcp_closing: seconds(
+            &low.tcp_closing,
+            "tcp-closing",
+            usual.tcp_closing,
             240,
             "RFC 5382 REQ-5",
         )?,

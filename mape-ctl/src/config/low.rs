@@ -129,10 +129,28 @@ pub(super) struct LowNat {
     pub(super) sessions: Number,
     pub(super) udp_mapping: Text,
     pub(super) tcp_mapping: Text,
+    pub(super) icmp_mapping: Text,
+    pub(super) udp_filtering: Text,
+    pub(super) tcp_filtering: Text,
+    pub(super) host_sessions: Number,
+    pub(super) host_ports: Number,
+    pub(super) mapping_permissions: Number,
+    pub(super) quarantine: Number,
+    pub(super) watermark: Number,
     pub(super) overlap_ports: List<i64>,
     pub(super) reserved_ports: List<i64>,
     pub(super) external_address: Text,
     pub(super) timeouts: LowTimeouts,
+    pub(super) pressed: LowPressed,
+}
+
+/// `[nat.pressed]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct LowPressed {
+    pub(super) udp_query: Number,
+    pub(super) tcp_opening: Number,
+    pub(super) tcp_closing: Number,
 }
 
 /// `[nat.timeouts]`.
@@ -142,7 +160,8 @@ pub(super) struct LowTimeouts {
     pub(super) icmp: Number,
     pub(super) udp: Number,
     pub(super) udp_query: Number,
-    pub(super) tcp_transitory: Number,
+    pub(super) tcp_opening: Number,
+    pub(super) tcp_closing: Number,
     pub(super) tcp_established: Number,
 }
 
@@ -204,6 +223,18 @@ impl Low {
         over(&mut self.nat.sessions, nat.sessions, "--sessions");
         over(&mut self.nat.udp_mapping, nat.udp_mapping, "--udp-mapping");
         over(&mut self.nat.tcp_mapping, nat.tcp_mapping, "--tcp-mapping");
+        over(&mut self.nat.icmp_mapping, nat.icmp_mapping, "--icmp-mapping");
+        over(&mut self.nat.udp_filtering, nat.udp_filtering, "--udp-filtering");
+        over(&mut self.nat.tcp_filtering, nat.tcp_filtering, "--tcp-filtering");
+        over(&mut self.nat.host_sessions, nat.host_sessions, "--host-sessions");
+        over(&mut self.nat.host_ports, nat.host_ports, "--host-ports");
+        over(
+            &mut self.nat.mapping_permissions,
+            nat.mapping_permissions,
+            "--mapping-permissions",
+        );
+        over(&mut self.nat.quarantine, nat.quarantine, "--quarantine");
+        over(&mut self.nat.watermark, nat.watermark, "--watermark");
         over_list(&mut self.nat.overlap_ports, nat.overlap_ports, "--overlap-ports");
         over_list(&mut self.nat.reserved_ports, nat.reserved_ports, "--reserved-ports");
         over(
@@ -215,15 +246,24 @@ impl Low {
         over(&mut times.icmp, nat.timeout_icmp, "--timeout-icmp");
         over(&mut times.udp, nat.timeout_udp, "--timeout-udp");
         over(&mut times.udp_query, nat.timeout_udp_query, "--timeout-udp-query");
-        over(
-            &mut times.tcp_transitory,
-            nat.timeout_tcp_transitory,
-            "--timeout-tcp-transitory",
-        );
+        over(&mut times.tcp_opening, nat.timeout_tcp_opening, "--timeout-tcp-opening");
+        over(&mut times.tcp_closing, nat.timeout_tcp_closing, "--timeout-tcp-closing");
         over(
             &mut times.tcp_established,
             nat.timeout_tcp_established,
             "--timeout-tcp-established",
+        );
+        let pressed = &mut self.nat.pressed;
+        over(&mut pressed.udp_query, nat.pressed_udp_query, "--pressed-udp-query");
+        over(
+            &mut pressed.tcp_opening,
+            nat.pressed_tcp_opening,
+            "--pressed-tcp-opening",
+        );
+        over(
+            &mut pressed.tcp_closing,
+            nat.pressed_tcp_closing,
+            "--pressed-tcp-closing",
         );
     }
 }

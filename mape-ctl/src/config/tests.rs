@@ -2,8 +2,10 @@
 
 use clap::{Args as _, FromArgMatches as _};
 
+use mape_common::layout::{Filtering, Transport};
+
 use super::*;
-use crate::gateway::{Mode, Role, Seconds};
+use crate::gateway::{Mode, Pressed, Role, Seconds};
 
 const FULL: &str = r#"
 role = "ce"
@@ -40,6 +42,14 @@ routes = ["198.51.100.0/24"]
 sessions = 1024
 udp-mapping = "overlap"
 tcp-mapping = "endpoint-independent"
+icmp-mapping = "overlap"
+udp-filtering = "endpoint-independent"
+tcp-filtering = "address-and-port"
+host-sessions = 500
+host-ports = 60
+mapping-permissions = 100
+quarantine = 0
+watermark = 90
 overlap-ports = [53]
 reserved-ports = [4500]
 
@@ -47,8 +57,14 @@ reserved-ports = [4500]
 icmp = 61
 udp = 301
 udp-query = 30
-tcp-transitory = 241
+tcp-opening = 241
+tcp-closing = 242
 tcp-established = 7441
+
+[nat.pressed]
+udp-query = 5
+tcp-opening = 20
+tcp-closing = 1
 "#;
 
 /// The least that a customer edge needs.
@@ -100,9 +116,27 @@ fn every_key_of_the_file_arrives() {
     assert_eq!(tunnel.routes, ["198.51.100.0/24".parse().unwrap()]);
     let nat = gateway.nat;
     assert_eq!(
-        (nat.sessions, nat.udp_endpoint_independent, nat.tcp_endpoint_independent),
-        (1024, false, true)
+        (nat.sessions, nat.policies.map(|policy| policy.endpoint_independent)),
+        (1024, [false, true, false])
     );
+    assert_eq!(
+        (
+            nat.policy(Transport::Udp).filtering,
+            nat.policy(Transport::Tcp).filtering
+        ),
+        (Filtering::EndpointIndependent, Filtering::AddressAndPort)
+    );
+    assert_eq!(
+        (nat.host_sessions, nat.host_ports, nat.mapping_permissions),
+        (500, 60, 100)
+    );
+    assert_eq!((nat.quarantine, nat.watermark), (0, 90));
+    let pressed = Pressed {
+        udp_query: 5,
+        tcp_opening: 20,
+        tcp_closing: 1,
+    };
+    assert_eq!(nat.pressed, pressed);
     assert_eq!(
         (nat.overlap_ports, nat.reserved_ports, nat.external_address),
         (vec![53], vec![4500], None)
@@ -111,7 +145,8 @@ fn every_key_of_the_file_arrives() {
         icmp: 61,
         udp: 301,
         udp_query: 30,
-        tcp_transitory: 241,
+        tcp_opening: 241,
+        tcp_closing: 242,
         tcp_established: 7441,
     };
     assert_eq!(nat.timeouts, seconds);
@@ -128,13 +163,28 @@ fn what_nobody_says_has_a_default() {
         ("mape0", 1460, Some(1420), true)
     );
     assert_eq!(tunnel.routes, ["0.0.0.0/0".parse().unwrap()]);
-    let nat = gateway.nat;
+    let nat = &gateway.nat;
     assert_eq!(
-        (nat.sessions, nat.udp_endpoint_independent, nat.tcp_endpoint_independent),
-        (65_536, true, false)
+        (nat.sessions, nat.policies.map(|policy| policy.endpoint_independent)),
+        (65_536, [true, false, true])
     );
-    assert_eq!((nat.overlap_ports, nat.reserved_ports), (vec![53, 123, 443], vec![]));
+    assert_eq!(nat.overlap_ports, [53, 123, 443]);
+    assert!(nat.reserved_ports.is_empty());
     assert_eq!(nat.timeouts, Seconds::default());
+    assert_eq!(nat.pressed, Pressed::default());
+    assert_eq!(
+        (
+            nat.policy(Transport::Udp).filtering,
+            nat.policy(Transport::Tcp).filtering
+        ),
+        (Filtering::Address, Filtering::Address),
+        "RFC 7597 section 10"
+    );
+    assert_eq!((nat.host_sessions, nat.host_ports), (0, 0), "no limit");
+    assert_eq!(
+        (nat.quarantine, nat.watermark, nat.mapping_permissions),
+        (120, 80, 1_024)
+    );
     assert!(gateway.rules.is_empty());
 }
 

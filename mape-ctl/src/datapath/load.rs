@@ -454,9 +454,11 @@ fn ports(gateway: &Gateway, interfaces: &[Interface]) -> Result<(Vec<Port>, Inte
 mod tests {
     use std::net::Ipv6Addr;
 
+    use mape_common::layout::Filtering;
+
     use super::*;
     use crate::{
-        gateway::{Mode, Nat, Seconds, Tunnel},
+        gateway::{Mode, Nat, Policy, Pressed, Seconds, Tunnel},
         host::nic::tests::nic as interface,
     };
 
@@ -479,8 +481,16 @@ mod tests {
             },
             nat: Nat {
                 sessions: 0,
-                udp_endpoint_independent: true,
-                tcp_endpoint_independent: false,
+                policies: [Policy {
+                    endpoint_independent: true,
+                    filtering: Filtering::Address,
+                }; 3],
+                host_sessions: 0,
+                host_ports: 0,
+                mapping_permissions: 1_024,
+                quarantine: 120,
+                watermark: 80,
+                pressed: Pressed::default(),
                 overlap_ports: vec![53],
                 reserved_ports: Vec::new(),
                 external_address: None,

@@ -10,8 +10,8 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FlowKey, Gauge, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef, SessionRef,
-        SweepOrder, maps,
+        Config, Counter, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS,
+        RuleRef, SessionRef, SweepOrder, maps,
     },
     map::rule::Rule,
     nat::session::Session,
@@ -128,6 +128,7 @@ impl Sizes {
                 (sessions / 4).max(1_024),
                 Fit::Exactly,
             ),
+            maps::HOSTS => (4, size_of::<HostUse>(), LAN_HOSTS, Fit::Exactly),
             maps::COUNTERS => (index, size_of::<Counter>(), 2 * OUTCOMES, Fit::Exactly),
             maps::GAUGES => (index, word, Gauge::COUNT, Fit::Exactly),
             maps::SWEEP => {

@@ -11,7 +11,7 @@ use mape_common::{
 };
 
 use super::programs::Sizes;
-use crate::gateway::{Gateway, Role, Seconds};
+use crate::gateway::{Gateway, Nat, Role, Seconds};
 
 /// Ports below this are not handed out to endpoints that have not asked for one by its number.
 const FIRST_USER_PORT: u16 = 1_024;
@@ -52,13 +52,13 @@ fn sessions(gateway: &Gateway) -> u32 {
 pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Config {
     let (nat, tunnel) = (&gateway.nat, &gateway.tunnel);
     let relay_address = gateway.relay.octets();
-    let mut flags = 0;
-    for (wanted, flag) in [
-        (nat.udp_endpoint_independent, Config::EIM_UDP),
-        (nat.tcp_endpoint_independent, Config::EIM_TCP),
-        (tunnel.copy_dscp, Config::COPY_DSCP),
-    ] {
-        flags |= if wanted { flag } else { 0 };
+    let mut flags = if tunnel.copy_dscp { Config::COPY_DSCP } else { 0 };
+    for transport in Transport::ALL {
+        let policy = nat.policy(transport);
+        if policy.endpoint_independent {
+            flags |= Config::mapping(transport);
+        }
+        flags |= Config::filter(transport, policy.filtering);
     }
     let mut overlap_ports = [Port(0); OVERLAP_PORTS];
     for (to, from) in overlap_ports.iter_mut().zip(&nat.overlap_ports) {
@@ -69,6 +69,7 @@ pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Con
         relay_address,
         hash_key,
         timeouts: timeouts(nat.timeouts),
+        pressed: timeouts(pressed(nat)),
         external_address: [0; 4],
         external_mask: u32::MAX,
         tunnel_ifindex,
@@ -81,6 +82,16 @@ pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Con
         mss: tunnel.mss.unwrap_or(0),
         flags,
         sessions: sessions(gateway),
+        sessions_high: share(sessions(gateway), nat.watermark),
+        ports_high: 0,
+        host_sessions: nat.host_sessions,
+        host_ports: nat.host_ports,
+        mapping_permissions: nat.mapping_permissions,
+        quarantine: if nat.quarantine == 0 {
+            Tick(0)
+        } else {
+            Tick::at_least_seconds(nat.quarantine)
+        },
     };
     if let Some(domain) = &gateway.domain {
         let set = domain.port_set();
@@ -90,6 +101,7 @@ pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Con
             .checked_shl(32 - u32::from(domain.ipv4().len().min(32)))
             .unwrap_or(0);
         config.ports = set.len();
+        config.ports_high = share(set.len(), nat.watermark);
         config.first_dynamic = first_dynamic(set);
         config.overlap_row_mask = Config::overlap_rows(set.len()) - 1;
         config.port_set = set;
@@ -97,12 +109,29 @@ pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Con
     config
 }
 
+/// A share of a number, percent, rounded up.
+fn share(of: u32, percent: u32) -> u32 {
+    let share = (u64::from(of) * u64::from(percent)).div_ceil(100);
+    u32::try_from(share).unwrap_or(u32::MAX)
+}
+
+/// Idle times under pressure: never longer than without.
+fn pressed(nat: &Nat) -> Seconds {
+    Seconds {
+        udp_query: nat.pressed.udp_query.min(nat.timeouts.udp_query),
+        tcp_opening: nat.pressed.tcp_opening.min(nat.timeouts.tcp_opening),
+        tcp_closing: nat.pressed.tcp_closing.min(nat.timeouts.tcp_closing),
+        ..nat.timeouts
+    }
+}
+
 fn timeouts(seconds: Seconds) -> Timeouts {
     Timeouts {
         icmp: Tick::at_least_seconds(seconds.icmp),
         udp: Tick::at_least_seconds(seconds.udp),
         udp_query: Tick::at_least_seconds(seconds.udp_query),
-        tcp_transitory: Tick::at_least_seconds(seconds.tcp_transitory),
+        tcp_opening: Tick::at_least_seconds(seconds.tcp_opening),
+        tcp_closing: Tick::at_least_seconds(seconds.tcp_closing),
         tcp_established: Tick::at_least_seconds(seconds.tcp_established),
     }
 }

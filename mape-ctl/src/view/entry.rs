@@ -4,10 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use mape_common::{
     layout::{SweepOrder, Timeouts, Transport},
-    nat::{
-        session::{Hold, Phase},
-        sweep,
-    },
+    nat::{session::Hold, sweep},
     time::Tick,
     wire::port::Port,
 };
@@ -76,20 +73,8 @@ impl Row {
             far_end: (!is_mapping).then(|| facts.far_end.into()),
             age_seconds: now.since(facts.created).seconds(),
             idle_seconds: idle.seconds(),
-            remaining_seconds: Tick(limit(state.phase, timeouts).0.saturating_sub(idle.0)).seconds(),
+            remaining_seconds: Tick(state.phase.idle_time(timeouts).0.saturating_sub(idle.0)).seconds(),
         })
-    }
-}
-
-/// The idle time of a phase.
-fn limit(phase: Phase, timeouts: &Timeouts) -> Tick {
-    match phase {
-        Phase::Free | Phase::Building | Phase::Dead => Tick(0),
-        Phase::Icmp => timeouts.icmp,
-        Phase::Udp => timeouts.udp,
-        Phase::UdpQuery => timeouts.udp_query,
-        Phase::TcpOpening | Phase::TcpClosing => timeouts.tcp_transitory,
-        Phase::TcpEstablished | Phase::TcpFinOutbound | Phase::TcpFinInbound => timeouts.tcp_established,
     }
 }
 
@@ -150,7 +135,7 @@ impl Filter {
 mod tests {
     use mape_common::{
         layout::SessionRef,
-        nat::session::{Facts, State},
+        nat::session::{Facts, Phase, State},
     };
 
     use super::*;
