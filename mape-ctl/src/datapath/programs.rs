@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{MapError, MapInfo},
     programs::{ProgramError, ProgramFd, Xdp},
 };
@@ -212,7 +212,10 @@ pub fn unpinned(object: &[u8], sizes: &Sizes) -> Result<Ebpf, LoadError> {
     if object.is_empty() {
         return Err(LoadError::NoObject);
     }
-    let loaded = sized(sizes).load(object);
+    let mut loader = sized(sizes);
+    // Without statistics, which come last and are long on newer kernels, a log ends with the fault.
+    loader.verifier_log_level(VerifierLogLevel::DEBUG);
+    let loaded = loader.load(object);
     loaded.map_err(|error| LoadError::Maps(Box::new(error)))
 }
 

@@ -11,7 +11,7 @@ use mape_common::layout::DEFAULT_SESSIONS;
 use super::programs::{self, LoadError, Sizes};
 
 /// Lines of the verifier's log that are kept: the last ones name the instruction and the fault.
-const LOG_LINES: usize = 20;
+const LOG_LINES: usize = 30;
 /// Bytes of an instruction as the kernel keeps it.
 const INSTRUCTION_BYTES: u32 = 8;
 

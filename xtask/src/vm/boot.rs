@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use mape_tests::process::run;
 
 use super::{
@@ -39,7 +39,7 @@ impl Machine<'_> {
         }
         self.emulate(&log, &answers)
             .and_then(|()| guest::read(&answers))
-            .with_context(|| format!("{}; the kernel's last lines:\n{}", log.display(), last_lines(&log)))
+            .map_err(|error| anyhow!("{error:#}; {} ends with:\n{}", log.display(), last_lines(&log)))
     }
 
     fn emulate(&self, log: &Path, answers: &Path) -> Result<()> {
