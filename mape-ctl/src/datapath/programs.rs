@@ -215,8 +215,7 @@ pub fn unpinned(object: &[u8], sizes: &Sizes) -> Result<Ebpf, LoadError> {
     let mut loader = sized(sizes);
     // Without statistics, which come last and are long on newer kernels, a log ends with the fault.
     loader.verifier_log_level(VerifierLogLevel::DEBUG);
-    let loaded = loader.load(object);
-    loaded.map_err(|error| LoadError::Maps(Box::new(error)))
+    loader.load(object).map_err(|error| LoadError::Maps(Box::new(error)))
 }
 
 /// A loader that makes the maps as large as they have to be.
