@@ -42,7 +42,7 @@ pub enum Command {
     Stat(StatArgs),
     /// List, count or end the sessions of the translation table
     Sessions(SessionsArgs),
-    /// Write the BPF object that this program carries
+    /// Write the BPF object that this program carries, or try it on this kernel
     #[command(hide = true)]
     Object(ObjectArgs),
     /// Write the manual pages
@@ -325,8 +325,14 @@ impl FromStr for Endpoint {
 #[derive(Clone, Debug, Args)]
 pub struct ObjectArgs {
     /// Where to write it
-    #[arg(long, short, value_name = "FILE")]
-    pub output: PathBuf,
+    #[arg(long, short, value_name = "FILE", required_unless_present = "verify")]
+    pub output: Option<PathBuf>,
+    /// Load every program, attach none, and show what the kernel's verifier says
+    #[arg(long)]
+    pub verify: bool,
+    /// With --verify: print JSON, with stable keys
+    #[arg(long, requires = "verify")]
+    pub json: bool,
 }
 
 /// Arguments of `man`.

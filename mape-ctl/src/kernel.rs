@@ -61,13 +61,17 @@ pub enum KernelError {
 /// # Errors
 /// [`KernelError`].
 pub fn check(command: &'static str) -> Result<(), KernelError> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    check_release(&release)?;
+    check_release(&release())?;
     check_root(command)?;
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Err(KernelError::NoBtf);
     }
     Ok(())
+}
+
+/// The release as the kernel says it.
+pub fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// Checks that this is root; without, the kernel's own answers are hard to understand.

@@ -60,7 +60,7 @@ fn help_and_version_are_no_failure() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let rows: [&[&str]; 9] = [
+    let rows: [&[&str]; 11] = [
         &[],
         &["frobnicate"],
         &["stat", "--frobnicate"],
@@ -69,6 +69,8 @@ fn wrong_usage_is_exit_code_2() {
         &["sessions", "--flush"],
         &["sessions", "--flush", "--state", "opening"],
         &["stat", "--watch", "--no-rates"],
+        &["object"],
+        &["object", "--output", "/dev/null", "--json"],
         &["load", "--lan", "lan0", "--wan", "wan0", "--prefix", "2001:db8::1/56"],
     ];
     for args in rows {
@@ -190,4 +192,45 @@ fn the_object_is_written_to_a_file_or_its_absence_explained() {
         assert!(said.contains("MAPE_SKIP_EBPF=1"), "{said}");
     }
     fs::remove_dir_all(folder).expect("the folder is there");
+}
+
+#[test]
+fn the_kernel_is_asked_about_every_program_of_the_object() {
+    let folder = folder("verify");
+    let file = folder.join("mape.o");
+    let is_written = run(&["object", "--output", &file.to_string_lossy()]).status.success();
+    let object = is_written.then(|| fs::read(&file).expect("the object"));
+    fs::remove_dir_all(folder).expect("the folder is there");
+    let Some(object) = object else {
+        println!("SKIPPED: this mape-ctl carries no BPF object");
+        return;
+    };
+    if !rustix::process::geteuid().is_root() {
+        let (code, said) = refused(&["object", "--verify"]);
+        assert_eq!(code, Some(1));
+        assert!(said.contains("object --verify needs root"), "{said}");
+        println!("SKIPPED: loading BPF programs needs root");
+        return;
+    }
+    let object = aya_obj::Object::parse(&object).expect("an object that aya reads");
+    let mut programs: Vec<&str> = object.programs.keys().map(String::as_str).collect();
+    programs.sort_unstable();
+
+    let report: serde_json::Value = serde_json::from_str(&printed(&["object", "--verify", "--json"])).expect("JSON");
+    assert_eq!(
+        report["kernel"],
+        rustix::system::uname().release().to_string_lossy().as_ref()
+    );
+    let rows = report["programs"].as_array().expect("a list of programs");
+    let reported: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    assert_eq!(reported, programs);
+    for row in rows {
+        assert!(row["refused"].is_null(), "{row}");
+        assert!(row["verified_instructions"].as_u64() > Some(0), "{row}");
+        assert!(row["translated_instructions"].as_u64() > Some(0), "{row}");
+    }
+
+    let text = printed(&["object", "--verify"]);
+    let first: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(first, programs);
 }

@@ -23,6 +23,11 @@ pub(crate) fn root() -> &'static Path {
         .expect("xtask is a folder inside the workspace")
 }
 
+/// The folder that everything built or fetched goes into.
+pub(crate) fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// A cargo command for this workspace.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

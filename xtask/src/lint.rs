@@ -1,12 +1,12 @@
 //! Owns `cargo xtask lint`: format, clippy for the host and for the BPF target, licences, and that every member takes part.
 
-use std::{env, fs, path::PathBuf, process::Command, time::Duration};
+use std::{env, fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use mape_tests::process::{run, show};
 
 use crate::{
-    cargo::{cargo, root},
+    cargo::{cargo, root, target},
     rust_src::rust_src,
     setup,
 };
@@ -89,8 +89,7 @@ fn clippy_bpf() -> Result<String> {
     let mut command = cargo(&["clippy", "--quiet", "--release", "--package", "mape-ebpf"]);
     command.args(["--target", "bpfel-unknown-none", "-Z", "build-std=core"]);
     // Other flags than the host's: in the same folder each would throw away the other's work.
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    command.arg("--target-dir").arg(target.join("lint-bpf"));
+    command.arg("--target-dir").arg(target().join("lint-bpf"));
     // As mape-ctl/build.rs compiles it: these decide which code there is to look at.
     let flags = format!("--cfg=bpf_target_arch=\"{}\"\x1f-Ctarget-cpu=v3", env::consts::ARCH);
     command.env("CARGO_ENCODED_RUSTFLAGS", flags);

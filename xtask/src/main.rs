@@ -9,6 +9,8 @@ mod lint;
 mod rust_src;
 mod setup;
 mod test;
+mod verify_kernels;
+mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -37,6 +39,8 @@ enum Task {
         #[arg(long)]
         object: Option<PathBuf>,
     },
+    /// Load every program on Debian's kernels, in virtual machines, and show how far the verifier goes (needs no root).
+    VerifyKernels(verify_kernels::VerifyKernels),
     /// Keep the lab open to play in (root).
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -63,6 +67,7 @@ fn run() -> Result<()> {
         Task::Build => build::build().map(drop),
         Task::Lint => lint::lint(),
         Task::EbpfCheck { object } => ebpf_check::ebpf_check(object.as_deref()),
+        Task::VerifyKernels(arguments) => verify_kernels::verify_kernels(arguments),
         Task::Lab(task) => lab::lab(task),
         Task::Demo => demo::demo(),
         Task::Test => test::test(),

@@ -1,6 +1,7 @@
 //! Brings a bare machine to where the project builds and its lab runs; does nothing that is already done.
 
-mod debian;
+pub(crate) mod apt;
+pub(crate) mod debian;
 mod linker;
 mod rust_source;
 
@@ -68,7 +69,7 @@ fn step(name: &str, work: impl FnOnce() -> Result<String>) -> Result<()> {
 }
 
 /// Says on one line that a step will take a while.
-fn progress(text: &str) {
+pub(crate) fn progress(text: &str) {
     println!("setup:   {text}");
 }
 

@@ -11,3 +11,4 @@ pub mod sessions;
 pub mod sweep;
 pub mod tables;
 pub mod unload;
+pub mod verify;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{MapError, MapInfo},
     programs::{ProgramError, ProgramFd, Xdp},
 };
@@ -198,14 +198,36 @@ pub fn load(object: &[u8], pins: &PinFolder, sizes: &Sizes) -> Result<Ebpf, Load
         return Err(LoadError::NoObject);
     }
     let paths: BTreeMap<&'static str, PathBuf> = maps::ALL.into_iter().map(|map| (map, pins.map(map))).collect();
-    let mut loader = EbpfLoader::new();
+    let mut loader = sized(sizes);
     for (map, path) in &paths {
         loader.map_pin_path(map, path.as_path());
+    }
+    loader.load(object).map_err(|error| LoadError::Maps(Box::new(error)))
+}
+
+/// Makes the maps without pinning them: they are gone when the result is.
+///
+/// # Errors
+/// [`LoadError::NoObject`], [`LoadError::Maps`].
+pub fn unpinned(object: &[u8], sizes: &Sizes) -> Result<Ebpf, LoadError> {
+    if object.is_empty() {
+        return Err(LoadError::NoObject);
+    }
+    let mut loader = sized(sizes);
+    // Without statistics, which come last and are long on newer kernels, a log ends with the fault.
+    loader.verifier_log_level(VerifierLogLevel::DEBUG);
+    loader.load(object).map_err(|error| LoadError::Maps(Box::new(error)))
+}
+
+/// A loader that makes the maps as large as they have to be.
+fn sized(sizes: &Sizes) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    for map in maps::ALL {
         if let Some(shape) = sizes.shape(map) {
             loader.map_max_entries(map, shape.entries);
         }
     }
-    loader.load(object).map_err(|error| LoadError::Maps(Box::new(error)))
+    loader
 }
 
 /// Brings one program into the kernel.
