@@ -63,6 +63,26 @@ pub trait Search {
     fn step(&mut self, index: u32) -> bool;
 }
 
+/// A count inside a [`Search`] that begins at a number which nobody knows: from zero, the kernel's verifier would go through the
+/// search once for every value that the count can have.
+#[derive(Clone, Copy, Debug)]
+pub struct Tally(u32);
+
+impl Tally {
+    /// Nothing counted yet; the number to begin at is the caller's, such as the time.
+    #[inline(always)]
+    pub const fn from(begin: u32) -> Self {
+        Self(begin)
+    }
+
+    /// Counts one; true while that is at most the limit-th since `begin`.
+    #[inline(always)]
+    pub const fn is_within(&mut self, begin: u32, limit: u32) -> bool {
+        self.0 = self.0.wrapping_add(1);
+        self.0.wrapping_sub(begin) <= limit
+    }
+}
+
 /// State and clock. Methods take `&self`: everything shared changes by single atomic operations.
 pub trait Env {
     /// The configuration; none before it has been written.

@@ -41,6 +41,8 @@ parts! {
     EnterInside = mape_enter_inside;
     Map = mape_map;
     Share = mape_share;
+    FindUsable = mape_find_usable;
+    FindOver = mape_find_over;
     Finish = mape_finish;
 }
 

@@ -1,39 +1,54 @@
 //! Choosing a port of the set: the host's own number if it can be had, else one that is hard to guess.
 //!
-//! Every search is bounded: [`MAX_LOOKS`] ports from a random place. Sets of up to that many ports (all shared addresses
-//! in use: 240, 1008) are searched whole, so nothing is refused while a usable port exists; of a larger set a part is
-//! searched, and when a fraction `f` of it is unusable the search fails with probability `f^MAX_LOOKS`.
+//! Every search is bounded and begins at a random place. Sets of up to [`MAX_LOOKS`] ports (all shared addresses in use: 240,
+//! 1008) are searched whole, so nothing is refused while a usable port exists; of a larger set 32 runs of 8 ports are
+//! searched, and where a fraction `f` of it is unusable that fails with a probability of about `f^32`. Ports of which only
+//! the table of flows can tell are looked up [`LOOKUPS`] times at most; it takes two destinations that fill the set and
+//! fall into one row of [`overlap`] for that to matter.
 
 use super::{
     overlap::{self, Cell, Fingerprint},
     part::Part,
     port::{self, PortState, Share},
     pressure,
+    session::Session,
     table::{self, Draft},
 };
 use crate::{
-    env::{Env, Search, Side},
+    env::{Env, Search, Side, Tally},
     layout::{Config, FlowKey, Gauge, Transport},
     time::Tick,
     verdict::Reason,
-    wire::port::Port,
 };
 
-/// Ports looked at in one search.
+/// Ports of a set that is searched whole.
 pub const MAX_LOOKS: u32 = 1_024;
+/// Ports looked at in a larger set: runs of neighbours (one line of the cache) with leaps between them, since ports that hosts
+/// chose themselves lie side by side.
+const LEAPING_LOOKS: u32 = 256;
+/// Neighbours before a leap; a power of two.
+const RUN: u32 = 8;
+/// A leap: a prime, far less than such a set has.
+const LEAP: u32 = 997;
 /// Free ports passed over in the hope of one that is shared already.
 const PASSED_OVER: u32 = 64;
+/// Cells looked at in one step of a search.
+const CELLS: u32 = 4;
+/// Ports looked up in one search because their cells cannot tell; see [`overlap`].
+const LOOKUPS: u32 = 32;
 /// Ports whose session may have expired without having been swept yet, looked at before refusing.
 const RECLAIM_LOOKS: u32 = 24;
 /// A port found by the search may be taken by another processor before we have it; so often in a row it is not chance.
 const ATTEMPTS: u32 = 3;
 const NONE: u32 = u32::MAX;
 
-/// A walk around the set from a random place, each port once.
+/// A walk around the set from a random place.
 struct Walk {
     next: u32,
-    first: u32,
     end: u32,
+    size: u32,
+    /// From the last of a run of neighbours to the first of the next one.
+    leap: u32,
 }
 
 impl Walk {
@@ -43,23 +58,32 @@ impl Walk {
         let start = env.random().checked_rem(size).unwrap_or(0);
         Self {
             next: config.first_dynamic.wrapping_add(start),
-            first: config.first_dynamic,
             end: config.ports,
+            size,
+            leap: if size > MAX_LOOKS { LEAP } else { 1 },
         }
     }
 
     /// Candidates of the whole set, or as many as a search may look at.
     #[inline(always)]
     fn looks(&self) -> u32 {
-        let size = self.end.saturating_sub(self.first);
-        if size < MAX_LOOKS { size } else { MAX_LOOKS }
+        if self.size <= MAX_LOOKS {
+            self.size
+        } else {
+            LEAPING_LOOKS
+        }
     }
 
     #[inline(always)]
     fn next(&mut self) -> u32 {
         let ordinal = self.next;
-        let after = ordinal.wrapping_add(1);
-        self.next = if after >= self.end { self.first } else { after };
+        let is_last = ordinal & (RUN - 1) == RUN - 1;
+        let after = ordinal.wrapping_add(if is_last { self.leap } else { 1 });
+        self.next = if after >= self.end {
+            after.wrapping_sub(self.size)
+        } else {
+            after
+        };
         ordinal
     }
 }
@@ -72,12 +96,13 @@ struct SharedSearch<'a, E> {
     now: Tick,
     destination: Fingerprint,
     row: u32,
-    remote: [u8; 4],
-    remote_port: [u8; 2],
+    draft: Draft,
     walk: Walk,
     /// Free ports are left to endpoints that need one alone, as long as a shared one will do.
     spare_free: bool,
-    passed_over: u32,
+    looked: Tally,
+    passed_over: Tally,
+    looked_up: Tally,
     free: u32,
     found: u32,
 }
@@ -85,7 +110,26 @@ struct SharedSearch<'a, E> {
 impl<E: Env> Search for SharedSearch<'_, E> {
     #[inline(always)]
     fn step(&mut self, _: u32) -> bool {
-        let ordinal = self.walk.next();
+        // The cells first: where a destination is on nearly every port, they alone decide.
+        let mut ordinal = NONE;
+        let mut cell = Cell::Taken;
+        for _ in 0..CELLS {
+            if !self.looked.is_within(self.now.0, self.walk.looks()) {
+                return false;
+            }
+            let next = self.walk.next();
+            cell = self
+                .env
+                .overlap(self.row.wrapping_add(next))
+                .map_or(Cell::Taken, |cell| overlap::read(cell, self.destination));
+            if cell != Cell::Taken {
+                ordinal = next;
+                break;
+            }
+        }
+        if ordinal == NONE {
+            return true;
+        }
         let Some(word) = self.env.port(self.transport, ordinal) else {
             return true;
         };
@@ -93,45 +137,36 @@ impl<E: Env> Search for SharedSearch<'_, E> {
         if !state.is_sharable() {
             return true;
         }
-        let Some(cell) = self.env.overlap(self.row.wrapping_add(ordinal)) else {
-            return true;
-        };
-        match overlap::read(cell, self.destination) {
-            Cell::Taken => return true,
-            Cell::Unclear => {
-                let Some(key) = self.outside_key(ordinal) else {
-                    return true;
-                };
-                if self.env.find(Side::Outside, &key).is_some() {
-                    return true;
-                }
+        if cell == Cell::Unclear {
+            // Looked up so often at most: a look-up costs as much as twenty cells.
+            if !self.looked_up.is_within(self.now.0, LOOKUPS) {
+                return true;
             }
-            Cell::Usable => {}
+            if is_taken(self.env, self.config, self.draft, ordinal) {
+                return true;
+            }
         }
         if self.spare_free && state == PortState::Free {
             if self.free == NONE {
                 self.free = ordinal;
             }
-            self.passed_over = self.passed_over.wrapping_add(1);
-            return self.passed_over < PASSED_OVER;
+            return self.passed_over.is_within(self.now.0, PASSED_OVER);
         }
         self.found = ordinal;
         false
     }
 }
 
-impl<E: Env> SharedSearch<'_, E> {
-    #[inline(always)]
-    fn outside_key(&self, ordinal: u32) -> Option<FlowKey> {
-        let port = self.config.port_set.port(ordinal)?;
-        Some(FlowKey::new(
-            self.transport,
-            self.config.external_address,
-            port,
-            self.remote,
-            Port::from_bytes(self.remote_port),
-        ))
-    }
+/// Whether the draft's destination is on a port, as the table of flows tells.
+#[inline(always)]
+fn is_taken<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> bool {
+    let Some(port) = config.port_set.port(ordinal) else {
+        return true;
+    };
+    let Ok(record) = draft.record(env) else { return true };
+    let facts = record.facts();
+    let key = FlowKey::new(facts.transport, facts.external, port, facts.remote, facts.remote_port);
+    env.find(Side::Outside, &key).is_some()
 }
 
 /// Looks for a port whose session with the draft's destination is over in all but name, the one that was used longest ago.
@@ -224,8 +259,8 @@ impl<E: Env> Search for Claims<'_, E> {
         let (env, config, draft) = (self.env, self.config, self.draft);
         let ordinal = match self.source {
             Source::Own => own(env, config, draft),
-            Source::Usable => find_shared(env, config, draft),
-            Source::Over => find_over(env, config, draft),
+            Source::Usable => env.part(Part::FindUsable, draft).0,
+            Source::Over => env.part(Part::FindOver, draft).0,
         };
         if ordinal == NONE || self.source == Source::Own {
             match self.source {
@@ -268,12 +303,19 @@ fn own<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     }
 }
 
-/// A port that the draft's session can share, or [`NONE`].
+/// The fingerprint of a record's destination, as a number; a function of its own for the sake of the stack.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn find_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
+fn fingerprint(config: &Config, record: &Session) -> u64 {
+    let facts = record.facts();
+    Fingerprint::new(config, facts.transport, facts.remote, facts.remote_port).0
+}
+
+/// A port that the draft's session can share, or [`NONE`].
+#[inline(always)]
+pub fn find_usable<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     let Ok(record) = draft.record(env) else { return NONE };
     let facts = record.facts();
-    let destination = Fingerprint::new(config, facts.transport, facts.remote, facts.remote_port);
+    let destination = Fingerprint(fingerprint(config, record));
     let mut search = SharedSearch {
         env,
         config,
@@ -281,11 +323,12 @@ fn find_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
         now: facts.created,
         destination,
         row: destination.row(config),
-        remote: facts.remote,
-        remote_port: facts.remote_port.to_bytes(),
+        draft,
         walk: Walk::new(env, config),
         spare_free: config.endpoint_independent(facts.transport),
-        passed_over: 0,
+        looked: Tally::from(facts.created.0),
+        passed_over: Tally::from(facts.created.0),
+        looked_up: Tally::from(facts.created.0),
         free: NONE,
         found: NONE,
     };
@@ -301,8 +344,8 @@ fn find_shared<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
 /// A port whose session with the draft's destination is over in all but name, or [`NONE`].
 ///
 /// The protocol counts as short of ports from here on.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn find_over<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
+#[inline(always)]
+pub fn find_over<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     let Ok(record) = draft.record(env) else { return NONE };
     let facts = record.facts();
     pressure::note(env, facts.transport, facts.created);
@@ -331,7 +374,7 @@ fn end_over<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> boo
 }
 
 /// Takes a share of one port: `Ok(false)` where it cannot be had.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn claim<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> Result<bool, Reason> {
     let record = draft.record(env)?;
     let facts = record.facts();

@@ -3,7 +3,7 @@
 use super::{
     mapping,
     overlap::Fingerprint,
-    part::Part,
+    part::{Done, Part},
     pressure, quota,
     refusal::Refusal,
     session::{Facts, Hold, Phase, Session},
@@ -216,11 +216,8 @@ fn take_port<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reaso
     let transport = draft.record(env)?.transport();
     if config.endpoint_independent(transport) {
         // An endpoint that has a mapping uses it for everything, also towards client-server ports.
-        let mut mapping = None;
-        if find_mapping(env, config, draft, &mut mapping)
-            && let Some(mapping) = mapping
-        {
-            return join(env, draft, mapping);
+        if let Some(joined) = join_own(env, draft).outcome() {
+            return joined;
         }
         if !matches!(transport, Transport::Udp) || !overlaps(config, draft.record(env)?.facts().remote_port) {
             match env.part(Part::Map, draft).result() {
@@ -232,18 +229,37 @@ fn take_port<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reaso
     env.part(Part::Share, draft).result()
 }
 
-/// Finds the mapping that the draft's LAN endpoint has; a function of its own for the sake of the stack.
+/// Makes the draft a member of the mapping that its LAN endpoint has, if it has one.
+///
+/// A function of its own for the sake of the stack.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn find_mapping<E: Env>(env: &E, config: &Config, draft: Draft, found: &mut Option<SessionRef>) -> bool {
+fn join_own<E: Env>(env: &E, draft: Draft) -> Joined {
+    let Some(config) = env.config() else {
+        return Joined::NOT;
+    };
     let Ok((flow, now)) = flow(env, draft) else {
-        return false;
+        return Joined::NOT;
     };
-    // Written only where there is one: the kernel refuses the store of what nobody set.
-    let Some(mapping) = mapping::find(env, config, Side::Inside, &flow, now) else {
-        return false;
-    };
-    *found = Some(mapping);
-    true
+    match mapping::find(env, config, Side::Inside, &flow, now) {
+        Some(mapping) => Joined(Done::new(join(env, draft, mapping)).0),
+        None => Joined::NOT,
+    }
+}
+
+/// Whether there was a mapping to join, and what joining came to; one number, see `step::stage`.
+#[derive(Clone, Copy)]
+struct Joined(u32);
+
+impl Joined {
+    const NOT: Self = Self(u32::MAX);
+
+    #[inline(always)]
+    const fn outcome(self) -> Option<Result<(), Reason>> {
+        match self.0 {
+            u32::MAX => None,
+            number => Some(Done(number).result()),
+        }
+    }
 }
 
 /// Whether new endpoints that send to this port share a port although their protocol has mappings.

@@ -24,11 +24,15 @@ pub enum Part {
     Map,
     /// Finds the draft a port to share, and makes its entry in OUTSIDE.
     Share,
+    /// Gives the ordinal of a port that the draft's session can share, or `u32::MAX`.
+    FindUsable,
+    /// Gives the ordinal of a port whose session with the draft's destination is over in all but name, or `u32::MAX`.
+    FindOver,
     /// Makes the draft's last entry and its record live.
     Finish,
 }
 
-/// What a part came to, as a number: zero for success, else the number of a [`Reason`].
+/// What a part came to, as a number: zero for success, else the number of a [`Reason`]; an ordinal where one was looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Done(pub u32);
@@ -63,13 +67,16 @@ impl Part {
         let Some(config) = env.config() else {
             return Done::new(Err(Reason::NotConfigured));
         };
-        Done::new(match self {
+        let result = match self {
+            Self::FindUsable => return Done(allocate::find_usable(env, config, draft)),
+            Self::FindOver => return Done(allocate::find_over(env, config, draft)),
             Self::EnterOutside => table::enter(env, config, Side::Outside, draft).map_err(refused),
             Self::EnterInside => table::enter(env, config, Side::Inside, draft).map_err(refused),
             Self::Map => mapping::create(env, config, draft),
             Self::Share => allocate::take_shared(env, config, draft),
             Self::Finish => open::finish(env, config, draft),
-        })
+        };
+        Done::new(result)
     }
 }
 

@@ -139,7 +139,7 @@ pub fn leave_outside<E: Env>(env: &E, draft: Draft) {
 }
 
 /// Ends the record that a key leads to if its time is over; true where that was done here.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 pub fn end_if_expired<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKey, now: Tick) -> bool {
     let Some(found) = env.find(side, key) else { return false };
     let Some(record) = env.session(found.slot) else {

@@ -1,10 +1,10 @@
 //! The world in the kernel: the same object that is shipped, run by `BPF_PROG_TEST_RUN` in a namespace of its own.
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, fs, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use aya::{
-    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions, TestRunResult,
     maps::{Array, MapData, PerCpuArray, ProgramArray, Stack},
     programs::{Xdp, XdpMode, xdp::XdpLinkId},
 };
@@ -13,7 +13,7 @@ use mape_common::{
     layout::{Config, Counter, Gauge, SweepOrder, maps, programs},
     step::stage::Stage,
     time::Tick,
-    verdict::{DELIVERED, Direction, FORWARDED, OUTCOMES, Reason},
+    verdict::{DELIVERED, FORWARDED, OUTCOMES, Reason},
 };
 
 use super::world::{ELSEWHERE, HOST, HOST_MAC, LAN_MAC, Outcome, Program, WAN_MAC, World, config, router};
@@ -92,8 +92,17 @@ impl KernelWorld {
     /// # Errors
     /// When the kernel refuses it, with the verifier's log.
     pub fn new(object: &[u8], sessions: u32) -> Result<Self> {
+        Self::with(object, sessions, |_| {})
+    }
+
+    /// The same with a configuration that was changed before anything ran.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(object: &[u8], sessions: u32, change: impl FnOnce(&mut Config)) -> Result<Self> {
         let (lan, wan, tunnel) = (index("lan0")?, index("wan0")?, index("mape0")?);
-        let config = config(tunnel, sessions);
+        let mut config = config(tunnel, sessions);
+        change(&mut config);
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(maps::SESSIONS, sessions)
             .map_max_entries(maps::INSIDE, sessions)
@@ -211,8 +220,17 @@ impl KernelWorld {
         Ok(array::<u64>(&mut self.ebpf, maps::GATE)?.set(0, u64::from(open), 0)?)
     }
 
-    fn run(&mut self, which: Program, frame: &[u8]) -> Result<(Outcome, &'static str)> {
+    /// Gives a frame to a program; the time that the kernel measured for it and all stages after it, and what it was counted by.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn time(&mut self, which: Program, frame: &[u8]) -> Result<(Duration, &'static str)> {
         let before = self.counters()?;
+        let result = self.test_run(which, frame, &mut vec![0; ROOM])?;
+        Ok((result.duration, label(self.counted(&before)?)))
+    }
+
+    fn test_run(&mut self, which: Program, frame: &[u8], out: &mut [u8]) -> Result<TestRunResult> {
         let name = match which {
             Program::Lan => programs::LAN,
             Program::Wan => programs::WAN,
@@ -224,13 +242,28 @@ impl KernelWorld {
             .into_iter()
             .flat_map(u32::to_ne_bytes)
             .collect();
-        let mut out = vec![0; ROOM];
-        let result = program(&mut self.ebpf, name)?.test_run(TestRunOptions {
+        Ok(program(&mut self.ebpf, name)?.test_run(TestRunOptions {
             data_in: Some(frame),
-            data_out: Some(&mut out),
+            data_out: Some(out),
             ctx_in: Some(&context),
             ..TestRunOptions::default()
-        })?;
+        })?)
+    }
+
+    /// The one counter that has moved since.
+    fn counted(&mut self, before: &[u64]) -> Result<u32> {
+        let after = self.counters()?;
+        let counted: Vec<usize> = (0..after.len()).filter(|i| after[*i] != before[*i]).collect();
+        let [slot] = counted[..] else {
+            bail!("one packet moved {} counters", counted.len())
+        };
+        Ok(u32::try_from(slot)? % OUTCOMES)
+    }
+
+    fn run(&mut self, which: Program, frame: &[u8]) -> Result<(Outcome, &'static str)> {
+        let before = self.counters()?;
+        let mut out = vec![0; ROOM];
+        let result = self.test_run(which, frame, &mut out)?;
         out.truncate(usize::try_from(result.data_size_out)?);
         let outcome = match result.return_value {
             XDP_TX | XDP_REDIRECT => Outcome::Forwarded(out),
@@ -238,23 +271,14 @@ impl KernelWorld {
             XDP_DROP => Outcome::Dropped,
             action => bail!("XDP action {action}"),
         };
+        let (outbound, inbound) = before.split_at(usize::try_from(OUTCOMES)?);
+        let elsewhere = if which == Program::Lan { inbound } else { outbound };
+        let slot = self.counted(&before)?;
         let after = self.counters()?;
-        let counted: Vec<usize> = (0..after.len()).filter(|i| after[*i] != before[*i]).collect();
-        let [slot] = counted[..] else {
-            bail!("one packet moved {} counters", counted.len())
-        };
-        let direction = if slot < usize::try_from(OUTCOMES)? {
-            Direction::Outbound
-        } else {
-            Direction::Inbound
-        };
-        let expected = if which == Program::Lan {
-            Direction::Outbound
-        } else {
-            Direction::Inbound
-        };
-        assert_eq!(direction, expected, "counted in its own direction");
-        Ok((outcome, label(u32::try_from(slot)? % OUTCOMES)))
+        let (outbound, inbound) = after.split_at(usize::try_from(OUTCOMES)?);
+        let now = if which == Program::Lan { inbound } else { outbound };
+        assert_eq!(elsewhere, now, "counted in its own direction");
+        Ok((outcome, label(slot)))
     }
 
     fn counters(&mut self) -> Result<Vec<u64>> {
