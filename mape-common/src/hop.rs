@@ -33,7 +33,7 @@ impl Mac {
 const MAC_BITS: u32 = 48;
 const MAC_MASK: u64 = (1 << MAC_BITS) - 1;
 
-/// One NIC, by interface index. Words: `MTU << 48 | MAC`, flags.
+/// One NIC, by interface index. Words: `MTU << 48 | MAC`, `IPv4 address << 32 | flags`.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Link([Word; 2]);
@@ -59,13 +59,26 @@ impl Link {
     /// [`Self::ATTACHED`] and [`Self::ALIVE`].
     #[inline(always)]
     pub fn flags(&self) -> u64 {
-        self.0[1].load()
+        self.0[1].load() & 0xffff_ffff
     }
 
     /// Notes that the program runs here.
     #[inline(always)]
     pub fn set_alive(&self) {
-        self.0[1].store(Self::ATTACHED | Self::ALIVE);
+        self.0[1].store(self.0[1].load() | Self::ATTACHED | Self::ALIVE);
+    }
+
+    /// The NIC's own IPv4 address, from which errors are sent; that of RFC 7600 §4.8 where it has none.
+    #[inline(always)]
+    pub fn address(&self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.0[1].load().to_be_bytes();
+        if a == 0 { [192, 0, 0, 8] } else { [a, b, c, d] }
+    }
+
+    /// The second word with the NIC's address in it.
+    pub const fn with_address(flags: u64, address: [u8; 4]) -> u64 {
+        let [a, b, c, d] = address;
+        (flags & 0xffff_ffff) | u64::from_be_bytes([a, b, c, d, 0, 0, 0, 0])
     }
 
     /// A record from the words that user space reads out of LINKS.
@@ -80,7 +93,8 @@ impl Link {
     }
 }
 
-/// One next hop. Words: `address << 32 | ifindex`, `MTU << 48 | destination MAC`, source MAC, last confirmed.
+/// One next hop. Words: `address << 32 | ifindex`, `MTU << 48 | destination MAC`, source MAC,
+/// `path MTU << 48 | when it was learned << 32 | last confirmed`.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct NextHop([Word; 4]);
@@ -157,8 +171,49 @@ impl NextHop {
     /// Notes that a frame came from the neighbour.
     #[inline(always)]
     pub fn confirm(&self, now: Tick) {
+        let word = self.0[3].load();
         let [a, b, c, d] = now.0.to_be_bytes();
-        self.0[3].store(u64::from_be_bytes([0, 0, 0, 0, a, b, c, d]));
+        // Where another processor was faster, it has noted as much, or the path's MTU; the next frame confirms.
+        let _ = self.0[3].compare_exchange(
+            word,
+            (word & !0xffff_ffff) | u64::from_be_bytes([0, 0, 0, 0, a, b, c, d]),
+        );
+    }
+
+    /// The largest IPv6 packet of the path behind this neighbour, if somebody on it has told within ten minutes (RFC 8201 §4).
+    #[inline(always)]
+    pub fn path_mtu(&self, now: Tick) -> Option<u16> {
+        let [a, b, c, d, ..] = self.0[3].load().to_be_bytes();
+        let mtu = u16::from_be_bytes([a, b]);
+        let age = Self::epoch(now).wrapping_sub(u16::from_be_bytes([c, d]));
+        (mtu != 0 && age <= Self::PATH_MTU_AGE).then_some(mtu)
+    }
+
+    /// Notes the largest IPv6 packet of the path; a smaller one that was told within ten minutes stays.
+    #[inline(always)]
+    pub fn learn_path_mtu(&self, mtu: u16, now: Tick) {
+        let mtu = if mtu < Self::LEAST_MTU { Self::LEAST_MTU } else { mtu };
+        if self.path_mtu(now).is_some_and(|known| known < mtu) {
+            return;
+        }
+        let word = self.0[3].load();
+        let [a, b] = mtu.to_be_bytes();
+        let [c, d] = Self::epoch(now).to_be_bytes();
+        let learned = (word & 0xffff_ffff) | u64::from_be_bytes([a, b, c, d, 0, 0, 0, 0]);
+        // Where another processor was faster, the next packet that is too big is told again.
+        let _ = self.0[3].compare_exchange(word, learned);
+    }
+
+    /// The least MTU of an IPv6 link (RFC 8200 §5).
+    pub const LEAST_MTU: u16 = 1280;
+    /// Epochs that a learned MTU holds for: about ten minutes.
+    const PATH_MTU_AGE: u16 = 9;
+
+    /// Units of 69 s, so that 16 bits last for weeks.
+    #[inline(always)]
+    const fn epoch(now: Tick) -> u16 {
+        let [_, a, b, _] = now.0.to_be_bytes();
+        u16::from_be_bytes([a, b])
     }
 
     /// True where the record is free, or has not been confirmed for so long that it may be given away.
@@ -261,6 +316,38 @@ mod tests {
             (Mac::from_bits(link.mac()), link.mtu(), link.flags()),
             (Mac([2, 0, 0, 0, 0, 2]), 9000, Link::ATTACHED)
         );
+    }
+
+    #[test]
+    fn a_path_mtu_is_remembered_for_ten_minutes_and_beside_the_confirmation() {
+        let record = NextHop::default();
+        assert!(record.assign(NextHop::FAR_END, &HOP, Tick(5_000)));
+        assert_eq!(record.path_mtu(Tick(5_000)), None);
+        record.learn_path_mtu(1400, Tick(5_000));
+        record.confirm(Tick(5_100));
+        assert_eq!(
+            (record.path_mtu(Tick(5_100)), record.confirmed()),
+            (Some(1400), Tick(5_100))
+        );
+        record.learn_path_mtu(1450, Tick(5_100));
+        assert_eq!(record.path_mtu(Tick(5_100)), Some(1400), "the smallest counts");
+        record.learn_path_mtu(600, Tick(5_100));
+        assert_eq!(record.path_mtu(Tick(5_100)), Some(1280), "no IPv6 link is smaller");
+        let (nine, eleven) = (Tick::at_least_seconds(540), Tick::at_least_seconds(700));
+        assert_eq!(record.path_mtu(Tick(5_100 + nine.0)), Some(1280));
+        assert_eq!(record.path_mtu(Tick(5_100 + eleven.0)), None);
+    }
+
+    #[test]
+    fn a_link_has_an_address_beside_its_flags() {
+        let [first, flags] = Link::words(Mac([2, 0, 0, 0, 0, 2]), 1500);
+        let link = Link::from_words([first, Link::with_address(flags, [192, 168, 10, 1])]);
+        link.set_alive();
+        assert_eq!(
+            (link.address(), link.flags()),
+            ([192, 168, 10, 1], Link::ATTACHED | Link::ALIVE)
+        );
+        assert_eq!(Link::from_words([first, flags]).address(), [192, 0, 0, 8]);
     }
 
     #[test]

@@ -172,11 +172,16 @@ impl HostEnv {
 
     /// Adds a NIC with a program that runs; its index is given.
     pub fn add_link(&mut self, mac: Mac, mtu: u16) -> u32 {
+        self.add_link_with(mac, mtu, [0; 4])
+    }
+
+    /// The same for one that has an address.
+    pub fn add_link_with(&mut self, mac: Mac, mtu: u16, address: [u8; 4]) -> u32 {
         if self.links.is_empty() {
             self.links.push(Link::default());
         }
         let [first, _] = Link::words(mac, mtu);
-        let link = Link::from_words([first, 0]);
+        let link = Link::from_words([first, Link::with_address(0, address)]);
         link.set_alive();
         self.links.push(link);
         u32::try_from(self.links.len()).unwrap_or(0).saturating_sub(1)

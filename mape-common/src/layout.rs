@@ -113,6 +113,14 @@ pub mod programs {
     pub const OUTBOUND_OPEN: &str = "mape_lan_open";
     /// XDP, customer edge, a stage: the same for packets from the tunnel.
     pub const INBOUND_OPEN: &str = "mape_wan_open";
+    /// XDP, customer edge, a stage: ICMP errors from the LAN.
+    pub const OUTBOUND_ERROR: &str = "mape_lan_error";
+    /// XDP, customer edge, a stage: ICMP errors in the tunnel.
+    pub const INBOUND_ERROR: &str = "mape_wan_error";
+    /// XDP, customer edge, a stage: ICMPv6 errors about the tunnel.
+    pub const TUNNEL_ERROR: &str = "mape_wan_tunerr";
+    /// XDP, customer edge, a stage: answers to LAN hosts.
+    pub const ANSWER: &str = "mape_answer";
     /// XDP, border relay, a NIC towards the IPv4 Internet.
     pub const RELAY_V4: &str = "mape_relay4_xdp";
     /// XDP, border relay, a NIC towards the domain.
@@ -336,6 +344,12 @@ pub enum Gauge {
     PermissionsLost,
     /// Records that have come to their end.
     Ended,
+    /// ICMP errors sent.
+    Answers,
+    /// ICMP errors not sent because there were too many.
+    AnswersSuppressed,
+    /// How many of them in this tick: `tick << 32 | count`; see `step::answer`.
+    AnswersThisTick,
     /// When the protocol was last short of ports, or any of records: a [`Tick`], zero for never; see `nat::pressure`.
     Pressed(Transport),
     /// Sessions ended before their idle time was over because what they held was needed.
@@ -361,6 +375,9 @@ impl Gauge {
             Self::Permissions => 24,
             Self::PermissionsLost => 25,
             Self::Ended => 26,
+            Self::Answers => 32,
+            Self::AnswersSuppressed => 33,
+            Self::AnswersThisTick => 34,
             Self::Pressed(t) => 52_u32.wrapping_add(t.index()),
             Self::Reclaimed => 56,
             Self::Records => 57,

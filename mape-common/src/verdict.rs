@@ -33,6 +33,8 @@ pub enum Verdict {
         /// Kernel interface index of the NIC to leave by.
         ifindex: u32,
     },
+    /// Turned into an answer to its sender, out of the NIC it came by; counted by the reason that it is the answer for.
+    Answer(Reason),
     /// To this machine's own stack, which does the rest (a neighbour to resolve, its own address).
     Deliver,
 }
@@ -125,6 +127,7 @@ reasons! {
     NotUnicast = 8, "not-unicast", PassNotOurs, "multicast, broadcast or loopback address";
     OtherIpv6 = 9, "other-ipv6", PassNotOurs, "IPv6 that carries no IPv4, or is not for the tunnel address";
     SourceNotLan = 10, "source-not-lan", PassNotOurs, "the route back to the source is not the interface the packet came from";
+    Icmpv6 = 11, "icmpv6", PassNotOurs, "ICMPv6 to the tunnel's address that is no error about the tunnel: neighbour discovery, a ping";
     NoRule = 12, "no-rule", PassNotOurs, "the destination is in no mapping rule of this border relay";
 
     Fragment = 16, "fragment", PassSlow, "an IPv4 fragment";
@@ -135,6 +138,7 @@ reasons! {
     IcmpError = 21, "icmp-error", PassSlow, "an ICMP error or other message that is no echo";
     OuterExtension = 22, "outer-extension", PassSlow, "the tunnel packet has IPv6 extension headers (fragmented on the way)";
     LinkUnproven = 23, "link-unproven", PassSlow, "the NIC to leave by has not yet shown that its XDP program runs";
+    ErrorElsewhere = 24, "error-elsewhere", PassSlow, "an ICMP message about no packet of ours: a redirect, a router's, another protocol's";
 
     BadLength = 32, "bad-length", Drop, "lengths in the headers contradict each other or the frame";
     NoSession = 33, "no-session", Drop, "nobody on the LAN has opened this port";
@@ -152,6 +156,9 @@ reasons! {
     Hairpin = 45, "hairpin", Drop, "a LAN host towards the shared address itself";
     ResetWithoutSession = 46, "reset-without-session", Drop, "a TCP reset for no session";
 
+    ErrorWithoutSession = 47, "error-without-session", Drop, "an ICMP error about a packet that no session has sent (RFC 5508 REQ-4)";
+    ErrorUnusable = 48, "error-unusable", Drop, "an ICMP error that quotes too little to know whom it is for, or contradicts itself";
+    TunnelError = 49, "tunnel-error", Drop, "an ICMPv6 error about a tunnel packet: what it says has been noted, and nobody is to be told";
     HostSessions = 56, "host-sessions", Drop, "the LAN host has as many sessions as one may have";
 
     NoHeadroom = 60, "no-headroom", Drop, "the NIC leaves no room before the frame for the IPv6 header";

@@ -46,7 +46,7 @@ pub(crate) fn stage(ctx: &XdpContext, stage: Stage) -> u32 {
         ctx,
         stage.direction(),
         #[inline(always)]
-        |frame, env, ifindex| edge::run(stage, frame, env, ifindex),
+        |frame, env, ifindex| edge::run(stage, maps::handed_over(), frame, env, ifindex),
     )
 }
 
@@ -104,7 +104,7 @@ fn edge<'a>(
         |frame, env, ifindex| match stage(frame, env, ifindex).outcome() {
             Ok(outcome) => outcome,
             Err(next) => {
-                maps::go_on(ctx, next.stage);
+                maps::go_on(ctx, next);
                 Err(next.reason.into())
             }
         },
@@ -130,6 +130,7 @@ fn run<'a>(
 fn finish(ctx: &XdpContext, direction: Direction, len: usize, outcome: Result<Verdict, Failure>) -> u32 {
     let (slot, action) = match outcome {
         Ok(Verdict::Forward { ifindex }) => (FORWARDED, redirect(ctx, ifindex)),
+        Ok(Verdict::Answer(reason)) => (reason.number(), xdp_action::XDP_TX),
         Ok(Verdict::Deliver) => (DELIVERED, xdp_action::XDP_PASS),
         Err(Failure::Refused(reason)) => (
             reason.number(),

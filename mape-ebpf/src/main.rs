@@ -52,6 +52,30 @@ fn mape_wan_open(ctx: XdpContext) -> u32 {
     action::stage(&ctx, Stage::InboundOpen)
 }
 
+/// Customer edge, a stage: ICMP errors from the LAN.
+#[xdp]
+fn mape_lan_error(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::OutboundError)
+}
+
+/// Customer edge, a stage: ICMP errors in the tunnel.
+#[xdp]
+fn mape_wan_error(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::InboundError)
+}
+
+/// Customer edge, a stage: ICMPv6 errors about the tunnel.
+#[xdp]
+fn mape_wan_tunerr(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::TunnelError)
+}
+
+/// Customer edge, a stage: answers to LAN hosts.
+#[xdp]
+fn mape_answer(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::Answer)
+}
+
 /// Border relay, a NIC towards the IPv4 Internet.
 #[xdp]
 fn mape_relay4_xdp(ctx: XdpContext) -> u32 {

@@ -19,8 +19,8 @@ use mape_common::{
     },
     map::rule::Rule,
     nat::session::Session,
-    step::stage::{self, Stage},
-    verdict::{Direction, OUTCOMES},
+    step::stage::{self, Next},
+    verdict::{Direction, OUTCOMES, Reason},
     word::Word,
 };
 
@@ -123,11 +123,27 @@ pub(crate) fn count(direction: Direction, outcome: u32, len: usize) {
     }
 }
 
+/// The programs, each processor its own: the reason for which one stage handed a frame on to the next.
+#[map]
+pub(crate) static HANDOVER: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
+/// The reason that came with the frame from the stage before.
+#[inline(always)]
+pub(crate) fn handed_over() -> Reason {
+    // SAFETY: this processor's own copy.
+    let number = HANDOVER.get_ptr(0).map_or(0, |reason| unsafe { *reason });
+    Reason::from_number(number)
+}
+
 /// Hands the frame on to a stage's program; comes back only where there is none.
 #[inline(always)]
-pub(crate) fn go_on(ctx: &XdpContext, stage: Stage) {
+pub(crate) fn go_on(ctx: &XdpContext, next: Next) {
+    if let Some(reason) = HANDOVER.get_ptr_mut(0) {
+        // SAFETY: this processor's own copy, and programs are not interrupted by each other on one processor.
+        unsafe { *reason = next.reason.number() };
+    }
     // SAFETY: nothing that has to be dropped or given back is alive: the frame is untouched and no map's element is locked.
-    unsafe { STAGES.tail_call(ctx, stage.number()) };
+    unsafe { STAGES.tail_call(ctx, next.stage.number()) };
 }
 
 /// Sends the frame out of an interface once the program has returned.

@@ -151,12 +151,7 @@ fn passes() -> Vec<Case> {
     native.truncate(14 + 40);
     native[18..20].copy_from_slice(&[0, 0]);
     vec![
-        refused(
-            "ICMPv6 for the tunnel address is the stack's",
-            wan,
-            native,
-            "other-ipv6",
-        ),
+        refused("ICMPv6 for the tunnel address is the stack's", wan, native, "icmpv6"),
         refused(
             "IPv4-in-IPv6 for another address is not ours",
             wan,
@@ -186,10 +181,10 @@ fn passes() -> Vec<Case> {
             "fragment",
         ),
         refused(
-            "an ICMP error goes the slow way",
+            "an ICMP error that quotes too little to tell whose it is",
             wan,
             unreachable.bytes(),
-            "icmp-error",
+            "error-unusable",
         ),
         Case {
             before: vec![(Program::Lan, up(udp(IN_SET, 4000)))],

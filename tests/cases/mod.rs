@@ -49,6 +49,10 @@ impl Case {
                 (self.check)(&seen);
                 Some(frame)
             }
+            Outcome::Answered(frame) => {
+                (self.check)(&Seen::of(&frame));
+                Some(frame)
+            }
             Outcome::Passed(frame) => {
                 assert_eq!(frame, self.given, "{}: what is passed is as it came", self.name);
                 None

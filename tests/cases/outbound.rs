@@ -320,7 +320,12 @@ fn passes() -> Vec<Case> {
             .bytes(),
             "ip-options",
         ),
-        refused("ICMP errors go the slow way", lan, unreachable.bytes(), "icmp-error"),
+        refused(
+            "an ICMP error that quotes too little to tell whose it is",
+            lan,
+            unreachable.bytes(),
+            "error-unusable",
+        ),
         Case {
             before: vec![(lan, fits.clone())],
             ..refused(

@@ -22,8 +22,9 @@ use crate::{
 use super::{
     Need, Stop,
     admit::{Arrival, admit},
-    inbound, outbound, path,
+    answer, error, inbound, outbound, path,
     stage::{Attempt, Stage},
+    tunnel_error,
 };
 
 /// LAN to WAN: forwards by a session that is in use.
@@ -33,11 +34,26 @@ pub fn outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Atte
         Ok(arrival) => match outbound::plan(frame, env, &arrival) {
             Ok(plan) => Attempt::ended(outbound::apply(frame, &plan).map_err(Failure::from)),
             Err(Stop::Unsettled) => Attempt::go_on(Stage::OutboundOpen, Reason::NoSession),
-            // Whose packet it is depends on the routing table, which only the slower part asks.
-            Err(Stop::Refused(reason @ Reason::UnsupportedProtocol)) => Attempt::go_on(Stage::OutboundOpen, reason),
-            Err(Stop::Refused(reason)) => Attempt::refused(reason),
+            Err(Stop::Refused(reason)) => outbound_else(reason),
         },
         Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// What becomes of a LAN host's packet that is not forwarded for that reason: another stage may know better.
+#[inline(always)]
+fn outbound_else(reason: Reason) -> Attempt {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other reason is an end")]
+    match reason {
+        // Whose packet it is depends on the routing table, which only the slower stage asks.
+        Reason::UnsupportedProtocol => Attempt::go_on(Stage::OutboundOpen, reason),
+        Reason::IcmpError => Attempt::go_on(Stage::OutboundError, reason),
+        Reason::TooBig
+        | Reason::PortsExhausted
+        | Reason::SessionsExhausted
+        | Reason::HostSessions
+        | Reason::Hairpin => Attempt::go_on(Stage::Answer, reason),
+        reason => Attempt::refused(reason),
     }
 }
 
@@ -47,12 +63,12 @@ pub fn outbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) ->
     sweep::make_room(env);
     let mut draft = None;
     if let Err(reason) = settle_outbound(frame, env, ifindex, &mut draft) {
-        return Attempt::refused(reason);
+        return opened_else(reason);
     }
     if let (Some(draft), Some(config)) = (draft, env.config())
         && let Err(reason) = open::outbound(env, config, draft)
     {
-        return Attempt::refused(reason);
+        return opened_else(reason);
     }
     try_outbound(frame, env, ifindex)
 }
@@ -64,10 +80,22 @@ fn try_outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Atte
 }
 
 #[inline(always)]
-const fn settled(attempt: Attempt) -> Attempt {
+fn settled(attempt: Attempt) -> Attempt {
     match attempt.outcome() {
-        Ok(_) => attempt,
-        Err(_) => Attempt::refused(Reason::Contended),
+        Err(next) if matches!(next.stage, Stage::OutboundOpen | Stage::InboundOpen) => {
+            Attempt::refused(Reason::Contended)
+        }
+        Ok(_) | Err(_) => attempt,
+    }
+}
+
+/// As [`outbound_else`], from the opening stage: it is not entered a second time.
+#[inline(always)]
+fn opened_else(reason: Reason) -> Attempt {
+    if matches!(reason, Reason::UnsupportedProtocol) {
+        Attempt::refused(reason)
+    } else {
+        outbound_else(reason)
     }
 }
 
@@ -82,7 +110,7 @@ fn settle_outbound<P: Packet, E: Env>(
     let arrival = admitted(frame, env, ifindex, EtherType::IPV4)?;
     let mut need = None;
     match outbound::look(frame, env, &arrival, &mut need) {
-        Err(Reason::UnsupportedProtocol) => return Err(outbound::unsupported(frame, env, &arrival)),
+        Err(reason @ Reason::UnsupportedProtocol) => return Err(outbound::ours_or_not(frame, env, &arrival, reason)),
         looked => looked?,
     }
     let need = need.ok_or(Reason::Contended)?;
@@ -101,8 +129,81 @@ pub fn inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attem
         Ok(arrival) => match inbound::plan(frame, env, &arrival) {
             Ok(plan) => Attempt::ended(inbound::apply(frame, &plan).map_err(Failure::from)),
             Err(Stop::Unsettled) => Attempt::go_on(Stage::InboundOpen, Reason::NoSession),
-            Err(Stop::Refused(reason)) => Attempt::refused(reason),
+            Err(Stop::Refused(reason)) => inbound_else(reason),
         },
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// What becomes of a packet from the tunnel that is not forwarded for that reason: another stage may know better.
+#[inline(always)]
+fn inbound_else(reason: Reason) -> Attempt {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other reason is an end")]
+    match reason {
+        Reason::IcmpError => Attempt::go_on(Stage::InboundError, reason),
+        Reason::Icmpv6 => Attempt::go_on(Stage::TunnelError, reason),
+        reason => Attempt::refused(reason),
+    }
+}
+
+/// LAN to WAN: translates an ICMP error.
+#[inline(always)]
+pub fn outbound_error<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    let attempt = translate_outbound_error(frame, env, ifindex);
+    match attempt.outcome() {
+        Ok(Err(Failure::Refused(
+            reason @ (Reason::ErrorWithoutSession | Reason::ErrorElsewhere | Reason::ErrorUnusable),
+        ))) => match admitted(frame, env, ifindex, EtherType::IPV4) {
+            Ok(arrival) => Attempt::refused(outbound::ours_or_not(frame, env, &arrival, reason)),
+            Err(reason) => Attempt::refused(reason),
+        },
+        Ok(_) | Err(_) => attempt,
+    }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn translate_outbound_error<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    let planned =
+        admitted(frame, env, ifindex, EtherType::IPV4).and_then(|arrival| error::plan_outbound(frame, env, &arrival));
+    match planned {
+        Ok((rewriting, encapsulation)) => {
+            Attempt::ended(error::apply_outbound(frame, &rewriting, &encapsulation).map_err(Failure::from))
+        }
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// WAN to LAN: translates an ICMP error.
+#[inline(always)]
+pub fn inbound_error<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    let planned =
+        admitted(frame, env, ifindex, EtherType::IPV6).and_then(|arrival| error::plan_inbound(frame, env, &arrival));
+    match planned {
+        Ok((rewriting, decapsulation, hop)) => {
+            Attempt::ended(error::apply_inbound(frame, &rewriting, &decapsulation, &hop).map_err(Failure::from))
+        }
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// WAN to LAN: tells a LAN host of an ICMPv6 error about the tunnel.
+#[inline(always)]
+pub fn tunnel_error<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    let planned =
+        admitted(frame, env, ifindex, EtherType::IPV6).and_then(|arrival| tunnel_error::plan(frame, env, &arrival));
+    match planned {
+        Ok(plan) => Attempt::ended(tunnel_error::apply(frame, &plan).map_err(Failure::from)),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// Back to the LAN: answers a packet that was refused for `reason`.
+#[inline(always)]
+pub fn answer<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, reason: Reason) -> Attempt {
+    let planned =
+        admitted(frame, env, ifindex, EtherType::IPV4).and_then(|arrival| answer::plan(frame, env, &arrival, reason));
+    match planned {
+        Ok(plan) => Attempt::ended(answer::apply(frame, &plan, reason).map_err(Failure::from)),
         Err(reason) => Attempt::refused(reason),
     }
 }
@@ -163,12 +264,16 @@ fn settle_inbound<P: Packet, E: Env>(
     }
 }
 
-/// Runs one stage.
+/// Runs one stage, which was handed the packet for `reason`.
 #[inline(always)]
-pub fn run<P: Packet, E: Env>(stage: Stage, frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+pub fn run<P: Packet, E: Env>(stage: Stage, reason: Reason, frame: &mut P, env: &E, ifindex: u32) -> Attempt {
     match stage {
         Stage::OutboundOpen => outbound_open(frame, env, ifindex),
         Stage::InboundOpen => inbound_open(frame, env, ifindex),
+        Stage::OutboundError => outbound_error(frame, env, ifindex),
+        Stage::InboundError => inbound_error(frame, env, ifindex),
+        Stage::TunnelError => tunnel_error(frame, env, ifindex),
+        Stage::Answer => answer(frame, env, ifindex, reason),
     }
 }
 
@@ -190,7 +295,7 @@ pub fn all<P: Packet, E: Env>(
     loop {
         match attempt.outcome() {
             Ok(outcome) => return outcome,
-            Err(next) => attempt = run(next.stage, frame, env, ifindex),
+            Err(next) => attempt = run(next.stage, next.reason, frame, env, ifindex),
         }
     }
 }

@@ -25,7 +25,7 @@ use super::{
     Need, Stop,
     admit::Arrival,
     inner::{self, Inner},
-    path,
+    mss, outbound, path,
     translate::{self, End, Translation},
     tunnel::{self, Decapsulation, INNER, Outer},
 };
@@ -65,7 +65,11 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
         End::Destination,
         facts.inside,
         facts.inside_port,
-        config.mss,
+        if mss::is_candidate(&inner) {
+            mss::limit(config, &outbound::way(env, facts.wan_hop, arrival.now)?)
+        } else {
+            0
+        },
     );
     let decapsulation = tunnel::plan_decapsulation(&outer, &inner.header, translation.header, inner.excess)?;
     Ok(Plan {

@@ -43,24 +43,11 @@ pub const QUERY: tcp::Flags = tcp::Flags(1);
 /// [`Reason::Fragment`], [`Reason::IcmpError`], [`Reason::UnsupportedProtocol`].
 #[inline(always)]
 pub fn read<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Inner, Reason> {
-    let header = ipv4::Header::from_bytes(frame.read(L3).map_err(|_| Reason::BadLength)?);
-    let total = usize::from(header.total_len());
-    if !header.is_ipv4() || header.is_short() || total > room {
-        return Err(Reason::BadLength);
-    }
-    let excess = room.wrapping_sub(total);
-    if header.has_options() {
-        return Err(Reason::IpOptions);
-    }
-    if header.is_fragment() {
-        return Err(Reason::Fragment);
-    }
-    let Some(payload) = total.checked_sub(ipv4::LEN) else {
-        return Err(Reason::BadLength);
-    };
-    let Ok(excess) = u16::try_from(excess) else {
-        return Err(Reason::BadLength);
-    };
+    let Whole {
+        header,
+        payload,
+        excess,
+    } = whole::<P, L3>(frame, room)?;
     let l4 = L3.wrapping_add(ipv4::LEN);
     match header.protocol() {
         Protocol::TCP => {
@@ -117,4 +104,45 @@ pub fn read<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Inner,
         }
         _ => Err(Reason::UnsupportedProtocol),
     }
+}
+
+/// An IPv4 packet without options that is no fragment, whatever it carries.
+pub struct Whole {
+    /// Its header.
+    pub header: ipv4::Header,
+    /// Bytes after the header.
+    pub payload: usize,
+    /// Bytes of the frame after the packet's end.
+    pub excess: u16,
+}
+
+/// Reads the header of the packet that starts at `L3` and may not be longer than `room` bytes.
+///
+/// # Errors
+/// [`Reason::BadLength`], [`Reason::IpOptions`], [`Reason::Fragment`].
+#[inline(always)]
+pub fn whole<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Whole, Reason> {
+    let header = ipv4::Header::from_bytes(frame.read(L3).map_err(|_| Reason::BadLength)?);
+    let total = usize::from(header.total_len());
+    if !header.is_ipv4() || header.is_short() || total > room {
+        return Err(Reason::BadLength);
+    }
+    let excess = room.wrapping_sub(total);
+    if header.has_options() {
+        return Err(Reason::IpOptions);
+    }
+    if header.is_fragment() {
+        return Err(Reason::Fragment);
+    }
+    let Some(payload) = total.checked_sub(ipv4::LEN) else {
+        return Err(Reason::BadLength);
+    };
+    let Ok(excess) = u16::try_from(excess) else {
+        return Err(Reason::BadLength);
+    };
+    Ok(Whole {
+        header,
+        payload,
+        excess,
+    })
 }

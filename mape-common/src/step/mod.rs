@@ -2,20 +2,25 @@
 //!
 //! * [`admit`]: is the frame for us at all; * [`inner`]: the IPv4 packet and its transport header;
 //! * [`translate`]: rewriting one end of it; * [`mss`]: the TCP MSS clamp; * [`tunnel`]: TTL, ECN, MTU and the outer header;
-//! * [`path`]: where a new session's packets go;
+//! * [`path`]: where a new session's packets go; * [`error`]: ICMP errors, and [`quoted`], the packet in them;
+//! * [`tunnel_error`]: ICMPv6 errors about the tunnel; * [`answer`]: errors of our own;
 //! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's.
 
 pub mod admit;
+pub mod answer;
 pub mod edge;
+pub mod error;
 pub mod inbound;
 pub mod inner;
 pub mod mss;
 pub mod outbound;
 pub mod path;
+pub mod quoted;
 pub mod relay;
 pub mod stage;
 pub mod translate;
 pub mod tunnel;
+pub mod tunnel_error;
 
 use crate::{
     layout::SessionRef,

@@ -2,6 +2,8 @@
 
 use crate::{
     checksum::Delta,
+    hop::Hop,
+    layout::Config,
     packet::Packet,
     wire::tcp::{self, Flags},
 };
@@ -10,6 +12,8 @@ use super::inner::Inner;
 
 /// Options looked at before the MSS option is given up; it is the first one in practice.
 const MAX_OPTIONS: usize = 12;
+/// Bytes of IPv6, IPv4 and TCP headers around a segment.
+const HEADERS: u16 = 80;
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MSS: u8 = 2;
@@ -26,6 +30,17 @@ pub struct Clamp {
 impl Clamp {
     /// Nothing to write.
     pub const NONE: Self = Self { offset: 0, value: 0 };
+}
+
+/// The largest MSS to let through: what is configured, and what the path takes with all headers. Zero = any.
+#[inline(always)]
+pub const fn limit(config: &Config, hop: &Hop) -> u16 {
+    let path = hop.mtu.saturating_sub(HEADERS);
+    if config.mss == 0 || config.mss < path {
+        config.mss
+    } else {
+        path
+    }
 }
 
 /// Whether this packet can carry the option.

@@ -2,7 +2,7 @@
 
 use crate::{
     env::{Env, Side},
-    hop::NextHop,
+    hop::{Hop, NextHop},
     layout::{SessionRef, Transport},
     nat::{
         mapping,
@@ -21,7 +21,7 @@ use super::{
     Need, Stop,
     admit::Arrival,
     inner::{self, Inner},
-    path,
+    mss, path,
     translate::{self, End, Translation},
     tunnel::{self, Encapsulation},
 };
@@ -50,17 +50,14 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
     if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
         return Err(Stop::Unsettled);
     }
-    let hop = env
-        .hop(facts.wan_hop)
-        .and_then(|hop| hop.get(NextHop::FAR_END))
-        .ok_or(Reason::NextHopUnknown)?;
+    let hop = way(env, facts.wan_hop, arrival.now)?;
     let translation = translate::plan::<P, { eth::LEN }>(
         frame,
         &inner,
         End::Source,
         facts.external,
         facts.external_port,
-        config.mss,
+        mss::limit(config, &hop),
     );
     let label = tunnel::flow_label(
         facts.external_port,
@@ -80,6 +77,20 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
     Ok(Plan {
         translation,
         encapsulation,
+    })
+}
+
+/// The next hop towards a far end, its MTU no larger than the path behind it.
+///
+/// # Errors
+/// [`Reason::NextHopUnknown`].
+#[inline(always)]
+pub fn way<E: Env>(env: &E, index: u16, now: Tick) -> Result<Hop, Reason> {
+    let record = env.hop(index).ok_or(Reason::NextHopUnknown)?;
+    let hop = record.get(NextHop::FAR_END).ok_or(Reason::NextHopUnknown)?;
+    Ok(match record.path_mtu(now) {
+        Some(mtu) if mtu < hop.mtu => Hop { mtu, ..hop },
+        _ => hop,
     })
 }
 
@@ -132,12 +143,9 @@ fn next_phase(phase: Phase, inner: &Inner) -> Phase {
     }
 }
 
-/// A packet that is refused because of what it carries is still not ours if the routing table sends it elsewhere.
-///
-/// # Errors
-/// The reason that holds.
+/// The reason that holds for a packet that is refused because of what it carries: not ours, if the routing table sends it elsewhere.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn unsupported<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Reason {
+pub fn ours_or_not<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, reason: Reason) -> Reason {
     let Ok(bytes) = frame.read(eth::LEN) else {
         return Reason::BadLength;
     };
@@ -146,7 +154,7 @@ pub fn unsupported<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>)
         return Reason::NotUnicast;
     }
     match path::is_tunnelled(env, arrival, header.source(), header.destination()) {
-        Ok(()) => Reason::UnsupportedProtocol,
+        Ok(()) => reason,
         Err(elsewhere) => elsewhere,
     }
 }

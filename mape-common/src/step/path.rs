@@ -56,6 +56,15 @@ pub fn is_tunnelled<E: Env>(
     }
 }
 
+/// Index of the next hop towards the far end of an address: a forwarding rule's, or the border relay's.
+#[inline(always)]
+pub fn hop_towards<E: Env>(env: &E, remote: [u8; 4]) -> u16 {
+    match env.rule_by_ipv4(remote).map(|found| u16::try_from(found.hop)) {
+        Some(Ok(hop)) => hop,
+        _ => RELAY_HOP,
+    }
+}
+
 /// Fills in the tunnel's far end for a remote host and the next hop towards it: another customer edge where a forwarding
 /// rule holds the address (RFC 7597 §5.3), else the border relay (§5.4).
 ///

@@ -51,6 +51,14 @@ stages! {
     OutboundOpen = 0, OUTBOUND_OPEN, Outbound;
     /// Looks after the session of a packet from the tunnel or opens one, then forwards.
     InboundOpen = 1, INBOUND_OPEN, Inbound;
+    /// Translates ICMP errors of LAN hosts.
+    OutboundError = 2, OUTBOUND_ERROR, Outbound;
+    /// Translates ICMP errors about packets of LAN hosts.
+    InboundError = 3, INBOUND_ERROR, Inbound;
+    /// Tells LAN hosts of ICMPv6 errors about tunnel packets.
+    TunnelError = 4, TUNNEL_ERROR, Inbound;
+    /// Answers a LAN host whose packet was refused for the reason that led here.
+    Answer = 5, ANSWER, Outbound;
 }
 
 /// Entries of STAGES: room for more stages than there are.
@@ -76,6 +84,7 @@ impl Attempt {
     const DELIVERED: u32 = 2;
     const REFUSED: u32 = 3;
     const BROKEN: u32 = 4;
+    const ANSWERED: u32 = 5;
     /// And above: the next stage's number more.
     const NEXT: u32 = 16;
 
@@ -92,6 +101,7 @@ impl Attempt {
         match outcome {
             Ok(Verdict::Forward { ifindex }) => Self::new(Self::FORWARDED, ifindex),
             Ok(Verdict::Deliver) => Self::new(Self::DELIVERED, 0),
+            Ok(Verdict::Answer(reason)) => Self::new(Self::ANSWERED, reason.number()),
             Err(Failure::Refused(reason)) => Self::new(Self::REFUSED, reason.number()),
             Err(Failure::Broken(Broken(reason))) => Self::new(Self::BROKEN, reason.number()),
         }
@@ -121,6 +131,7 @@ impl Attempt {
         match kind {
             Self::FORWARDED => Ok(Ok(Verdict::Forward { ifindex: value })),
             Self::DELIVERED => Ok(Ok(Verdict::Deliver)),
+            Self::ANSWERED => Ok(Ok(Verdict::Answer(reason))),
             Self::BROKEN => Ok(Err(Failure::Broken(Broken(reason)))),
             _ => match Stage::from_number(kind.wrapping_sub(Self::NEXT)) {
                 Some(stage) => Err(Next { stage, reason }),
@@ -139,6 +150,7 @@ mod tests {
         let ends = [
             Ok(Verdict::Forward { ifindex: 7 }),
             Ok(Verdict::Deliver),
+            Ok(Verdict::Answer(Reason::TooBig)),
             Err(Failure::Refused(Reason::NoSession)),
             Err(Failure::Broken(Broken(Reason::WriteFailed))),
         ];

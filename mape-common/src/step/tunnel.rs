@@ -192,6 +192,8 @@ pub fn read_outer<P: Packet>(frame: &P, address: &[u8; 16]) -> Result<Outer, Rea
     if header.next_header() != Protocol::IPV4 {
         return Err(if header.has_extension() {
             Reason::OuterExtension
+        } else if header.next_header() == Protocol::ICMPV6 {
+            Reason::Icmpv6
         } else {
             Reason::OtherIpv6
         });

@@ -1,4 +1,4 @@
-//! ICMP (RFC 792): the 8 bytes of an echo message.
+//! ICMP (RFC 792): the 8 bytes that all of its messages begin with.
 
 use super::port::Port;
 
@@ -6,8 +6,14 @@ use super::port::Port;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header([u8; LEN]);
 
-/// Bytes of an echo message's header.
+/// Bytes of a message's header; an error quotes the packet that it is about after them.
 pub const LEN: usize = 8;
+/// Destination unreachable.
+pub const UNREACHABLE: u8 = 3;
+/// Code of UNREACHABLE: no such host, for now.
+pub const HOST: u8 = 1;
+/// Code of UNREACHABLE: larger than the next link, and not to be fragmented (RFC 1191).
+pub const TOO_BIG: u8 = 4;
 /// Where the checksum is.
 pub const CHECKSUM: usize = 2;
 /// Where an echo message's identifier is.
@@ -18,6 +24,13 @@ impl Header {
     #[inline(always)]
     pub const fn from_bytes(bytes: [u8; LEN]) -> Self {
         Self(bytes)
+    }
+
+    /// An error about a packet, which it quotes: destination unreachable, time exceeded, parameter problem. Source quench is
+    /// obsolete (RFC 6633), and a redirect says something about one link only.
+    #[inline(always)]
+    pub const fn is_error(&self) -> bool {
+        matches!(self.0[0], UNREACHABLE | 11 | 12)
     }
 
     /// A query.

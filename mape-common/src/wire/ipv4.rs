@@ -1,5 +1,7 @@
 //! IPv4 (RFC 791): the 20 bytes without options.
 
+use crate::checksum::Delta;
+
 /// An IP protocol number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocol(pub u8);
@@ -11,6 +13,8 @@ impl Protocol {
     pub const IPV4: Self = Self(4);
     /// TCP.
     pub const TCP: Self = Self(6);
+    /// ICMPv6.
+    pub const ICMPV6: Self = Self(58);
     /// UDP.
     pub const UDP: Self = Self(17);
 }
@@ -55,6 +59,43 @@ impl Header {
     #[inline(always)]
     pub const fn is_short(&self) -> bool {
         self.0[0] & 15 < 5
+    }
+
+    /// Bytes of the header, options included: 0 to 60, a multiple of four.
+    #[inline(always)]
+    pub const fn header_len(&self) -> u8 {
+        (self.0[0] & 15) << 2
+    }
+
+    /// Whether the packet is a part, and not the first one, of another.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        u16::from_be_bytes([self.0[6], self.0[7]]) & 0x1fff != 0
+    }
+
+    /// Whether routers may not fragment it.
+    #[inline(always)]
+    pub const fn dont_fragment(&self) -> bool {
+        self.0[6] & 0x40 != 0
+    }
+
+    /// The header with another source address, its checksum right.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_source(&self, address: [u8; 4]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, _, _, _, _, _, _, k, l, m, n] = self.0;
+        let [x, y] = Delta::ZERO
+            .words(self.source(), address)
+            .apply(self.checksum())
+            .to_be_bytes();
+        let [s, t, u, v] = address;
+        Self([a, b, c, d, e, f, g, h, i, j, x, y, s, t, u, v, k, l, m, n])
+    }
+
+    /// The twenty bytes.
+    #[inline(always)]
+    pub const fn as_bytes(&self) -> &[u8; LEN] {
+        &self.0
     }
 
     /// DSCP and ECN.

@@ -143,7 +143,11 @@ impl Frame {
     }
 
     /// The IPv4 packet alone.
-    fn packet(&self) -> Vec<u8> {
+    /// The IPv4 packet, without what is around it.
+    ///
+    /// # Panics
+    /// Where a length does not fit its field.
+    pub fn packet(&self) -> Vec<u8> {
         let (protocol, body) = self.body();
         let header_len = 20 + self.options.len();
         let mut header = vec![0x40 | u8::try_from(header_len / 4).expect("at most 60 bytes"), self.tos];
@@ -275,6 +279,16 @@ pub fn echo(kind: u8, id: u16) -> Payload {
         code: 0,
         id,
         data: (0..32).collect(),
+    }
+}
+
+/// An ICMP error that quotes a packet's bytes.
+pub fn error(kind: u8, code: u8, quoted: &[u8]) -> Payload {
+    Payload::Icmp {
+        kind,
+        code,
+        id: 0,
+        data: quoted.to_vec(),
     }
 }
 

@@ -8,7 +8,7 @@ use mape_common::{
     verdict::{Direction, Failure, Verdict},
 };
 
-use super::world::{ELSEWHERE, HOST, LAN_MAC, Outcome, Program, WAN_MAC, World, config, host, router};
+use super::world::{ELSEWHERE, GATEWAY, HOST, LAN_MAC, Outcome, Program, WAN_MAC, World, config, host, router};
 
 /// Interface index of the LAN NIC here.
 pub const LAN: u32 = 1;
@@ -31,7 +31,10 @@ impl HostWorld {
     pub fn new(sessions: u32) -> Self {
         let mut env = HostEnv::new(config(TUNNEL, sessions));
         assert_eq!(
-            (env.add_link(LAN_MAC, 1500), env.add_link(WAN_MAC, 1500)),
+            (
+                env.add_link_with(LAN_MAC, 1500, GATEWAY.octets()),
+                env.add_link(WAN_MAC, 1500)
+            ),
             (LAN, WAN),
             "first and second link"
         );
@@ -55,6 +58,7 @@ impl World for HostWorld {
         };
         match outcome {
             Ok(Verdict::Forward { .. }) => (Outcome::Forwarded(packet.0), "forwarded"),
+            Ok(Verdict::Answer(reason)) => (Outcome::Answered(packet.0), reason.label()),
             Ok(Verdict::Deliver) => (Outcome::Passed(packet.0), "delivered"),
             Err(Failure::Refused(reason)) => {
                 assert_eq!(

@@ -16,7 +16,7 @@ use mape_common::{
     verdict::{DELIVERED, FORWARDED, OUTCOMES, Reason},
 };
 
-use super::world::{ELSEWHERE, HOST, HOST_MAC, LAN_MAC, Outcome, Program, WAN_MAC, World, config, router};
+use super::world::{ELSEWHERE, GATEWAY, HOST, HOST_MAC, LAN_MAC, Outcome, Program, WAN_MAC, World, config, router};
 use crate::netns::Netns;
 
 const XDP_DROP: u32 = 1;
@@ -121,9 +121,10 @@ impl KernelWorld {
             slots.push(slot, 0)?;
         }
         array::<Config>(&mut ebpf, maps::CONFIG)?.set(0, config, 0)?;
-        for (device, mac) in [(lan, LAN_MAC), (wan, WAN_MAC)] {
+        for (device, mac, address) in [(lan, LAN_MAC, GATEWAY.octets()), (wan, WAN_MAC, [0; 4])] {
             let [first, _] = Link::words(mac, 1500);
-            array::<[u64; 2]>(&mut ebpf, maps::LINKS)?.set(device, [first, Link::ATTACHED | Link::ALIVE], 0)?;
+            let second = Link::with_address(Link::ATTACHED | Link::ALIVE, address);
+            array::<[u64; 2]>(&mut ebpf, maps::LINKS)?.set(device, [first, second], 0)?;
         }
         let hop = NextHop::words(NextHop::FAR_END, &router(wan), Tick(1));
         array::<[u64; 4]>(&mut ebpf, maps::HOPS)?.set(0, hop, 0)?;
@@ -265,7 +266,9 @@ impl KernelWorld {
         let mut out = vec![0; ROOM];
         let result = self.test_run(which, frame, &mut out)?;
         out.truncate(usize::try_from(result.data_size_out)?);
+        let slot = self.counted(&before)?;
         let outcome = match result.return_value {
+            XDP_TX if slot != FORWARDED => Outcome::Answered(out),
             XDP_TX | XDP_REDIRECT => Outcome::Forwarded(out),
             XDP_PASS => Outcome::Passed(out),
             XDP_DROP => Outcome::Dropped,
@@ -273,7 +276,6 @@ impl KernelWorld {
         };
         let (outbound, inbound) = before.split_at(usize::try_from(OUTCOMES)?);
         let elsewhere = if which == Program::Lan { inbound } else { outbound };
-        let slot = self.counted(&before)?;
         let after = self.counters()?;
         let (outbound, inbound) = after.split_at(usize::try_from(OUTCOMES)?);
         let now = if which == Program::Lan { inbound } else { outbound };

@@ -23,6 +23,8 @@ pub enum Program {
 pub enum Outcome {
     /// It leaves by a NIC.
     Forwarded(Vec<u8>),
+    /// It went back to its sender as an answer.
+    Answered(Vec<u8>),
     /// The stack gets it: with these bytes.
     Passed(Vec<u8>),
     /// It is gone.

@@ -1,5 +1,7 @@
 //! Filling the maps with the gate closed, and keeping sessions of a running gateway where they are still right.
 
+use std::net::IpAddr;
+
 use mape_common::{
     hop::{Link, Mac},
     layout::{Config, SweepOrder},
@@ -62,7 +64,12 @@ impl Loading<'_> {
         }
         self.tables.set_rules(&self.hops.rules)?;
         self.tables.set_far_hops(&self.hops.words(state::now()))?;
+        let addresses = self.netlink.addresses()?;
         for port in &self.ports {
+            let own = addresses.iter().find_map(|assigned| match assigned.address {
+                IpAddr::V4(address) if assigned.index == port.nic.index => Some(address.octets()),
+                IpAddr::V4(_) | IpAddr::V6(_) => None,
+            });
             let [words, flags] = Link::words(port.nic.mac.unwrap_or(Mac([0; 6])), port.nic.mtu_u16());
             // A link that has been proven stays so: its program is replaced, not attached anew.
             let known = self.tables.link(port.nic.index)?;
@@ -71,6 +78,7 @@ impl Loading<'_> {
             } else {
                 flags
             };
+            let kept = own.map_or(kept, |own| Link::with_address(kept, own));
             self.tables.set_link_words(port.nic.index, [words, kept])?;
         }
         self.tables.set_config(&new)?;
