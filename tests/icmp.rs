@@ -3,17 +3,14 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use mape_common::{checksum, layout::Gauge};
-use mape_tests::{
-    netns::Netns,
-    table::{
-        frame::{Frame, Payload, Seen, echo, error, syn, tcp, udp},
-        host::HostWorld,
-        kernel::{KernelWorld, furnish},
-        talk::{answer, down, send, sweep, up},
-        world::{
-            CE, ELSEWHERE, GATEWAY, HOST, HOST_2, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER,
-            SERVER_2, SHARED, WAN_MAC, World,
-        },
+use mape_tests::table::{
+    both::in_both,
+    frame::{Frame, Payload, Seen, echo, error, syn, tcp, udp},
+    host::HostWorld,
+    talk::{answer, down, send, sweep, up},
+    world::{
+        CE, ELSEWHERE, GATEWAY, HOST, HOST_2, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2,
+        SHARED, WAN_MAC, World,
     },
 };
 
@@ -24,33 +21,6 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 200);
 /// A router of the provider.
 const TRANSIT: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xeeee, 0, 0, 0, 0, 1);
 const FROM: u16 = 50_000;
-
-struct Room(Netns);
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.0.delete();
-    }
-}
-
-/// Runs a test on the host and in the kernel.
-fn in_both(name: &str, test: impl Fn(&mut dyn World) + Sync) {
-    let mut host = HostWorld::new(4096);
-    test(&mut host);
-    assert_eq!(host.env.violations(), Vec::<String>::new());
-    if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: {name} in the kernel: loading BPF programs needs root");
-        return;
-    }
-    let room = Room(Netns::create(&format!("mape-{name}-{}", std::process::id())).unwrap());
-    furnish(&room.0).unwrap();
-    room.0
-        .enter(|| {
-            test(&mut KernelWorld::new(mape_ctl::object::object(), 4096)?);
-            Ok(())
-        })
-        .unwrap();
-}
 
 /// The packets of each protocol that a LAN host sends, and what answers them.
 fn kinds() -> [(Payload, fn(u16) -> Payload); 3] {
@@ -93,7 +63,7 @@ fn without_hops(packet: &[u8]) -> Vec<u8> {
 
 #[test]
 fn an_error_from_the_internet_reaches_the_host_as_if_nothing_had_been_translated() {
-    in_both("errin", |world| {
+    in_both(mape_ctl::object::object(), "errin", |world| {
         for (payload, _) in kinds() {
             let (original, translated) = sent(world, payload);
             for quote in [28, 40, translated.len()] {
@@ -113,7 +83,7 @@ fn an_error_from_the_internet_reaches_the_host_as_if_nothing_had_been_translated
 
 #[test]
 fn an_error_of_a_lan_host_shows_nothing_of_the_lan() {
-    in_both("errout", |world| {
+    in_both(mape_ctl::object::object(), "errout", |world| {
         for (payload, reply) in kinds() {
             let (_, translated) = sent(world, payload);
             let is_echo = translated[9] == 1;
@@ -140,7 +110,7 @@ fn an_error_of_a_lan_host_shows_nothing_of_the_lan() {
 
 #[test]
 fn a_router_on_the_lan_reports_as_the_shared_address() {
-    in_both("errlan", |world| {
+    in_both(mape_ctl::object::object(), "errlan", |world| {
         let (_, translated) = sent(world, udp(FROM, 4000));
         let port = u16::from_be_bytes([translated[20], translated[21]]);
         let (Outcome::Forwarded(inside), _) = world.give(Program::Wan, &down(SERVER, udp(4000, port))) else {
@@ -157,7 +127,7 @@ fn a_router_on_the_lan_reports_as_the_shared_address() {
 
 #[test]
 fn options_of_a_quoted_packet_are_stepped_over() {
-    in_both("erropt", |world| {
+    in_both(mape_ctl::object::object(), "erropt", |world| {
         let (_, translated) = sent(world, udp(FROM, 4000));
         let port = u16::from_be_bytes([translated[20], translated[21]]);
         for options in [vec![7, 4, 4, 0], vec![1; 40]] {
@@ -182,7 +152,7 @@ fn options_of_a_quoted_packet_are_stepped_over() {
 
 #[test]
 fn errors_that_nobody_can_have_sent_in_good_faith_go_nowhere() {
-    in_both("errbad", |world| {
+    in_both(mape_ctl::object::object(), "errbad", |world| {
         let (original, translated) = sent(world, udp(FROM, 4000));
         let port = u16::from_be_bytes([translated[20], translated[21]]);
         let about = |payload| Frame::new(SHARED, SERVER, payload).packet();
@@ -329,7 +299,7 @@ fn told(frame: &[u8]) -> (Ipv4Addr, u8, u16, Vec<u8>) {
 
 #[test]
 fn a_path_that_is_too_narrow_is_told_to_the_host_and_remembered() {
-    in_both("ptb", |world| {
+    in_both(mape_ctl::object::object(), "ptb", |world| {
         let large = Payload::Udp {
             from: FROM,
             to: 4000,
@@ -380,7 +350,7 @@ fn a_path_that_is_too_narrow_is_told_to_the_host_and_remembered() {
 
 #[test]
 fn a_tunnel_packet_that_came_nowhere_is_told_as_unreachable() {
-    in_both("tunerr", |world| {
+    in_both(mape_ctl::object::object(), "tunerr", |world| {
         for (payload, _) in kinds() {
             let (original, translated) = sent(world, payload);
             for (kind, code) in [(1, 0), (3, 0), (4, 1)] {
@@ -396,7 +366,7 @@ fn a_tunnel_packet_that_came_nowhere_is_told_as_unreachable() {
 
 #[test]
 fn only_errors_about_packets_of_ours_count() {
-    in_both("tunbad", |world| {
+    in_both(mape_ctl::object::object(), "tunbad", |world| {
         let (_, translated) = sent(world, udp(FROM, 4000));
         let port = u16::from_be_bytes([translated[20], translated[21]]);
         let other = Frame::new(SHARED, SERVER, udp(port, 4001)).packet();
@@ -459,7 +429,7 @@ fn only_errors_about_packets_of_ours_count() {
 
 #[test]
 fn who_gets_no_port_is_told_once_a_second_that_the_host_is_unreachable() {
-    in_both("exhaust", |world| {
+    in_both(mape_ctl::object::object(), "exhaust", |world| {
         for n in 0..252 {
             send(world, HOST, SERVER, tcp(10_000 + n, 443, SYN)).unwrap();
         }
@@ -502,7 +472,7 @@ fn answers_are_few_however_many_packets_ask_for_one() {
 
 #[test]
 fn the_shared_address_answers_a_ping_from_the_lan_and_only_that() {
-    in_both("self", |world| {
+    in_both(mape_ctl::object::object(), "self", |world| {
         let request = up(HOST, SHARED, echo(8, 1232));
         let (outcome, _) = world.give(Program::Lan, &request);
         let Outcome::Answered(frame) = outcome else {
@@ -513,7 +483,7 @@ fn the_shared_address_answers_a_ping_from_the_lan_and_only_that() {
         assert_eq!(frame[42..], request[42..], "the data comes back");
         assert_eq!(
             labelled(world, Program::Lan, &up(HOST, SHARED, tcp(FROM, 1232, SYN))),
-            "hairpin"
+            "no-session"
         );
     });
 }

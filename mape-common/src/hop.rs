@@ -115,6 +115,8 @@ pub struct Hop {
 impl NextHop {
     /// Address of a record whose neighbour is a tunnel's far end: no LAN host has it.
     pub const FAR_END: [u8; 4] = [0; 4];
+    /// Index of no next hop: of a session whose packets go to a host of the same LAN (hairpinning, RFC 4787 §6).
+    pub const HAIRPIN: u16 = u16::MAX;
     /// Key of a record that somebody is writing.
     const BUSY: u64 = u64::MAX;
 

@@ -121,6 +121,8 @@ pub mod programs {
     pub const TUNNEL_ERROR: &str = "mape_wan_tunerr";
     /// XDP, customer edge, a stage: answers to LAN hosts.
     pub const ANSWER: &str = "mape_answer";
+    /// XDP, customer edge, a stage: from one LAN host to another by the shared address.
+    pub const HAIRPIN: &str = "mape_hairpin";
     /// XDP, border relay, a NIC towards the IPv4 Internet.
     pub const RELAY_V4: &str = "mape_relay4_xdp";
     /// XDP, border relay, a NIC towards the domain.

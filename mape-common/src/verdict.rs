@@ -153,7 +153,7 @@ reasons! {
     Contended = 42, "contended", Drop, "two packets opened the same session at once; the sender's next packet finds it";
     EcnInvalid = 43, "ecn-invalid", Drop, "congestion marked on a flow that cannot react (RFC 6040)";
     UnsupportedProtocol = 44, "unsupported-protocol", Drop, "neither TCP, UDP nor ICMP: there is no port to share";
-    Hairpin = 45, "hairpin", Drop, "a LAN host towards the shared address itself";
+    Hairpin = 45, "hairpin", Drop, "a LAN host towards the shared address itself, with what cannot be turned round";
     ResetWithoutSession = 46, "reset-without-session", Drop, "a TCP reset for no session";
 
     ErrorWithoutSession = 47, "error-without-session", Drop, "an ICMP error about a packet that no session has sent (RFC 5508 REQ-4)";

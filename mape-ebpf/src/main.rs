@@ -76,6 +76,12 @@ fn mape_answer(ctx: XdpContext) -> u32 {
     action::stage(&ctx, Stage::Answer)
 }
 
+/// Customer edge, a stage: from one LAN host to another by the shared address.
+#[xdp]
+fn mape_hairpin(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::Hairpin)
+}
+
 /// Border relay, a NIC towards the IPv4 Internet.
 #[xdp]
 fn mape_relay4_xdp(ctx: XdpContext) -> u32 {

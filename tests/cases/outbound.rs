@@ -365,9 +365,15 @@ fn drops() -> Vec<Case> {
             "unsupported-protocol",
         ),
         refused(
-            "the shared address with a port of its own set",
+            "the shared address with a port of its own set that nobody has mapped",
             lan,
             up_to(SHARED, udp(IN_SET, 2256)).bytes(),
+            "no-session",
+        ),
+        refused(
+            "an echo reply to the shared address itself",
+            lan,
+            up_to(SHARED, echo(0, IN_SET)).bytes(),
             "hairpin",
         ),
         refused(

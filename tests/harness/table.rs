@@ -1,6 +1,7 @@
 //! Owns the step tables' tools: frames built field by field, and two worlds (host memory, the kernel) that run the same
 //! sequence of frames.
 
+pub mod both;
 pub mod frame;
 pub mod host;
 pub mod kernel;

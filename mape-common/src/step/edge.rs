@@ -22,7 +22,7 @@ use crate::{
 use super::{
     Need, Stop,
     admit::{Arrival, admit},
-    answer, error, inbound, outbound, path,
+    answer, error, hairpin, inbound, outbound, path,
     stage::{Attempt, Stage},
     tunnel_error,
 };
@@ -48,11 +48,10 @@ fn outbound_else(reason: Reason) -> Attempt {
         // Whose packet it is depends on the routing table, which only the slower stage asks.
         Reason::UnsupportedProtocol => Attempt::go_on(Stage::OutboundOpen, reason),
         Reason::IcmpError => Attempt::go_on(Stage::OutboundError, reason),
-        Reason::TooBig
-        | Reason::PortsExhausted
-        | Reason::SessionsExhausted
-        | Reason::HostSessions
-        | Reason::Hairpin => Attempt::go_on(Stage::Answer, reason),
+        Reason::TooBig | Reason::PortsExhausted | Reason::SessionsExhausted | Reason::HostSessions => {
+            Attempt::go_on(Stage::Answer, reason)
+        }
+        Reason::Hairpin => Attempt::go_on(Stage::Hairpin, reason),
         reason => Attempt::refused(reason),
     }
 }
@@ -62,7 +61,7 @@ fn outbound_else(reason: Reason) -> Attempt {
 pub fn outbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
     sweep::make_room(env);
     let mut draft = None;
-    if let Err(reason) = settle_outbound(frame, env, ifindex, &mut draft) {
+    if let Err(reason) = settle_outbound::<P, E, false>(frame, env, ifindex, &mut draft) {
         return opened_else(reason);
     }
     if let (Some(draft), Some(config)) = (draft, env.config())
@@ -101,7 +100,7 @@ fn opened_else(reason: Reason) -> Attempt {
 
 /// Looks after the packet's session, or drafts the record of a new one.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn settle_outbound<P: Packet, E: Env>(
+fn settle_outbound<P: Packet, E: Env, const HAIRPIN: bool>(
     frame: &P,
     env: &E,
     ifindex: u32,
@@ -109,12 +108,19 @@ fn settle_outbound<P: Packet, E: Env>(
 ) -> Result<(), Reason> {
     let arrival = admitted(frame, env, ifindex, EtherType::IPV4)?;
     let mut need = None;
-    match outbound::look(frame, env, &arrival, &mut need) {
+    match outbound::look::<P, E, HAIRPIN>(frame, env, &arrival, &mut need) {
         Err(reason @ Reason::UnsupportedProtocol) => return Err(outbound::ours_or_not(frame, env, &arrival, reason)),
         looked => looked?,
     }
     let need = need.ok_or(Reason::Contended)?;
-    let path = path::outbound(env, &arrival, &need.flow)?;
+    if HAIRPIN && need.is_in_use {
+        return Ok(());
+    }
+    let path = if HAIRPIN {
+        path::hairpin(env, &arrival, &need.flow)?
+    } else {
+        path::outbound(env, &arrival, &need.flow)?
+    };
     match need.session {
         Some(session) => outbound::refresh(env, &arrival, session, need.phase, &path),
         None if open::was_refused(env, arrival.config, &need.flow, arrival.now) => Err(Reason::RecentlyRefused),
@@ -144,6 +150,34 @@ fn inbound_else(reason: Reason) -> Attempt {
         Reason::Icmpv6 => Attempt::go_on(Stage::TunnelError, reason),
         reason => Attempt::refused(reason),
     }
+}
+
+/// LAN to LAN by the shared address: looks after the sender's session and the receiver's, or opens them, then forwards.
+#[inline(always)]
+pub fn hairpin<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    if hairpin::is_ping(frame) {
+        return Attempt::go_on(Stage::Answer, Reason::Hairpin);
+    }
+    sweep::make_room(env);
+    let mut draft = None;
+    if let Err(reason) = settle_outbound::<P, E, true>(frame, env, ifindex, &mut draft) {
+        return Attempt::refused(reason);
+    }
+    if let (Some(draft), Some(config)) = (draft, env.config())
+        && let Err(reason) = open::outbound(env, config, draft)
+    {
+        return opened_else(reason);
+    }
+    let mut draft = None;
+    if let Err(reason) = hairpin::settle_receiver(frame, env, ifindex, &mut draft) {
+        return Attempt::refused(reason);
+    }
+    if let (Some(draft), Some(config)) = (draft, env.config())
+        && let Err(reason) = open::inbound(env, config, draft)
+    {
+        return Attempt::refused(reason);
+    }
+    hairpin::forward(frame, env, ifindex)
 }
 
 /// LAN to WAN: translates an ICMP error.
@@ -274,6 +308,7 @@ pub fn run<P: Packet, E: Env>(stage: Stage, reason: Reason, frame: &mut P, env: 
         Stage::InboundError => inbound_error(frame, env, ifindex),
         Stage::TunnelError => tunnel_error(frame, env, ifindex),
         Stage::Answer => answer(frame, env, ifindex, reason),
+        Stage::Hairpin => hairpin(frame, env, ifindex),
     }
 }
 
@@ -300,8 +335,12 @@ pub fn all<P: Packet, E: Env>(
     }
 }
 
+/// The arrival of a frame of one type.
+///
+/// # Errors
+/// Why it is none.
 #[inline(always)]
-fn admitted<'a, P: Packet, E: Env>(
+pub fn admitted<'a, P: Packet, E: Env>(
     frame: &P,
     env: &'a E,
     ifindex: u32,

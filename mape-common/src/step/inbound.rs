@@ -2,7 +2,7 @@
 
 use crate::{
     env::{Env, Side},
-    hop::Hop,
+    hop::{Hop, NextHop},
     layout::{Config, SessionRef, Transport},
     nat::{
         mapping,
@@ -53,6 +53,10 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
         .ok_or(Stop::Unsettled)?;
     if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
         return Err(Stop::Unsettled);
+    }
+    if facts.wan_hop == NextHop::HAIRPIN {
+        // From a LAN host of ours, it says, but out of the tunnel.
+        return Err(Reason::InvalidV4.into());
     }
     let hop = env
         .hop(facts.lan_hop)
@@ -127,8 +131,9 @@ fn read<P: Packet, E: Env, const CHECK: bool>(
     Ok((outer, inner, flow))
 }
 
+/// The phase of a session after a packet from the tunnel.
 #[inline(always)]
-fn next_phase(phase: Phase, inner: &Inner) -> Phase {
+pub fn next_phase(phase: Phase, inner: &Inner) -> Phase {
     match inner.transport {
         Transport::Tcp => tcp::next(phase, Direction::Inbound, inner.flags),
         Transport::Udp | Transport::Icmp => phase,
@@ -160,25 +165,38 @@ pub fn look<P: Packet, E: Env>(
                 flow,
                 phase: next_phase(state.phase, &inner),
                 session: Some(session),
+                is_in_use: false,
             });
             return Ok(());
         }
     }
+    if config.owns(flow.remote) && config.port_set.contains(flow.remote_port) {
+        return Err(Reason::InvalidV4);
+    }
     if !config.endpoint_independent(flow.transport) {
         return Err(Reason::NoSession);
     }
-    let phase = match flow.transport {
-        Transport::Tcp if inner.flags.is_open() => Phase::TcpUnanswered,
-        Transport::Udp => Phase::UdpUnanswered,
-        // A reset or an answer to what nobody asked opens nothing; nor does somebody's ping.
-        Transport::Tcp | Transport::Icmp => return Err(Reason::NoSession),
-    };
     *need = Some(Need {
         flow,
-        phase,
+        phase: opening(&inner)?,
         session: None,
+        is_in_use: false,
     });
     Ok(())
+}
+
+/// The phase of a session that a remote host's packet opens. A reset or an answer to what nobody asked opens nothing; nor does
+/// somebody's ping.
+///
+/// # Errors
+/// [`Reason::NoSession`].
+#[inline(always)]
+pub const fn opening(inner: &Inner) -> Result<Phase, Reason> {
+    match inner.transport {
+        Transport::Tcp if inner.flags.is_open() => Ok(Phase::TcpUnanswered),
+        Transport::Udp => Ok(Phase::UdpUnanswered),
+        Transport::Tcp | Transport::Icmp => Err(Reason::NoSession),
+    }
 }
 
 /// Notes that a session is used: its record, its mapping, and the neighbour that the frame came from.

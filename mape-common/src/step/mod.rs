@@ -3,13 +3,14 @@
 //! * [`admit`]: is the frame for us at all; * [`inner`]: the IPv4 packet and its transport header;
 //! * [`translate`]: rewriting one end of it; * [`mss`]: the TCP MSS clamp; * [`tunnel`]: TTL, ECN, MTU and the outer header;
 //! * [`path`]: where a new session's packets go; * [`error`]: ICMP errors, and [`quoted`], the packet in them;
-//! * [`tunnel_error`]: ICMPv6 errors about the tunnel; * [`answer`]: errors of our own;
+//! * [`hairpin`]: from one LAN host to another; * [`tunnel_error`]: ICMPv6 errors about the tunnel; * [`answer`]: errors of our own;
 //! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's.
 
 pub mod admit;
 pub mod answer;
 pub mod edge;
 pub mod error;
+pub mod hairpin;
 pub mod inbound;
 pub mod inner;
 pub mod mss;
@@ -53,4 +54,6 @@ pub struct Need {
     pub phase: Phase,
     /// The session to look after; none = one has to be opened.
     pub session: Option<SessionRef>,
+    /// It was used a moment ago and the packet changes nothing about it.
+    pub is_in_use: bool,
 }

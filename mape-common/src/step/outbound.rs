@@ -83,10 +83,16 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
 /// The next hop towards a far end, its MTU no larger than the path behind it.
 ///
 /// # Errors
-/// [`Reason::NextHopUnknown`].
+/// [`Reason::NextHopUnknown`]; [`Reason::Hairpin`] where the packet goes to a host of the same LAN.
 #[inline(always)]
 pub fn way<E: Env>(env: &E, index: u16, now: Tick) -> Result<Hop, Reason> {
-    let record = env.hop(index).ok_or(Reason::NextHopUnknown)?;
+    let Some(record) = env.hop(index) else {
+        return Err(if index == NextHop::HAIRPIN {
+            Reason::Hairpin
+        } else {
+            Reason::NextHopUnknown
+        });
+    };
     let hop = record.get(NextHop::FAR_END).ok_or(Reason::NextHopUnknown)?;
     Ok(match record.path_mtu(now) {
         Some(mtu) if mtu < hop.mtu => Hop { mtu, ..hop },
@@ -108,8 +114,11 @@ pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
 }
 
 /// The packet and its flow, if it is one that can have a session.
+///
+/// # Errors
+/// Why it can have none.
 #[inline(always)]
-fn read<P: Packet>(frame: &P) -> Result<(Inner, Flow), Reason> {
+pub fn read<P: Packet>(frame: &P) -> Result<(Inner, Flow), Reason> {
     let room = frame.len().saturating_sub(eth::LEN);
     let inner = inner::read::<P, { eth::LEN }>(frame, room)?;
     let flow = Flow {
@@ -159,12 +168,12 @@ pub fn ours_or_not<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>,
     }
 }
 
-/// Says what the session of a packet needs before the packet can be forwarded.
+/// Says what the session of a packet needs before the packet can be forwarded. `HAIRPIN` where a host of the same LAN may be meant.
 ///
 /// # Errors
 /// Why the packet is not forwarded.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn look<P: Packet, E: Env>(
+pub fn look<P: Packet, E: Env, const HAIRPIN: bool>(
     frame: &P,
     env: &E,
     arrival: &Arrival<'_>,
@@ -172,6 +181,10 @@ pub fn look<P: Packet, E: Env>(
 ) -> Result<(), Reason> {
     let config = arrival.config;
     let (inner, flow) = read(frame)?;
+    let here = config.owns(flow.remote) && config.port_set.contains(inner.destination_port);
+    if here != HAIRPIN {
+        return Err(Reason::Hairpin);
+    }
     if let Some(session) = env.find(Side::Inside, &flow.key())
         && let Some(record) = env.session(session.slot)
     {
@@ -180,16 +193,15 @@ pub fn look<P: Packet, E: Env>(
             && state.phase.is_live()
             && !table::is_over(env, config, record, state, arrival.now)
         {
+            let phase = next_phase(state.phase, &inner);
             *need = Some(Need {
                 flow,
-                phase: next_phase(state.phase, &inner),
+                phase,
                 session: Some(session),
+                is_in_use: phase == state.phase && arrival.now.since(state.used) < Tick::STALE,
             });
             return Ok(());
         }
-    }
-    if config.owns(flow.remote) && config.port_set.contains(inner.destination_port) {
-        return Err(Reason::Hairpin);
     }
     let phase = match flow.transport {
         Transport::Tcp if inner.flags.has(Flags::RST) => return Err(Reason::ResetWithoutSession),
@@ -204,6 +216,7 @@ pub fn look<P: Packet, E: Env>(
         flow,
         phase,
         session: None,
+        is_in_use: false,
     });
     Ok(())
 }

@@ -34,6 +34,19 @@ pub fn outbound<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<P
     Ok(path)
 }
 
+/// The path of a LAN host's packet to a host of the same LAN, by the shared address.
+///
+/// # Errors
+/// [`Reason::SourceNotLan`], [`Reason::NextHopUnknown`].
+#[inline(always)]
+pub fn hairpin<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) -> Result<Path, Reason> {
+    Ok(Path {
+        far_end: [0; 16],
+        wan_hop: NextHop::HAIRPIN,
+        lan_hop: lan_hop(env, arrival, flow)?,
+    })
+}
+
 /// Whether the routing table sends the packet into the tunnel.
 ///
 /// The shared address is decided before: it is on no interface, and another customer edge that has it is behind the tunnel.

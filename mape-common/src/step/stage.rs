@@ -59,6 +59,8 @@ stages! {
     TunnelError = 4, TUNNEL_ERROR, Inbound;
     /// Answers a LAN host whose packet was refused for the reason that led here.
     Answer = 5, ANSWER, Outbound;
+    /// From one LAN host to another by the shared address.
+    Hairpin = 8, HAIRPIN, Outbound;
 }
 
 /// Entries of STAGES: room for more stages than there are.

@@ -300,6 +300,18 @@ pub const fn merge_ecn(inner: u8, outer: u8) -> Result<u8, Reason> {
     }
 }
 
+/// The TTL one lower, and the header's checksum after that and `change`.
+///
+/// # Errors
+/// [`Reason::TtlExpired`].
+#[inline(always)]
+pub const fn hop_on(header: &ipv4::Header, change: Delta) -> Result<(u8, u16), Reason> {
+    match lowered(header) {
+        Ok(ttl) => Ok((ttl, ttl_change(header, ttl, change).apply(header.checksum()))),
+        Err(reason) => Err(reason),
+    }
+}
+
 #[inline(always)]
 const fn lowered(header: &ipv4::Header) -> Result<u8, Reason> {
     match header.ttl() {
