@@ -9,8 +9,9 @@ use mape_common::{
     env::Env,
     hop::Mac,
     host::HostEnv,
-    layout::{Gauge, Transport},
+    layout::{Config, Gauge, Timeouts, Transport},
     map::psid::PortSet,
+    time::Tick,
     wire::port::Port,
 };
 use mape_tests::{
@@ -390,4 +391,63 @@ fn nothing_breaks_over_many_random_packets_and_no_answer_reaches_another_host() 
         world.env.read(Gauge::Created(Transport::Udp)) > 1_000,
         "the test did something"
     );
+}
+
+/// What the tests after these look at: a gateway with mappings for TCP too.
+fn with_mappings_for_tcp(sessions: u32) -> HostWorld {
+    let mut world = HostWorld::new(sessions);
+    if let Some(config) = &mut world.env.config {
+        config.flags |= Config::mapping(Transport::Tcp);
+    }
+    world
+}
+
+#[test]
+fn a_permission_goes_with_the_session_that_renewed_it_last() {
+    let mut world = with_mappings_for_tcp(1024);
+    send(&mut world, HOST, SERVER_2, udp(50_000, 4000)).unwrap();
+    send(&mut world, HOST, SERVER, udp(50_000, 53)).unwrap();
+    send(&mut world, HOST, SERVER, tcp(50_000, 8080, SYN)).unwrap();
+    assert_eq!(world.env.read(Gauge::Permissions), 3);
+    world.env.pass_seconds(301);
+    sweep(&world.env);
+    assert_eq!(
+        world.env.read(Gauge::Permissions),
+        0,
+        "nobody is left who could renew one"
+    );
+    assert_whole(&world.env);
+}
+
+#[test]
+fn a_mapping_is_not_over_before_its_members() {
+    let mut world = HostWorld::new(1024);
+    let tick = |world: &HostWorld, ticks: u32| world.env.now.set(Tick(world.env.now.get().0 + ticks));
+    let port = send(&mut world, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    let first = world.env.now.get();
+    // The other member is looked after when the mapping's stamp is too young to be written anew for its own sake.
+    tick(&world, 1);
+    send(&mut world, HOST, SERVER_2, udp(50_000, 4000)).unwrap();
+    tick(&world, 3);
+    send(&mut world, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    tick(&world, 1);
+    send(&mut world, HOST, SERVER_2, udp(50_000, 4000)).unwrap();
+    let timeout = Timeouts::DEFAULT.udp;
+    world.env.now.set(Tick(first.0 + 5 + timeout.0));
+    sweep(&world.env);
+    assert_eq!(
+        answer(&mut world, SERVER_2, udp(4000, port)),
+        Ok((HOST, 50_000)),
+        "in its last tick"
+    );
+    assert_eq!(
+        world.env.read(Gauge::Exclusive(Transport::Udp)),
+        1,
+        "its port is still held"
+    );
+    assert_eq!(
+        send(&mut world, HOST, Ipv4Addr::new(203, 0, 113, 10), udp(50_000, 4000)),
+        Ok(port)
+    );
+    assert_whole(&world.env);
 }

@@ -31,6 +31,17 @@ pub enum InsertError {
     Full,
 }
 
+/// What became of a note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noted {
+    /// It was not there.
+    Anew,
+    /// It was there and has been renewed.
+    Again,
+    /// No room.
+    NoRoom,
+}
+
 /// What the kernel's routing table says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -131,8 +142,8 @@ pub trait Env {
     fn refusal(&self, index: u32) -> Option<&Word>;
     /// When a remote host was last sent to from a mapping.
     fn permission(&self, key: &PermissionKey) -> Option<Tick>;
-    /// Notes that a remote host may send to a mapping; false where there is no room.
-    fn permit(&self, key: &PermissionKey, now: Tick) -> bool;
+    /// Notes that a remote host may send to a mapping. Of several that note the same anew at once, one is told so.
+    fn permit(&self, key: &PermissionKey, now: Tick) -> Noted;
     /// Takes a permission away; true where there was one.
     fn forbid(&self, key: &PermissionKey) -> bool;
     /// What a LAN host has, if that is counted for it alone.

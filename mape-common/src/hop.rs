@@ -82,7 +82,7 @@ impl Link {
     }
 
     /// A record from the words that user space reads out of LINKS.
-    pub const fn from_words(words: [u64; 2]) -> Self {
+    pub fn from_words(words: [u64; 2]) -> Self {
         let [a, b] = words;
         Self([Word::new(a), Word::new(b)])
     }
@@ -221,7 +221,11 @@ impl NextHop {
     /// True where the record is free, or has not been confirmed for so long that it may be given away.
     #[inline(always)]
     pub fn is_free(&self, now: Tick) -> bool {
-        let key = self.0[0].load();
+        self.is_free_with(self.0[0].load(), now)
+    }
+
+    #[inline(always)]
+    fn is_free_with(&self, key: u64, now: Tick) -> bool {
         key == 0 || (key != Self::BUSY && now.since(self.confirmed()) > Self::ABANDONED)
     }
 
@@ -234,12 +238,13 @@ impl NextHop {
         self.0[0].load() == Self::key(address, ifindex)
     }
 
-    /// Makes the record `address`'s; false where somebody else was faster.
+    /// Makes the record, its own already or free, `address`'s; false where somebody else was faster.
     #[inline(always)]
     #[must_use]
     pub fn assign(&self, address: [u8; 4], hop: &Hop, now: Tick) -> bool {
         let old = self.0[0].load();
-        if old == Self::BUSY || !self.0[0].compare_exchange(old, Self::BUSY) {
+        let is_mine = old == Self::key(address, hop.ifindex);
+        if !(is_mine || self.is_free_with(old, now)) || !self.0[0].compare_exchange(old, Self::BUSY) {
             return false;
         }
         self.0[1].store(pack(hop.destination, hop.mtu));
@@ -250,7 +255,7 @@ impl NextHop {
     }
 
     /// A record from the words that user space reads out of HOPS.
-    pub const fn from_words(words: [u64; 4]) -> Self {
+    pub fn from_words(words: [u64; 4]) -> Self {
         let [a, b, c, d] = words;
         Self([Word::new(a), Word::new(b), Word::new(c), Word::new(d)])
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    env::{Env, InsertError, Route, Search, Side},
+    env::{Env, InsertError, Noted, Route, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     layout::{
         Config, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef,
@@ -450,9 +450,11 @@ impl Env for HostEnv {
         self.permissions.borrow().get(key).copied()
     }
 
-    fn permit(&self, key: &PermissionKey, now: Tick) -> bool {
-        self.permissions.borrow_mut().insert(*key, now);
-        true
+    fn permit(&self, key: &PermissionKey, now: Tick) -> Noted {
+        match self.permissions.borrow_mut().insert(*key, now) {
+            Some(_) => Noted::Again,
+            None => Noted::Anew,
+        }
     }
 
     fn forbid(&self, key: &PermissionKey) -> bool {

@@ -47,6 +47,12 @@ impl Tick {
         Self(self.0.wrapping_sub(u32::MAX / 4))
     }
 
+    /// Whether `then` is so long ago that only [`Self::long_before`] can have made it.
+    #[inline(always)]
+    pub const fn is_long_after(self, then: Self) -> bool {
+        self.since(then).0 > u32::MAX / 8
+    }
+
     /// Whole seconds, rounded down; for people.
     pub const fn seconds(self) -> u32 {
         #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "fits")]
@@ -78,6 +84,7 @@ mod tests {
                 now.since(now.long_before()) > Tick::at_least_seconds(100_000_000),
                 "{now:?}"
             );
+            assert!(now.is_long_after(now.long_before()), "{now:?}");
         }
     }
 

@@ -2,28 +2,40 @@
 //!
 //! Every record that lives in a map and changes while packets flow is made of [`Word`]s, so that no access can be torn
 //! and no reference to such a record promises more than the kernel does. The BPF target has no
-//! `AtomicU64::compare_exchange`; there the compiler's own intrinsics give the same instructions.
-#![expect(
-    unsafe_code,
-    reason = "atomic access to memory that user space and other processors share"
+//! `AtomicU64::compare_exchange`; there the compiler's own intrinsics give the same instructions. Under `--cfg loom` a word
+//! is the model checker's, which tries the orders that the processors could do things in (`tests/interleavings.rs`).
+#![cfg_attr(
+    not(loom),
+    expect(
+        unsafe_code,
+        reason = "atomic access to memory that user space and other processors share"
+    )
 )]
 
+#[cfg(loom)]
+pub use checked::Word;
+
+#[cfg(not(loom))]
 use core::cell::UnsafeCell;
 
 /// A shared 64-bit word, read and written whole.
+#[cfg(not(loom))]
 #[repr(transparent)]
 #[derive(Default)]
 pub struct Word(UnsafeCell<u64>);
 
+#[cfg(not(loom))]
 // SAFETY: every access below is one atomic (or one aligned volatile 8-byte) instruction.
 unsafe impl Sync for Word {}
 
+#[cfg(not(loom))]
 impl core::fmt::Debug for Word {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "{:#018x}", self.load())
     }
 }
 
+#[cfg(not(loom))]
 impl Word {
     /// A word that holds `value`.
     pub const fn new(value: u64) -> Self {
@@ -102,7 +114,56 @@ impl Word {
     }
 }
 
-#[cfg(test)]
+/// The same operations on a word that the model checker watches.
+///
+/// A load acquires and a store releases, as on x86; a store is written as an exchange because the checker would otherwise let
+/// two processors' writes to one word be seen in either order for ever after.
+#[cfg(loom)]
+mod checked {
+    use loom::sync::atomic::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire},
+    };
+
+    /// A shared 64-bit word, read and written whole.
+    #[derive(Debug, Default)]
+    pub struct Word(AtomicU64);
+
+    impl Word {
+        /// A word that holds `value`.
+        pub fn new(value: u64) -> Self {
+            Self(AtomicU64::new(value))
+        }
+
+        /// Reads the word.
+        pub fn load(&self) -> u64 {
+            self.0.load(Acquire)
+        }
+
+        /// Overwrites the word.
+        pub fn store(&self, value: u64) {
+            self.0.swap(value, AcqRel);
+        }
+
+        /// Replaces `expected` by `value`; false, and nothing done, where the word holds anything else.
+        #[must_use]
+        pub fn compare_exchange(&self, expected: u64, value: u64) -> bool {
+            self.0.compare_exchange(expected, value, AcqRel, Acquire).is_ok()
+        }
+
+        /// Adds `value`, wrapping; gives what was there before.
+        pub fn add(&self, value: u64) -> u64 {
+            self.0.fetch_add(value, AcqRel)
+        }
+
+        /// Flips the bits of `mask`.
+        pub fn xor(&self, mask: u64) {
+            self.0.fetch_xor(mask, AcqRel);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::Word;
 

@@ -4,13 +4,15 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup},
+    bindings::{
+        BPF_EXIST, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
+    },
     helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
     maps::lpm_trie::Key,
     programs::XdpContext,
 };
 use mape_common::{
-    env::{Env, InsertError, Route, Search, Side},
+    env::{Env, InsertError, Noted, Route, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport},
     map::rule::Rule,
@@ -133,7 +135,7 @@ impl Env for KernelEnv {
     #[inline(always)]
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {
         match side {
-            // SAFETY: copied out at once; a value of another flow that took the element's place carries another generation.
+            // SAFETY: copied out at once; whoever follows it asks the record whether it is the flow's (`nat::table::find`).
             Side::Inside => unsafe { maps::INSIDE.get(key) }.copied(),
             // SAFETY: as above.
             Side::Outside => unsafe { maps::OUTSIDE.get(key) }.copied(),
@@ -207,8 +209,16 @@ impl Env for KernelEnv {
     }
 
     #[inline(always)]
-    fn permit(&self, key: &PermissionKey, now: Tick) -> bool {
-        maps::PERMISSIONS.insert(key, u64::from(now.0), 0).is_ok()
+    fn permit(&self, key: &PermissionKey, now: Tick) -> Noted {
+        let value = u64::from(now.0);
+        if maps::PERMISSIONS.insert(key, value, u64::from(BPF_EXIST)).is_ok() {
+            return Noted::Again;
+        }
+        match maps::PERMISSIONS.insert(key, value, u64::from(BPF_NOEXIST)) {
+            Ok(()) => Noted::Anew,
+            Err(EEXIST) => Noted::Again,
+            Err(_) => Noted::NoRoom,
+        }
     }
 
     #[inline(always)]

@@ -391,17 +391,20 @@ fn claim<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> Result
     if share == Share::Refused {
         return Ok(false);
     }
+    // Whoever is the first or the last says so, whether its session comes to be or not: the others count on it.
+    if share == Share::First {
+        env.raise(Gauge::Shared(facts.transport));
+    }
     record.set_port(external_port, short);
+    // Before the entry: who finds the cell usable finds no entry.
+    overlap::add(cell, destination);
     match env.part(Part::EnterOutside, draft).result() {
-        Ok(()) => {
-            overlap::add(cell, destination);
-            if share == Share::First {
-                env.raise(Gauge::Shared(facts.transport));
-            }
-            Ok(true)
-        }
+        Ok(()) => Ok(true),
         Err(reason) => {
-            port::give_share(word);
+            overlap::remove(cell, destination);
+            if port::give_share(word) {
+                env.lower(Gauge::Shared(facts.transport));
+            }
             if matches!(reason, Reason::Contended) {
                 Ok(false)
             } else {

@@ -12,7 +12,7 @@ use super::{
     table::{self, Draft, Ending},
 };
 use crate::{
-    env::{Env, Side},
+    env::{Env, Noted, Side},
     layout::{Config, Filtering, FlowKey, Gauge, PermissionKey, SessionRef, Transport},
     time::Tick,
     verdict::Reason,
@@ -31,9 +31,9 @@ const fn phase(transport: Transport) -> Phase {
 /// The mapping of a LAN endpoint (Inside) or of an external port (Outside), if it is alive.
 #[inline(always)]
 pub fn find<E: Env>(env: &E, config: &Config, side: Side, flow: &Flow, now: Tick) -> Option<SessionRef> {
-    let reference = env.find(side, &FlowKey::endpoint(flow.transport, flow.local, flow.local_port))?;
-    let state = env.session(reference.slot)?.state();
-    is_alive(config, state, reference.generation, now).then_some(reference)
+    let key = FlowKey::endpoint(flow.transport, flow.local, flow.local_port);
+    let (reference, state) = table::find(env, side, &key)?;
+    (!state.is_expired(&config.timeouts, now)).then_some(reference)
 }
 
 /// Whether a record is the mapping of that generation and its idle time is not over.
@@ -52,9 +52,10 @@ pub fn touch<E: Env>(env: &E, config: &Config, reference: SessionRef, now: Tick,
     if !is_alive(config, state, reference.generation, now) {
         return false;
     }
-    // Another member's use at this moment is as good as ours.
+    // To the tick, though its members note their use less often: it must not be over before one of them is. Another member's
+    // use at this moment is as good as ours.
     !use_it
-        || now.since(state.used) < Tick::STALE
+        || now.since(state.used) == Tick(0)
         || record.advance(state, State { used: now, ..state })
         || is_alive(config, record.state(), reference.generation, now)
 }
@@ -197,55 +198,75 @@ pub fn admits<E: Env>(
     }
 }
 
-/// Notes that a mapping sent to a remote host, where that decides who may send to it.
+/// Notes that a mapping sent to a remote host, by this member of it, where that decides who may send to it.
 ///
 /// A mapping has a bounded number of permissions; who finds no room gets none, but answers to its own session come through.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn permit<E: Env>(env: &E, config: &Config, member: &Session, now: Tick) {
-    let facts = member.facts();
-    if !matches!(config.filtering(facts.transport), Filtering::Address) {
+    // Should the record be another flow's by now, then that one, too, has just sent to its remote host.
+    let generation = member.state().generation;
+    let Some((_, facts)) = member.read(generation) else {
         return;
-    }
-    let key = key(facts.mapping, facts.remote);
-    if env.permission(&key).is_some() {
-        // Renewed; there was room for it already.
-        let _ = env.permit(&key, now);
+    };
+    if !matches!(facts.hold, Hold::Member) || !matches!(config.filtering(facts.transport), Filtering::Address) {
         return;
     }
     let Some(mapping) = env.session(facts.mapping.slot) else {
         return;
     };
-    let generation = facts.mapping.generation;
-    if !mapping.count_permission(generation, 1, config.mapping_permissions) {
+    let (key, counts) = (key(facts.mapping, facts.remote), facts.mapping.generation);
+    // One that is there is renewed; there was room for it already. A mapping that has ended meanwhile counts nothing.
+    let is_counted = env.permission(&key).is_none();
+    if is_counted && !mapping.count_permission(counts, 1, config.mapping_permissions) {
         env.raise(Gauge::PermissionsLost);
-    } else if env.permit(&key, now) {
-        env.raise(Gauge::Permissions);
-    } else {
-        // No room in the table. A mapping that has ended meanwhile counts nothing.
-        let _ = mapping.count_permission(generation, u64::MAX, 0);
-        env.raise(Gauge::PermissionsLost);
+        return;
+    }
+    let noted = env.permit(&key, now);
+    if is_counted && !matches!(noted, Noted::Anew) {
+        // Another processor was faster, or there is no room in the table.
+        let _ = mapping.count_permission(counts, u64::MAX, 0);
+    }
+    match noted {
+        Noted::Anew => {
+            env.raise(Gauge::Permissions);
+            if !is_counted {
+                // It was taken away between the two looks.
+                let _ = mapping.count_permission(counts, 1, u32::MAX);
+            }
+        }
+        Noted::Again => {}
+        Noted::NoRoom => env.raise(Gauge::PermissionsLost),
+    }
+    // Who ended the member meanwhile has taken its permission away before it was there.
+    if !member.is_alive(generation) {
+        forbid(env, &key);
     }
 }
 
-/// Takes a permission away when the last member that could have renewed it ends.
-///
-/// A permission is renewed only by its members' outbound packets, so the last of them to expire finds it expired.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn end_permission<E: Env>(env: &E, config: &Config, record: &Session, ending: Ending) {
-    let facts = record.facts();
-    let key = key(facts.mapping, facts.remote);
-    let over = match ending {
-        Ending::Flushed(_) => true,
-        Ending::Expired(now) => env
-            .permission(&key)
-            .is_some_and(|then| is_over(config, facts.transport, then, now)),
-    };
-    if over && env.forbid(&key) {
+/// Takes a permission away, if it is there.
+#[inline(always)]
+fn forbid<E: Env>(env: &E, key: &PermissionKey) {
+    if env.forbid(key) {
         env.lower(Gauge::Permissions);
-        if let Some(mapping) = env.session(facts.mapping.slot) {
+        if let Some(mapping) = env.session(key.mapping.slot) {
             // A mapping that has ended counts nothing any longer.
-            let _ = mapping.count_permission(facts.mapping.generation, u64::MAX, 0);
+            let _ = mapping.count_permission(key.mapping.generation, u64::MAX, 0);
         }
+    }
+}
+
+/// Takes a permission away when the member ends that was the last to renew it, or that somebody wants ended.
+///
+/// A permission is renewed by its members' outbound packets alone; a member that was made old, its mapping being gone, says
+/// nothing of when it was used. Other members that are still there renew the permission with their next packet.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn end_permission<E: Env>(env: &E, record: &Session, ending: Ending) {
+    let (facts, used) = (record.facts(), record.state().used);
+    let key = key(facts.mapping, facts.remote);
+    let is_last =
+        |then: Tick| matches!(ending, Ending::Flushed(_)) || then.since(used) < Tick::STALE || then.is_long_after(used);
+    if env.permission(&key).is_some_and(is_last) {
+        forbid(env, &key);
     }
 }
 

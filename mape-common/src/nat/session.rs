@@ -6,6 +6,7 @@
 //! entries; to everybody else a dead record, or one of another generation, is absent.
 
 use crate::{
+    env::Side,
     layout::{FlowKey, SessionRef, Timeouts, Transport},
     time::Tick,
     wire::port::Port,
@@ -298,6 +299,7 @@ impl Facts {
 #[repr(C, align(64))]
 pub struct Session([Word; 8]);
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Session>() == 64);
 
 impl Session {
@@ -317,6 +319,24 @@ impl Session {
         self.0[0].compare_exchange(from.to_word(), to.to_word())
     }
 
+    /// Notes a packet's use, which takes the record from the phase `before` to `after`, in the state that was just read. False
+    /// where another packet has taken it to a phase of its own meanwhile.
+    #[inline(always)]
+    #[must_use]
+    pub fn note_use(&self, seen: State, before: Phase, after: Phase, now: Tick) -> bool {
+        let next = State {
+            phase: after,
+            used: now,
+            ..seen
+        };
+        if seen.phase == before && self.advance(seen, next) {
+            return true;
+        }
+        // Another's use at this moment is as good as ours, and so is its change of phase where it led to the same.
+        let state = self.state();
+        state.generation == seen.generation && state.phase == after
+    }
+
     /// The facts, if the record is still of that generation and alive after they were read.
     #[inline(always)]
     pub fn read(&self, generation: u32) -> Option<(State, Facts)> {
@@ -326,7 +346,31 @@ impl Session {
         }
         let facts = self.facts();
         // A processor that was held up here for milliseconds may have read the next life's facts.
-        (self.state().generation == generation).then_some((state, facts))
+        self.is_alive(generation).then_some((state, facts))
+    }
+
+    /// Whether the record is of that generation and alive.
+    #[inline(always)]
+    pub fn is_alive(&self, generation: u32) -> bool {
+        let state = self.state();
+        state.generation == generation && state.phase.is_live()
+    }
+
+    /// Whether the record's flow has this key in that table.
+    #[inline(always)]
+    pub fn is_of(&self, side: Side, key: &FlowKey) -> bool {
+        let [i0, i1, i2, i3, ip0, ip1, ep0, ep1] = self.0[1].load().to_be_bytes();
+        let [r0, r1, r2, r3, rp0, rp1, protocol, _] = self.0[2].load().to_be_bytes();
+        let [e0, e1, e2, e3, ..] = self.0[3].load().to_be_bytes();
+        let (local, local_port) = match side {
+            Side::Inside => ([i0, i1, i2, i3], [ip0, ip1]),
+            Side::Outside => ([e0, e1, e2, e3], [ep0, ep1]),
+        };
+        u32::from_ne_bytes(local) == u32::from_ne_bytes(key.local)
+            && u16::from_ne_bytes(local_port) == u16::from_ne_bytes(key.local_port)
+            && u32::from_ne_bytes([r0, r1, r2, r3]) == u32::from_ne_bytes(key.remote)
+            && u16::from_ne_bytes([rp0, rp1]) == u16::from_ne_bytes(key.remote_port)
+            && u32::from(protocol) == key.protocol
     }
 
     /// The facts, whatever the state: for who holds the record in Building or Dead, and for reports that check the state after.
@@ -424,7 +468,7 @@ impl Session {
         let [f0, f1, f2, f3, f4, f5, f6, f7, g0, g1, g2, g3, g4, g5, g6, g7] = facts.far_end;
         self.0[4].store(u64::from_ne_bytes([f0, f1, f2, f3, f4, f5, f6, f7]));
         self.0[5].store(u64::from_ne_bytes([g0, g1, g2, g3, g4, g5, g6, g7]));
-        self.set_hops(facts.created, facts.wan_hop, facts.lan_hop);
+        self.0[6].store(hops_word(facts.created, facts.wan_hop, facts.lan_hop));
     }
 
     /// Puts another port into a record in Building.
@@ -498,17 +542,17 @@ impl Session {
         self.0[7].store(u64::from_be_bytes([m0, m1, m2, m3, s0, s1, s2, s3]));
     }
 
-    /// Points the record at other next hops: one store, so readers see the old pair or the new one.
+    /// Points the record, of which `facts` were read, at other next hops; nothing happens where it has changed since: the slot
+    /// may have gone on to another life.
     #[inline(always)]
-    pub fn set_hops(&self, created: Tick, wan_hop: u16, lan_hop: u16) {
-        let [c0, c1, c2, c3] = created.0.to_be_bytes();
-        let [w0, w1] = wan_hop.to_be_bytes();
-        let [l0, l1] = lan_hop.to_be_bytes();
-        self.0[6].store(u64::from_be_bytes([c0, c1, c2, c3, w0, w1, l0, l1]));
+    pub fn set_hops(&self, facts: &Facts, wan_hop: u16, lan_hop: u16) {
+        let old = hops_word(facts.created, facts.wan_hop, facts.lan_hop);
+        // Where another packet was faster, its route is as new as ours.
+        let _ = self.0[6].compare_exchange(old, hops_word(facts.created, wan_hop, lan_hop));
     }
 
     /// A record from the eight words that user space reads out of SESSIONS.
-    pub const fn from_words(words: [u64; 8]) -> Self {
+    pub fn from_words(words: [u64; 8]) -> Self {
         let [a, b, c, d, e, f, g, h] = words;
         Self([
             Word::new(a),
@@ -521,6 +565,14 @@ impl Session {
             Word::new(h),
         ])
     }
+}
+
+#[inline(always)]
+const fn hops_word(created: Tick, wan_hop: u16, lan_hop: u16) -> u64 {
+    let [c0, c1, c2, c3] = created.0.to_be_bytes();
+    let [w0, w1] = wan_hop.to_be_bytes();
+    let [l0, l1] = lan_hop.to_be_bytes();
+    u64::from_be_bytes([c0, c1, c2, c3, w0, w1, l0, l1])
 }
 
 #[cfg(test)]

@@ -138,9 +138,25 @@ pub fn leave_outside<E: Env>(env: &E, draft: Draft) {
     }
 }
 
+/// The live record that a key leads to, and its state.
+///
+/// The record itself has to say whose it is: an element that is taken out of a table may be given to another flow between
+/// our finding it and reading what it holds.
+#[inline(always)]
+pub fn find<E: Env>(env: &E, side: Side, key: &FlowKey) -> Option<(SessionRef, State)> {
+    let found = env.find(side, key)?;
+    let record = env.session(found.slot)?;
+    let state = record.state();
+    if state.generation != found.generation || !state.phase.is_live() || !record.is_of(side, key) {
+        return None;
+    }
+    record.is_alive(found.generation).then_some((found, state))
+}
+
 /// Ends the record that a key leads to if its time is over; true where that was done here.
 #[inline(always)]
 pub fn end_if_expired<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKey, now: Tick) -> bool {
+    // Whose record it is need not be asked: one that is over may be ended by anybody.
     let Some(found) = env.find(side, key) else { return false };
     let Some(record) = env.session(found.slot) else {
         return false;
@@ -163,16 +179,10 @@ pub fn is_over_in_all_but_name(config: &Config, state: State, now: Tick) -> bool
 /// or ended since it was found to be over in all but name.
 #[inline(always)]
 pub fn end_finished<E: Env>(env: &E, config: &Config, key: &FlowKey, now: Tick) -> bool {
-    let Some(found) = env.find(Side::Outside, key) else {
+    let Some((found, state)) = find(env, Side::Outside, key) else {
         return false;
     };
-    let Some(record) = env.session(found.slot) else {
-        return false;
-    };
-    let state = record.state();
-    let ended = state.generation == found.generation
-        && is_over_in_all_but_name(config, state, now)
-        && env.end(found.slot, state, Ending::Expired(now));
+    let ended = is_over_in_all_but_name(config, state, now) && env.end(found.slot, state, Ending::Expired(now));
     if ended {
         env.raise(Gauge::Reclaimed);
     }
@@ -224,7 +234,7 @@ pub fn end<E: Env>(env: &E, slot: u32, state: State, ending: Ending) -> bool {
     }
     let facts = record.facts();
     if matches!(facts.hold, Hold::Member) {
-        mapping::end_permission(env, config, record, ending);
+        mapping::end_permission(env, record, ending);
     }
     env.remove(Side::Inside, &facts.inside_key());
     env.remove(Side::Outside, &facts.outside_key());

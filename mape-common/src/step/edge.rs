@@ -66,9 +66,11 @@ pub fn outbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) ->
     }
     if let (Some(draft), Some(config)) = (draft, env.config())
         && let Err(reason) = open::outbound(env, config, draft)
+        && reason != Reason::Contended
     {
         return opened_else(reason);
     }
+    // Whoever was faster in opening the same session has probably done so by now.
     try_outbound(frame, env, ifindex)
 }
 
@@ -122,7 +124,7 @@ fn settle_outbound<P: Packet, E: Env, const HAIRPIN: bool>(
         path::outbound(env, &arrival, &need.flow)?
     };
     match need.session {
-        Some(session) => outbound::refresh(env, &arrival, session, need.phase, &path),
+        Some(_) => outbound::refresh(env, &arrival, &need, &path),
         None if open::was_refused(env, arrival.config, &need.flow, arrival.now) => Err(Reason::RecentlyRefused),
         None => outbound::draft(env, &arrival, &need, &path, draft),
     }
@@ -252,6 +254,7 @@ pub fn inbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> 
     }
     if let (Some(draft), Some(config)) = (draft, env.config())
         && let Err(reason) = open::inbound(env, config, draft)
+        && reason != Reason::Contended
     {
         return Attempt::refused(reason);
     }
@@ -275,8 +278,8 @@ fn settle_inbound<P: Packet, E: Env>(
     let mut need = None;
     inbound::look(frame, env, &arrival, &mut need)?;
     let need = need.ok_or(Reason::Contended)?;
-    if let Some(session) = need.session {
-        inbound::refresh(env, &arrival, session, need.phase)
+    if need.session.is_some() {
+        inbound::refresh(env, &arrival, &need)
     } else {
         let mapping = inbound::admitting_mapping(env, &arrival, &need.flow)?;
         let mut path = Path {

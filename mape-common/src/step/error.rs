@@ -146,7 +146,7 @@ fn read<P: Packet, const L3: usize, const AT: usize>(frame: &P, room: usize) -> 
 #[inline(always)]
 fn session<E: Env>(env: &E, side: Side, key: &FlowKey, now: Tick) -> Result<Facts, Reason> {
     let config = env.config().ok_or(Reason::NotConfigured)?;
-    let found = env.find(side, key).ok_or(Reason::ErrorWithoutSession)?;
+    let (found, _) = table::find(env, side, key).ok_or(Reason::ErrorWithoutSession)?;
     let record = env.session(found.slot).ok_or(Reason::ErrorWithoutSession)?;
     let (state, facts) = record.read(found.generation).ok_or(Reason::ErrorWithoutSession)?;
     if table::is_over(env, config, record, state, now) {

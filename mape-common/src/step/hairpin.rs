@@ -38,7 +38,7 @@ pub fn is_ping<P: Packet>(frame: &P) -> bool {
 /// The live session that a flow has on a side.
 #[inline(always)]
 fn session<E: Env>(env: &E, side: Side, flow: &Flow) -> Option<(SessionRef, Facts)> {
-    let found = env.find(side, &flow.key())?;
+    let (found, _) = table::find(env, side, &flow.key())?;
     let (_, facts) = env.session(found.slot)?.read(found.generation)?;
     Some((found, facts))
 }
@@ -77,7 +77,7 @@ pub fn settle_receiver<P: Packet, E: Env>(
         return Ok(());
     }
     match need.session {
-        Some(session) => inbound::refresh(env, &arrival, session, need.phase),
+        Some(_) => inbound::refresh(env, &arrival, &need),
         None => open(env, &arrival, &need, draft),
     }
 }
@@ -92,27 +92,25 @@ fn look<E: Env>(
     need: &mut Option<Need>,
 ) -> Result<(), Reason> {
     let now = arrival.now;
-    if let Some(found) = env.find(Side::Outside, &flow.key())
+    if let Some((found, state)) = table::find(env, Side::Outside, &flow.key())
         && let Some(record) = env.session(found.slot)
+        && !table::is_over(env, arrival.config, record, state, now)
     {
-        let state = record.state();
-        if state.generation == found.generation
-            && state.phase.is_live()
-            && !table::is_over(env, arrival.config, record, state, now)
-        {
-            let phase = inbound::next_phase(state.phase, inner);
-            *need = Some(Need {
-                flow: *flow,
-                phase,
-                session: Some(found),
-                is_in_use: phase == state.phase && now.since(state.used) < Tick::STALE,
-            });
-            return Ok(());
-        }
+        let phase = inbound::next_phase(state.phase, inner);
+        *need = Some(Need {
+            flow: *flow,
+            before: state.phase,
+            phase,
+            session: Some(found),
+            is_in_use: phase == state.phase && now.since(state.used) < Tick::STALE,
+        });
+        return Ok(());
     }
+    let phase = inbound::opening(inner)?;
     *need = Some(Need {
         flow: *flow,
-        phase: inbound::opening(inner)?,
+        before: phase,
+        phase,
         session: None,
         is_in_use: false,
     });

@@ -7,7 +7,7 @@ use crate::{
     nat::{
         mapping,
         open::{self, Flow, Path},
-        session::{Hold, Phase, State},
+        session::{Hold, Phase},
         table::{self, Draft},
         tcp,
     },
@@ -51,6 +51,10 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
         .session(session.slot)
         .and_then(|record| record.read(session.generation))
         .ok_or(Stop::Unsettled)?;
+    // See `table::find`: the entry may have been given to another flow while it was read.
+    if facts.outside_key() != flow.key() {
+        return Err(Stop::Unsettled);
+    }
     if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
         return Err(Stop::Unsettled);
     }
@@ -153,22 +157,18 @@ pub fn look<P: Packet, E: Env>(
 ) -> Result<(), Reason> {
     let (config, now) = (arrival.config, arrival.now);
     let (_, inner, flow) = read::<P, E, false>(frame, env, config)?;
-    if let Some(session) = env.find(Side::Outside, &flow.key())
+    if let Some((session, state)) = table::find(env, Side::Outside, &flow.key())
         && let Some(record) = env.session(session.slot)
+        && !table::is_over(env, config, record, state, now)
     {
-        let state = record.state();
-        if state.generation == session.generation
-            && state.phase.is_live()
-            && !table::is_over(env, config, record, state, now)
-        {
-            *need = Some(Need {
-                flow,
-                phase: next_phase(state.phase, &inner),
-                session: Some(session),
-                is_in_use: false,
-            });
-            return Ok(());
-        }
+        *need = Some(Need {
+            flow,
+            before: state.phase,
+            phase: next_phase(state.phase, &inner),
+            session: Some(session),
+            is_in_use: false,
+        });
+        return Ok(());
     }
     if config.owns(flow.remote) && config.port_set.contains(flow.remote_port) {
         return Err(Reason::InvalidV4);
@@ -176,9 +176,11 @@ pub fn look<P: Packet, E: Env>(
     if !config.endpoint_independent(flow.transport) {
         return Err(Reason::NoSession);
     }
+    let phase = opening(&inner)?;
     *need = Some(Need {
         flow,
-        phase: opening(&inner)?,
+        before: phase,
+        phase,
         session: None,
         is_in_use: false,
     });
@@ -202,27 +204,29 @@ pub const fn opening(inner: &Inner) -> Result<Phase, Reason> {
 /// Notes that a session is used: its record, its mapping, and the neighbour that the frame came from.
 ///
 /// # Errors
-/// [`Reason::NoSession`] where it has ended since.
+/// [`Reason::NoSession`] where it or its mapping has ended since, [`Reason::Contended`] where another packet has changed its
+/// phase just now.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, session: SessionRef, phase: Phase) -> Result<(), Reason> {
+pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need) -> Result<(), Reason> {
+    let session = need.session.ok_or(Reason::NoSession)?;
     let record = env.session(session.slot).ok_or(Reason::NoSession)?;
     let (state, facts) = record.read(session.generation).ok_or(Reason::NoSession)?;
     // What nobody on the LAN has answered keeps no mapping alive (RFC 7857 §7), and does not outlive it.
     if matches!(facts.hold, Hold::Member)
-        && !mapping::touch(env, arrival.config, facts.mapping, arrival.now, phase.is_answered())
+        && !mapping::touch(
+            env,
+            arrival.config,
+            facts.mapping,
+            arrival.now,
+            need.phase.is_answered(),
+        )
     {
         mapping::age_member(record, state, arrival.now);
         return Err(Reason::NoSession);
     }
-    // A packet that was faster has noted as much; an ended session is found ended by the next packet.
-    let _ = record.advance(
-        state,
-        State {
-            phase,
-            used: arrival.now,
-            ..state
-        },
-    );
+    if !record.note_use(state, need.before, need.phase, arrival.now) {
+        return Err(Reason::Contended);
+    }
     path::confirm(env, facts.wan_hop, arrival.source, arrival.now);
     Ok(())
 }

@@ -50,6 +50,8 @@ impl From<Reason> for Stop {
 pub struct Need {
     /// The packet's flow.
     pub flow: Flow,
+    /// Phase of its session before the packet; at its start, the same as after.
+    pub before: Phase,
     /// Phase of its session after the packet, or at its start.
     pub phase: Phase,
     /// The session to look after; none = one has to be opened.

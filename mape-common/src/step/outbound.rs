@@ -3,11 +3,11 @@
 use crate::{
     env::{Env, Side},
     hop::{Hop, NextHop},
-    layout::{SessionRef, Transport},
+    layout::Transport,
     nat::{
         mapping,
         open::{self, Flow, Path},
-        session::{Hold, Phase, State},
+        session::{Hold, Phase},
         table::{self, Draft},
         tcp,
     },
@@ -46,6 +46,10 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
         .session(session.slot)
         .and_then(|record| record.read(session.generation))
         .ok_or(Stop::Unsettled)?;
+    // See `table::find`: the entry may have been given to another flow while it was read.
+    if facts.inside_key() != flow.key() {
+        return Err(Stop::Unsettled);
+    }
     // No idle time is as short as this, so a record that was just used has not expired.
     if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
         return Err(Stop::Unsettled);
@@ -185,23 +189,19 @@ pub fn look<P: Packet, E: Env, const HAIRPIN: bool>(
     if here != HAIRPIN {
         return Err(Reason::Hairpin);
     }
-    if let Some(session) = env.find(Side::Inside, &flow.key())
+    if let Some((session, state)) = table::find(env, Side::Inside, &flow.key())
         && let Some(record) = env.session(session.slot)
+        && !table::is_over(env, config, record, state, arrival.now)
     {
-        let state = record.state();
-        if state.generation == session.generation
-            && state.phase.is_live()
-            && !table::is_over(env, config, record, state, arrival.now)
-        {
-            let phase = next_phase(state.phase, &inner);
-            *need = Some(Need {
-                flow,
-                phase,
-                session: Some(session),
-                is_in_use: phase == state.phase && arrival.now.since(state.used) < Tick::STALE,
-            });
-            return Ok(());
-        }
+        let phase = next_phase(state.phase, &inner);
+        *need = Some(Need {
+            flow,
+            before: state.phase,
+            phase,
+            session: Some(session),
+            is_in_use: phase == state.phase && arrival.now.since(state.used) < Tick::STALE,
+        });
+        return Ok(());
     }
     let phase = match flow.transport {
         Transport::Tcp if inner.flags.has(Flags::RST) => return Err(Reason::ResetWithoutSession),
@@ -214,6 +214,7 @@ pub fn look<P: Packet, E: Env, const HAIRPIN: bool>(
     };
     *need = Some(Need {
         flow,
+        before: phase,
         phase,
         session: None,
         is_in_use: false,
@@ -248,37 +249,27 @@ pub fn draft<E: Env>(
 /// mapping and its permission.
 ///
 /// # Errors
-/// [`Reason::Contended`] where the session or its mapping is gone: the next packet opens another.
+/// [`Reason::Contended`] where the session or its mapping is gone, and the next packet opens another; or where another packet
+/// has changed the phase just now.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn refresh<E: Env>(
-    env: &E,
-    arrival: &Arrival<'_>,
-    session: SessionRef,
-    phase: Phase,
-    path: &Path,
-) -> Result<(), Reason> {
+pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, path: &Path) -> Result<(), Reason> {
     let now = arrival.now;
+    let session = need.session.ok_or(Reason::Contended)?;
     let record = env.session(session.slot).ok_or(Reason::Contended)?;
     let (state, facts) = record.read(session.generation).ok_or(Reason::Contended)?;
     if path.lan_hop != facts.lan_hop || path.wan_hop != facts.wan_hop {
-        record.set_hops(facts.created, path.wan_hop, path.lan_hop);
+        record.set_hops(&facts, path.wan_hop, path.lan_hop);
+    }
+    if matches!(facts.hold, Hold::Member) && !mapping::touch(env, arrival.config, facts.mapping, now, true) {
+        mapping::age_member(record, state, now);
+        return Err(Reason::Contended);
+    }
+    if !record.note_use(state, need.before, need.phase, now) {
+        return Err(Reason::Contended);
     }
     if matches!(facts.hold, Hold::Member) {
-        if !mapping::touch(env, arrival.config, facts.mapping, now, true) {
-            mapping::age_member(record, state, now);
-            return Err(Reason::Contended);
-        }
         mapping::permit(env, arrival.config, record, now);
     }
-    // Where another packet of the session was faster, that is as good as ours.
-    let _ = record.advance(
-        state,
-        State {
-            phase,
-            used: now,
-            ..state
-        },
-    );
     Ok(())
 }
 

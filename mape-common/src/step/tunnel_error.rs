@@ -72,9 +72,7 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
     if !config.owns(quoted.header.source()) {
         return Err(Reason::ErrorWithoutSession);
     }
-    let found = env
-        .find(Side::Outside, &quoted.from_here())
-        .ok_or(Reason::ErrorWithoutSession)?;
+    let (found, _) = table::find(env, Side::Outside, &quoted.from_here()).ok_or(Reason::ErrorWithoutSession)?;
     let record = env.session(found.slot).ok_or(Reason::ErrorWithoutSession)?;
     let (state, facts) = record.read(found.generation).ok_or(Reason::ErrorWithoutSession)?;
     if facts.far_end != outer.destination() || table::is_over(env, config, record, state, arrival.now) {
