@@ -9,7 +9,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mape_tests::process::interrupted;
 
-use crate::{build::build, cargo::cargo, ebpf_check, setup};
+use crate::{
+    build::build,
+    cargo::{cargo, target},
+    ebpf_check, setup,
+};
 
 /// What a test prints when this machine lacks something it needs; the reason follows.
 const SKIPPED: &str = "SKIPPED: ";
@@ -51,6 +55,8 @@ pub(crate) fn test() -> Result<()> {
     command.args(["--features", "mape-common/host", "--", "--show-output"]);
     run_tests(&mut command, &mut count)?;
 
+    run_tests(&mut interleavings(), &mut count)?;
+
     // One lab at a time: two would share the processors and spoil each other's time limits.
     let mut command = cargo(&["test", "--release", "--no-fail-fast", "-p", "mape-tests"]);
     command
@@ -72,6 +78,17 @@ pub(crate) fn test() -> Result<()> {
         bail!("{} tests failed; what they said stands above", count.failed);
     }
     Ok(())
+}
+
+/// The core under a model checker, which wants it compiled another way: in a folder of its own, or each would throw away the
+/// other's work.
+fn interleavings() -> Command {
+    let mut command = cargo(&["test", "--release", "-p", "mape-common", "--features", "host"]);
+    command
+        .args(["--test", "interleavings", "--target-dir"])
+        .arg(target().join("interleavings"))
+        .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=loom");
+    command
 }
 
 /// Runs one `cargo test`, shows its output as it comes, and counts.
