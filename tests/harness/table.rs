@@ -5,5 +5,6 @@ pub mod both;
 pub mod frame;
 pub mod host;
 pub mod kernel;
+pub mod runner;
 pub mod talk;
 pub mod world;
