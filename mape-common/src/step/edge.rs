@@ -261,12 +261,8 @@ pub fn inbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> 
         return Attempt::refused(reason);
     }
     if let (Some(draft), Some(config)) = (draft, env.config())
-<<<<<<< HEAD
-        && let Err(reason) = open::inbound(env, config, draft)
-        && reason != Reason::Contended
-=======
         && let Err(reason) = open_inbound(env, config, draft)
->>>>>>> a233f61 (mape-common: static forwards and reserved ports, by orders that a program carries out)
+        && reason != Reason::Contended
     {
         return Attempt::refused(reason);
     }

@@ -173,13 +173,7 @@ pub fn look<P: Packet, E: Env>(
     if config.owns(flow.remote) && config.port_set.contains(flow.remote_port) {
         return Err(Reason::InvalidV4);
     }
-<<<<<<< HEAD
-    if !config.endpoint_independent(flow.transport) {
-        return Err(Reason::NoSession);
-    }
     let phase = opening(&inner)?;
-=======
->>>>>>> a233f61 (mape-common: static forwards and reserved ports, by orders that a program carries out)
     *need = Some(Need {
         flow,
         before: phase,
