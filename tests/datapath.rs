@@ -33,7 +33,7 @@ fn every_row_holds_in_the_kernel_with_the_hosts_bytes() {
         .enter(|| {
             let mut rows = 0;
             let mut kernel = KernelWorld::new(mape_ctl::object::object(), 64)?;
-            for case in cases::all() {
+            for (forwards, case) in cases::all() {
                 kernel.flush()?;
                 for transport in Transport::ALL {
                     let held = (
@@ -41,13 +41,17 @@ fn every_row_holds_in_the_kernel_with_the_hosts_bytes() {
                         Gauge::Mappings(transport),
                         Gauge::Exclusive(transport),
                         Gauge::Shared(transport),
+                        Gauge::Forwards(transport),
                     );
-                    for gauge in [held.0, held.1, held.2, held.3] {
+                    for gauge in [held.0, held.1, held.2, held.3, held.4] {
                         assert_eq!(kernel.read(gauge)?, 0, "{gauge:?} after a flush, before: {}", case.name);
                     }
                 }
+                let mut host = HostWorld::new(64);
+                cases::prepare(&mut kernel, &forwards);
+                cases::prepare(&mut host, &forwards);
                 let from_kernel = case.run(&mut kernel);
-                let from_host = case.run(&mut HostWorld::new(64));
+                let from_host = case.run(&mut host);
                 compare(case.name, from_kernel, from_host);
                 rows += 1;
             }

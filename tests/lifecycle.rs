@@ -183,6 +183,13 @@ impl Site {
         finished.stdout.trim().parse().context("no number")
     }
 
+    /// The port of the shared address that the first session has.
+    fn external_port(&self) -> Result<u64> {
+        let finished = self.mape(&["sessions", "--json"])?.success()?;
+        let list: Value = serde_json::from_str(&finished.stdout)?;
+        list["sessions"][0]["external_port"].as_u64().context("no session")
+    }
+
     /// Sends a UDP packet from the LAN host to each of so many remote addresses, and waits until all are in the tunnel.
     fn send(&self, remotes: u8) -> Result<()> {
         self.far.enter(|| {
@@ -406,10 +413,55 @@ fn sessions_outlive_a_changed_timeout_but_not_a_changed_port_set() {
     site.is_up().unwrap();
     assert_eq!(site.sessions().unwrap(), before);
 
-    let other_ports = [&timeout[..], &["--reserved-ports", "1232"]].concat();
-    let reload = site.load(&other_ports).unwrap().success().unwrap();
-    says(&reload, &["ports have changed", "sessions were ended"]).unwrap();
+    // A port that becomes reserved takes the sessions on it along, and no others.
+    let used = site.external_port().unwrap();
+    let unused = if used == 1232 { "1233" } else { "1232" };
+    let reserve = [&timeout[..], &["--reserved-ports", unused]].concat();
+    site.load(&reserve).unwrap().success().unwrap();
+    assert_eq!(site.sessions().unwrap(), before);
+    let used = used.to_string();
+    let reserve = [&timeout[..], &["--reserved-ports", &used]].concat();
+    let reload = site.load(&reserve).unwrap().success().unwrap();
+    says(&reload, &["not forwarded any longer or reserved were ended"]).unwrap();
     assert_eq!(site.sessions().unwrap(), 0);
+    site.is_up().unwrap();
+    let foreign = site.load(&["--reserved-ports", "22"]).unwrap();
+    assert_eq!(foreign.status.code(), Some(2), "{foreign:?}");
+    says(&foreign, &["port 22, which is not of this line; it has 1232-1235,"]).unwrap();
+
+    // Another offset is another line: 4928-4943, 9024-9039, … A forward that it does not have goes.
+    site.mape(&["forward", "add", "tcp", "1232", "192.168.10.2:80"])
+        .unwrap()
+        .success()
+        .unwrap();
+    let mut words = vec![
+        "load",
+        "--lan",
+        "lan0",
+        "--wan",
+        "wan0",
+        "--forward",
+        "tcp,4928,192.168.10.2",
+    ];
+    words.extend(LINE.map(|word| {
+        word.strip_suffix(",16,6")
+            .map_or(word, |_| "2001:db8::/40,192.0.2.0/24,16,4")
+    }));
+    let reload = site.mape(&words).unwrap().success().unwrap();
+    says(
+        &reload,
+        &[
+            "ports have changed",
+            "tcp 1232 to 192.168.10.2:80, added by command, is gone",
+            "forwards: 1 ports, 1 of them new",
+        ],
+    )
+    .unwrap();
+    let list = site.mape(&["forward", "list"]).unwrap().success().unwrap();
+    assert!(
+        list.stdout.contains("4928") && !list.stdout.contains("1232"),
+        "{list:?}"
+    );
     site.is_up().unwrap();
 }
 

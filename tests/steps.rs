@@ -9,8 +9,9 @@ use mape_tests::table::host::HostWorld;
 
 #[test]
 fn every_row_holds_on_the_host() {
-    for case in cases::all() {
+    for (forwards, case) in cases::all() {
         let mut world = HostWorld::new(64);
+        cases::prepare(&mut world, &forwards);
         case.run(&mut world);
         assert_eq!(world.env.violations(), Vec::<String>::new(), "{}", case.name);
     }
@@ -18,7 +19,7 @@ fn every_row_holds_on_the_host() {
 
 #[test]
 fn every_reason_that_a_frame_alone_can_have_has_a_row() {
-    let covered: BTreeSet<_> = cases::all().iter().map(|case| case.counted).collect();
+    let covered: BTreeSet<_> = cases::all().iter().map(|(_, case)| case.counted).collect();
     // Reasons that depend on state which a row of frames cannot make; the tests named there make it.
     let elsewhere = [
         ("not-configured", "tests/nat.rs"),

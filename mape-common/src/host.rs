@@ -255,6 +255,7 @@ impl HostEnv {
     fn unbalanced(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut exclusive: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut forwards: HashMap<(u32, u32), u32> = HashMap::new();
         let mut shares: HashMap<(u32, u32), u32> = HashMap::new();
         let mut sessions: HashMap<[u8; 4], u64> = HashMap::new();
         let mut ports: HashMap<[u8; 4], u64> = HashMap::new();
@@ -268,6 +269,12 @@ impl HostEnv {
             let facts = record.facts();
             let port = (facts.transport.index(), u32::from(facts.ordinal));
             let (count, of, one) = match facts.hold {
+                // What an operator gives to a host is none of what the host has taken.
+                Hold::Mapping if phase == Phase::Static => {
+                    let count = forwards.entry(port).or_default();
+                    *count = count.saturating_add(1);
+                    continue;
+                }
                 Hold::Mapping => (
                     exclusive.entry(port).or_default(),
                     ports.entry(facts.inside).or_default(),
@@ -294,9 +301,10 @@ impl HostEnv {
                     .port(transport, ordinal)
                     .map(|word| PortState::at(word.load(), self.now()));
                 let right = match state {
+                    Some(PortState::Static) => forwards.get(&at) == Some(&1) && !exclusive.contains_key(&at),
                     Some(PortState::Exclusive) => exclusive.get(&at) == Some(&1) && !shares.contains_key(&at),
                     Some(PortState::Shared(count)) => shares.get(&at) == Some(&count) && !exclusive.contains_key(&at),
-                    _ => !exclusive.contains_key(&at) && !shares.contains_key(&at),
+                    _ => !exclusive.contains_key(&at) && !shares.contains_key(&at) && !forwards.contains_key(&at),
                 };
                 if !right {
                     found.push(format!(

@@ -73,10 +73,12 @@ pub mod maps {
     pub const SWEEP: &str = "SWEEP";
     /// `Array<SweepOrder>`, one entry: what the sweeper's next direct call shall end.
     pub const SWEEP_ORDER: &str = "SWEEP_ORDER";
+    /// `Array<PortOrder>`, one entry: what the next direct call of [`super::programs::PORT`] shall do.
+    pub const PORT_ORDER: &str = "PORT_ORDER";
     /// `ProgramArray`: the stages of a customer edge that others hand packets on to, see `step::stage`.
     pub const STAGES: &str = "STAGES";
     /// All maps that are pinned, in the order above.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 22] = [
         CONFIG,
         GATE,
         LINKS,
@@ -97,6 +99,7 @@ pub mod maps {
         GAUGES,
         SWEEP,
         SWEEP_ORDER,
+        PORT_ORDER,
         STAGES,
     ];
 }
@@ -139,6 +142,8 @@ pub mod programs {
     pub const SINK: &str = "mape_sink_xdp";
     /// XDP, never attached: run once by user space, sweeps the session table as SWEEP_ORDER says and arms the timer.
     pub const SWEEP: &str = "mape_sweep_xdp";
+    /// XDP, never attached: run by user space, carries out PORT_ORDER.
+    pub const PORT: &str = "mape_port_xdp";
 }
 
 /// The protocols whose ports are shared out. The discriminant is the row in PORTS and in the gauges.
@@ -358,6 +363,8 @@ pub enum Gauge {
     Reclaimed,
     /// Slots of SESSIONS that are not free.
     Records,
+    /// Static forwards, each of one port.
+    Forwards(Transport),
 }
 
 impl Gauge {
@@ -383,6 +390,7 @@ impl Gauge {
             Self::Pressed(t) => 52_u32.wrapping_add(t.index()),
             Self::Reclaimed => 56,
             Self::Records => 57,
+            Self::Forwards(t) => 0x30 | t.index(),
         }
     }
 }
@@ -575,6 +583,48 @@ pub struct SweepOrder {
     pub ended: u32,
 }
 
+/// What an operator decides about a port of the set; carried out by a direct call of [`programs::PORT`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortOrder {
+    /// LAN host's address, for a forward.
+    pub inside: [u8; 4],
+    /// LAN host's port, network order, for a forward.
+    pub inside_port: [u8; 2],
+    /// The port of the set, network order.
+    pub external_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`Self::FORWARD`] and the like; zero: nothing.
+    pub action: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Written by the call: [`Self::DONE`] and the like; zero before.
+    pub outcome: u32,
+}
+
+impl PortOrder {
+    /// Make a static forward of the port to the LAN endpoint.
+    pub const FORWARD: u8 = 1;
+    /// End the port's static forward to the LAN endpoint; its sessions are to be ended by the sweeper.
+    pub const UNFORWARD: u8 = 2;
+    /// Keep the port from translation.
+    pub const RESERVE: u8 = 3;
+    /// Give a port that was kept from translation back to it.
+    pub const RELEASE: u8 = 4;
+
+    /// Done, or it was so before.
+    pub const DONE: u32 = 1;
+    /// The port or the LAN endpoint is in use by something else: to be ended first.
+    pub const BUSY: u32 = 2;
+    /// There is no such forward, or the port is not reserved.
+    pub const ABSENT: u32 = 3;
+    /// No record is free.
+    pub const FULL: u32 = 4;
+    /// The port is not of the set, or the order makes no sense.
+    pub const INVALID: u32 = 5;
+}
+
 const _: () = assert!(size_of::<FlowKey>() == 16);
 const _: () = assert!(size_of::<SessionRef>() == 8);
 const _: () = assert!(size_of::<PermissionKey>() == 16);
@@ -582,6 +632,7 @@ const _: () = assert!(size_of::<RuleRef>() == 8);
 const _: () = assert!(size_of::<Counter>() == 16);
 const _: () = assert!(size_of::<HostUse>() == 16);
 const _: () = assert!(size_of::<SweepOrder>() == 24);
+const _: () = assert!(size_of::<PortOrder>() == 16);
 
 #[cfg(feature = "user")]
 macro_rules! pod {
@@ -591,6 +642,15 @@ macro_rules! pod {
     )*};
 }
 #[cfg(feature = "user")]
-pod!(FlowKey, SessionRef, PermissionKey, RuleRef, Counter, SweepOrder, Config);
+pod!(
+    FlowKey,
+    SessionRef,
+    PermissionKey,
+    RuleRef,
+    Counter,
+    SweepOrder,
+    PortOrder,
+    Config
+);
 
 const _: () = assert!(size_of::<Rule>().is_multiple_of(4));

@@ -159,6 +159,7 @@ reasons! {
     ErrorWithoutSession = 47, "error-without-session", Drop, "an ICMP error about a packet that no session has sent (RFC 5508 REQ-4)";
     ErrorUnusable = 48, "error-unusable", Drop, "an ICMP error that quotes too little to know whom it is for, or contradicts itself";
     TunnelError = 49, "tunnel-error", Drop, "an ICMPv6 error about a tunnel packet: what it says has been noted, and nobody is to be told";
+    ForwardUnrouted = 54, "forward-unrouted", Drop, "the port is forwarded to an address that the routing table does not have on the LAN";
     HostSessions = 56, "host-sessions", Drop, "the LAN host has as many sessions as one may have";
 
     NoHeadroom = 60, "no-headroom", Drop, "the NIC leaves no room before the frame for the IPv6 header";

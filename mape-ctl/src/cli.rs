@@ -6,13 +6,17 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mape_common::layout::Transport;
 
-use crate::{command::calc::CalcArgs, instance::Instance};
+use crate::{
+    command::calc::CalcArgs,
+    forward::{Inside, PortRange, Protocols},
+    instance::Instance,
+};
 
 /// Controls a MAP-E gateway (RFC 7597) that runs in the kernel's XDP hook
 ///
 /// A MAP-E line shares one IPv4 address between several customers: each has some of its ports, and its IPv4 packets travel
 /// inside IPv6 to the provider's border relay. `load` puts the gateway into the kernel, where it stays when mape-ctl ends;
-/// `stat` and `sessions` look at it; `unload` takes it out.
+/// `stat`, `sessions` and `ports` look at it; `forward` leads ports to a server; `unload` takes it out.
 ///
 /// Exit codes: 0 done, 1 could not, 2 wrong usage, 3 partly up (loaded, but something configured cannot work).
 #[derive(Debug, Parser)]
@@ -42,6 +46,11 @@ pub enum Command {
     Stat(StatArgs),
     /// List, count or end the sessions of the translation table
     Sessions(SessionsArgs),
+    /// Show the line's ports as a picture: free, held, shared, forwarded, reserved
+    Ports(PortsArgs),
+    /// Add, remove or list static forwards: ports of the line that lead to a host of the LAN
+    #[command(subcommand)]
+    Forward(ForwardCommand),
     /// Write the BPF object that this program carries, or try it on this kernel
     #[command(hide = true)]
     Object(ObjectArgs),
@@ -82,6 +91,14 @@ pub struct LoadArgs {
     #[command(flatten)]
     /// Translation.
     pub nat: NatFlags,
+    /// A static forward: tcp, udp or both, port or ports of the line, LAN host with or without its first port; may be given
+    /// several times
+    #[arg(
+        long,
+        value_name = "PROTOCOL,PORT[-PORT],ADDRESS[:PORT]",
+        help_heading = "Translation"
+    )]
+    pub forward: Vec<String>,
 }
 
 /// Flags of the `[map]` section.
@@ -245,8 +262,8 @@ pub struct SessionsArgs {
     /// Only on this port of the shared address
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub external_port: Option<u16>,
-    /// Only in this state: open, query, opening, unanswered, established, fin-sent, fin-received, closing, reset
-    #[arg(long, value_name = "STATE", value_parser = ["open", "query", "opening", "unanswered", "established", "fin-sent", "fin-received", "closing", "reset"])]
+    /// Only in this state: open, query, opening, unanswered, established, fin-sent, fin-received, closing, reset, static (a forward, with --mappings)
+    #[arg(long, value_name = "STATE", value_parser = ["open", "query", "opening", "unanswered", "established", "fin-sent", "fin-received", "closing", "reset", "static"])]
     pub state: Option<String>,
     /// Show endpoint-independent mappings, too
     #[arg(long)]
@@ -263,6 +280,66 @@ pub struct SessionsArgs {
     /// With --flush and no filter: yes, end all of them
     #[arg(long, requires = "flush")]
     pub yes: bool,
+}
+
+/// Arguments of `ports`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PortsArgs {
+    /// Only this protocol
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    pub protocol: Option<Protocol>,
+    /// Print JSON, with stable keys: every port with its state, its sessions and who has it
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with static forwards.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ForwardCommand {
+    /// Forward ports of the line to a host of the LAN, until `forward del` or `unload`
+    ///
+    /// Anybody on the Internet may send to them. Sessions that use the ports for something else are ended. To keep a forward
+    /// for longer, write it into the configuration ([[forward]], see docs/config.md).
+    #[command(after_help = "Example: mape-ctl forward add tcp 1232 192.168.10.5:80")]
+    Add(ForwardAddArgs),
+    /// Take a forward away that was added by command, and end its sessions
+    #[command(visible_alias = "delete")]
+    Del(ForwardDelArgs),
+    /// List the forwards, where each comes from, and how many sessions it has
+    List(ForwardListArgs),
+}
+
+/// Arguments of `forward add`.
+#[derive(Clone, Debug, Args)]
+pub struct ForwardAddArgs {
+    /// Which protocols
+    #[arg(value_enum, value_name = "PROTOCOL")]
+    pub protocol: Protocols,
+    /// Port of the line, or the first and the last of several
+    #[arg(value_name = "PORT[-PORT]")]
+    pub external: PortRange,
+    /// The LAN host, with its first port where that is another number
+    #[arg(value_name = "ADDRESS[:PORT]")]
+    pub inside: Inside,
+}
+
+/// Arguments of `forward del`.
+#[derive(Clone, Debug, Args)]
+pub struct ForwardDelArgs {
+    /// Which protocols, as the forward was added
+    #[arg(value_enum, value_name = "PROTOCOL")]
+    pub protocol: Protocols,
+    /// Port of the line, or the first and the last of several, as the forward was added
+    #[arg(value_name = "PORT[-PORT]")]
+    pub external: PortRange,
+}
+
+/// Arguments of `forward list`.
+#[derive(Clone, Debug, Args)]
+pub struct ForwardListArgs {
+    /// Print JSON, with stable keys
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A protocol with ports.

@@ -3,6 +3,7 @@
 //! Both go through the same checks, and every mistake names the file and line or the flag that it stands in.
 
 mod check;
+mod forward;
 mod line;
 mod low;
 mod problem;

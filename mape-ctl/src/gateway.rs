@@ -7,6 +7,8 @@ use mape_common::{
     map::{domain::Domain, prefix::Ipv4Prefix, rule::Rule},
 };
 
+use crate::forward::Forward;
+
 /// Which end of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -48,6 +50,8 @@ pub struct Gateway {
     pub tunnel: Tunnel,
     /// Translation.
     pub nat: Nat,
+    /// Static forwards.
+    pub forwards: Vec<Forward>,
 }
 
 /// The tunnel device and what goes through it.

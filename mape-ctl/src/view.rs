@@ -1,8 +1,10 @@
-//! Owns what is shown of a loaded gateway: [`snapshot`] reads it, [`text`] and [`json`] write it, [`entry`] is one session.
+//! Owns what is shown of a loaded gateway: [`snapshot`] reads it, [`text`] and [`json`] write it, [`entry`] is one session,
+//! [`ports`] the picture of the port set.
 
 pub mod entry;
 pub mod interface;
 pub mod json;
+pub mod ports;
 pub mod snapshot;
 pub mod text;
 

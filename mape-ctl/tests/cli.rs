@@ -49,7 +49,7 @@ const ABSENT: &str = "no-such-instance";
 fn help_and_version_are_no_failure() {
     assert!(printed(&["--version"]).starts_with("mape-ctl "));
     let help = printed(&["--help"]);
-    for subcommand in ["calc", "load", "unload", "stat", "sessions"] {
+    for subcommand in ["calc", "load", "unload", "stat", "sessions", "ports", "forward"] {
         assert!(help.contains(&format!("\n  {subcommand} ")), "{subcommand} in\n{help}");
         assert!(printed(&[subcommand, "--help"]).contains("Usage:"));
     }
@@ -60,7 +60,7 @@ fn help_and_version_are_no_failure() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let rows: [&[&str]; 11] = [
+    let rows: [&[&str]; 16] = [
         &[],
         &["frobnicate"],
         &["stat", "--frobnicate"],
@@ -69,6 +69,11 @@ fn wrong_usage_is_exit_code_2() {
         &["sessions", "--flush"],
         &["sessions", "--flush", "--state", "opening"],
         &["stat", "--watch", "--no-rates"],
+        &["forward"],
+        &["forward", "add", "icmp", "1232", "192.168.10.5"],
+        &["forward", "add", "tcp", "1235-1232", "192.168.10.5"],
+        &["forward", "add", "tcp", "1232", "192.168.10.5:0"],
+        &["ports", "--protocol", "sctp"],
         &["object"],
         &["object", "--output", "/dev/null", "--json"],
         &["load", "--lan", "lan0", "--wan", "wan0", "--prefix", "2001:db8::1/56"],
@@ -80,8 +85,8 @@ fn wrong_usage_is_exit_code_2() {
 
 #[test]
 fn what_is_not_loaded_cannot_be_looked_at() {
-    for subcommand in ["stat", "sessions"] {
-        let (code, said) = refused(&["--instance", ABSENT, subcommand]);
+    for words in [&["stat"][..], &["sessions"], &["ports"], &["forward", "list"]] {
+        let (code, said) = refused(&[&["--instance", ABSENT], words].concat());
         assert_eq!(code, Some(1));
         if rustix::process::geteuid().is_root() {
             let message = format!("mape-ctl: error: nothing is loaded as instance {ABSENT}; run mape-ctl load");
@@ -166,6 +171,9 @@ fn the_manual_has_a_page_for_every_subcommand() {
         "mape-ctl-unload",
         "mape-ctl-stat",
         "mape-ctl-sessions",
+        "mape-ctl-ports",
+        "mape-ctl-forward",
+        "mape-ctl-forward-add",
     ] {
         let text = fs::read_to_string(folder.join(format!("{page}.1"))).expect(page);
         assert!(text.contains(".SH NAME"), "{page}");

@@ -15,6 +15,7 @@ mod action;
 mod env;
 mod maps;
 mod measure;
+mod order;
 mod packet;
 mod part;
 mod sweep;
@@ -128,6 +129,12 @@ fn mape_sink_xdp(_: XdpContext) -> u32 {
 #[xdp]
 fn mape_sweep_xdp(_: XdpContext) -> u32 {
     sweep::run()
+}
+
+/// Never attached: run by user space. Carries out PORT_ORDER: a static forward or a reservation, made or ended.
+#[xdp]
+fn mape_port_xdp(_: XdpContext) -> u32 {
+    order::run()
 }
 
 #[cfg(not(test))]

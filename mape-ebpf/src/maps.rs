@@ -14,8 +14,8 @@ use aya_ebpf::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS,
-        RuleRef, SessionRef, SweepOrder,
+        Config, Counter, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder,
+        REFUSALS, RuleRef, SessionRef, SweepOrder,
     },
     map::rule::Rule,
     nat::session::Session,
@@ -89,6 +89,9 @@ pub(crate) static SWEEP: btf_maps::Array<SweepTimer, 1, 0> = btf_maps::Array::ne
 /// User space asks, the sweeper answers.
 #[map]
 pub(crate) static SWEEP_ORDER: Array<SweepOrder> = Array::with_max_entries(1, 0);
+/// User space asks, the program answers.
+#[map]
+pub(crate) static PORT_ORDER: Array<PortOrder> = Array::with_max_entries(1, 0);
 /// User space: the programs of the stages.
 #[map]
 pub(crate) static STAGES: ProgramArray = ProgramArray::with_max_entries(stage::STAGES, 0);

@@ -1,13 +1,17 @@
 //! The step tables: one row a behaviour. The same rows run on the host and in the kernel.
 
+mod forward;
 mod inbound;
 mod outbound;
 
 use std::net::Ipv4Addr;
 
+use mape_common::layout::PortOrder;
 use mape_tests::table::{
     frame::{Frame, Outer, Payload, Seen},
-    world::{CE, HOST, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SHARED, WAN_MAC, World},
+    world::{
+        CE, Forwarded, HOST, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SHARED, WAN_MAC, World,
+    },
 };
 
 /// One behaviour.
@@ -26,9 +30,18 @@ pub(crate) struct Case {
     pub check: fn(&Seen),
 }
 
-/// All rows.
-pub(crate) fn all() -> Vec<Case> {
-    outbound::cases().into_iter().chain(inbound::cases()).collect()
+/// All rows, each with the forwards that the gateway has.
+pub(crate) fn all() -> Vec<(Vec<Forwarded>, Case)> {
+    let plain = outbound::cases().into_iter().chain(inbound::cases());
+    plain.map(|case| (Vec::new(), case)).chain(forward::cases()).collect()
+}
+
+/// Makes a gateway's forwards.
+pub(crate) fn prepare(world: &mut dyn World, forwards: &[Forwarded]) {
+    for forward in forwards {
+        let outcome = world.order(forward.order(PortOrder::FORWARD));
+        assert_eq!(outcome, PortOrder::DONE, "{forward:?}");
+    }
 }
 
 impl Case {

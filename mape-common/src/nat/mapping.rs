@@ -4,7 +4,7 @@
 //! is a member session. Whoever uses a member uses the mapping too, so a mapping outlives its members.
 
 use super::{
-    allocate,
+    allocate, forward,
     open::{self, Flow},
     part::Part,
     port, quota,
@@ -119,8 +119,17 @@ fn create_within_quota<E: Env>(
 /// When the port of a mapping that ends may be used again: later, where anybody could send to it (RFC 6888 REQ-8).
 #[inline(always)]
 pub fn unused_until(config: &Config, transport: Transport, now: Tick) -> Option<Tick> {
-    let open = matches!(config.filtering(transport), Filtering::EndpointIndependent);
-    (open && config.quarantine != Tick(0)).then(|| Tick(now.0.wrapping_add(config.quarantine.0)))
+    if matches!(config.filtering(transport), Filtering::EndpointIndependent) {
+        after_open(config, now)
+    } else {
+        None
+    }
+}
+
+/// When a port that anybody could send to may be used again.
+#[inline(always)]
+pub fn after_open(config: &Config, now: Tick) -> Option<Tick> {
+    (config.quarantine != Tick(0)).then(|| Tick(now.0.wrapping_add(config.quarantine.0)))
 }
 
 #[inline(always)]
@@ -189,6 +198,10 @@ pub fn admits<E: Env>(
     remote: [u8; 4],
     now: Tick,
 ) -> bool {
+    // Anybody may send to a forward.
+    if forward::is_static(env, mapping) {
+        return true;
+    }
     match config.filtering(transport) {
         Filtering::EndpointIndependent => true,
         Filtering::AddressAndPort => false,
@@ -209,6 +222,10 @@ pub fn permit<E: Env>(env: &E, config: &Config, member: &Session, now: Tick) {
         return;
     };
     if !matches!(facts.hold, Hold::Member) || !matches!(config.filtering(facts.transport), Filtering::Address) {
+        return;
+    }
+    // Anybody may send to a forward.
+    if forward::is_static(env, facts.mapping) {
         return;
     }
     let Some(mapping) = env.session(facts.mapping.slot) else {

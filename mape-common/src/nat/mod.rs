@@ -3,10 +3,12 @@
 //! * [`session`]: the record and its state word; * [`table`]: how a record comes into the two tables of flows and out;
 //! * [`port`]: the state of each port of the set; * [`overlap`]: which destinations a shared port already has;
 //! * [`allocate`]: choosing a port; * [`mapping`]: endpoint-independent mappings and who may send to them;
+//! * [`forward`]: mappings and reservations that an operator makes;
 //! * [`open`]: a flow without a session gets one, [`part`] by part; * [`tcp`]: what a TCP packet does to its session;
 //! * [`refusal`]: what was refused a moment ago; [`pressure`]: whether anything is short; [`quota`]: what each LAN host has; * [`sweep`]: returning what has expired.
 
 pub mod allocate;
+pub mod forward;
 pub mod mapping;
 pub mod open;
 pub mod overlap;

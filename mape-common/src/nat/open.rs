@@ -1,7 +1,7 @@
 //! A flow without a session gets one: the slow part of translation, a few times per connection.
 
 use super::{
-    mapping,
+    forward, mapping,
     overlap::Fingerprint,
     part::{Done, Part},
     pressure, quota,
@@ -214,16 +214,19 @@ fn flow<E: Env>(env: &E, draft: Draft) -> Result<(Flow, Tick), Reason> {
 #[inline(always)]
 fn take_port<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
     let transport = draft.record(env)?.transport();
-    if config.endpoint_independent(transport) {
+    let endpoint_independent = config.endpoint_independent(transport);
+    if endpoint_independent || forward::exist(env, transport) {
         // An endpoint that has a mapping uses it for everything, also towards client-server ports.
         if let Some(joined) = join_own(env, draft).outcome() {
             return joined;
         }
-        if !matches!(transport, Transport::Udp) || !overlaps(config, draft.record(env)?.facts().remote_port) {
-            match env.part(Part::Map, draft).result() {
-                Err(Reason::PortsExhausted) => env.raise(Gauge::Degraded(transport)),
-                outcome => return outcome,
-            }
+    }
+    if endpoint_independent
+        && (!matches!(transport, Transport::Udp) || !overlaps(config, draft.record(env)?.facts().remote_port))
+    {
+        match env.part(Part::Map, draft).result() {
+            Err(Reason::PortsExhausted) => env.raise(Gauge::Degraded(transport)),
+            outcome => return outcome,
         }
     }
     env.part(Part::Share, draft).result()

@@ -16,12 +16,15 @@ pub enum PortState {
     Exclusive,
     /// Kept from translation: port 0, the box's own services.
     Reserved,
+    /// One LAN endpoint, by an operator's word (a static forward).
+    Static,
     /// Nobody's until then: a mapping was there that anybody could send to (RFC 6888 REQ-8).
     Quarantined(Tick),
 }
 
 const EXCLUSIVE: u64 = 1 << 56;
 const RESERVED: u64 = 2 << 56;
+const STATIC: u64 = 3 << 56;
 const QUARANTINED: u64 = 4 << 56;
 
 impl PortState {
@@ -36,6 +39,7 @@ impl PortState {
             }
             Self::Exclusive => EXCLUSIVE,
             Self::Reserved => RESERVED,
+            Self::Static => STATIC,
             Self::Quarantined(until) => {
                 let [a, b, c, d] = until.0.to_be_bytes();
                 QUARANTINED | u64::from_be_bytes([0, 0, 0, 0, a, b, c, d])
@@ -55,6 +59,7 @@ impl PortState {
             0 if word as u32 == 0 => Self::Free,
             0 => Self::Shared(word as u32),
             1 => Self::Exclusive,
+            3 => Self::Static,
             4 => Self::Quarantined(Tick(word as u32)),
             _ => Self::Reserved,
         }
@@ -90,10 +95,32 @@ pub fn take_exclusive(port: &Word, now: Tick) -> bool {
 /// Gives an exclusive port back; it stays unused until a time, or is free at once.
 #[inline(always)]
 pub fn give_exclusive(port: &Word, unused: Option<Tick>) {
-    port.store(match unused {
+    port.store(after(unused));
+}
+
+#[inline(always)]
+const fn after(unused: Option<Tick>) -> u64 {
+    match unused {
         Some(until) => PortState::Quarantined(until).to_word(),
         None => PortState::Free.to_word(),
-    });
+    }
+}
+
+/// Puts a port that nobody uses into a state that an operator decides ([`PortState::Static`], [`PortState::Reserved`]), also
+/// one in quarantine; false where somebody does.
+#[inline(always)]
+#[must_use]
+pub fn take_for(port: &Word, state: PortState) -> bool {
+    let word = port.load();
+    let unused = matches!(PortState::from_word(word), PortState::Free | PortState::Quarantined(_));
+    unused && port.compare_exchange(word, state.to_word())
+}
+
+/// Gives a port that is in such a state back, unused until a time or free at once; false where it is in another state.
+#[inline(always)]
+#[must_use]
+pub fn give_from(port: &Word, state: PortState, unused: Option<Tick>) -> bool {
+    port.compare_exchange(state.to_word(), after(unused))
 }
 
 /// What became of the wish for a share of a port.
@@ -121,7 +148,9 @@ pub fn take_share(port: &Word, now: Tick) -> Share {
             {
                 return Share::Another;
             }
-            PortState::Exclusive | PortState::Reserved | PortState::Quarantined(_) => return Share::Refused,
+            PortState::Exclusive | PortState::Reserved | PortState::Static | PortState::Quarantined(_) => {
+                return Share::Refused;
+            }
             PortState::Free | PortState::Shared(_) => {}
         }
     }
@@ -169,6 +198,23 @@ mod tests {
         assert!(!take_exclusive(&port, NOW), "one share is still held");
         assert!(give_share(&port));
         assert!(take_exclusive(&port, NOW), "free again without anybody saying so");
+    }
+
+    #[test]
+    fn what_an_operator_decides_waits_for_no_quarantine_and_takes_nothing_that_is_used() {
+        for state in [PortState::Static, PortState::Reserved] {
+            let port = Word::new(PortState::Quarantined(Tick(2_000)).to_word());
+            assert!(take_for(&port, state));
+            assert!(!take_for(&port, state) && !take_exclusive(&port, NOW));
+            assert_eq!(take_share(&port, NOW), Share::Refused);
+            assert!(!give_from(&port, PortState::Exclusive, None));
+            assert!(give_from(&port, state, Some(Tick(1_001))));
+            assert!(!take_exclusive(&port, NOW) && take_exclusive(&port, Tick(1_001)));
+            assert!(!take_for(&port, state), "one endpoint holds it");
+            give_exclusive(&port, None);
+            assert_eq!(take_share(&port, NOW), Share::First);
+            assert!(!take_for(&port, state), "shared");
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Phase {
     Building = 1,
     /// Ended; whoever ended it is deleting its table entries.
     Dead = 2,
+    /// A static forward: a mapping that an operator made and only an operator ends. The first of the live phases.
+    Static = 3,
     /// An ICMP echo session.
     Icmp = 4,
     /// A UDP session.
@@ -50,10 +52,11 @@ pub enum Phase {
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Free,
         Self::Building,
         Self::Dead,
+        Self::Static,
         Self::Icmp,
         Self::Udp,
         Self::UdpQuery,
@@ -73,6 +76,7 @@ impl Phase {
         match number {
             0 => Self::Free,
             1 => Self::Building,
+            3 => Self::Static,
             4 => Self::Icmp,
             5 => Self::Udp,
             6 => Self::UdpQuery,
@@ -98,7 +102,7 @@ impl Phase {
     /// Whether packets may use the record.
     #[inline(always)]
     pub const fn is_live(self) -> bool {
-        self.number() >= Self::Icmp.number()
+        self.number() >= Self::Static.number()
     }
 
     /// The idle time after which a record in this phase is over.
@@ -106,6 +110,8 @@ impl Phase {
     pub const fn idle_time(self, timeouts: &Timeouts) -> Tick {
         match self {
             Self::Free | Self::Building | Self::Dead => Tick(0),
+            // More than `since` ever gives.
+            Self::Static => Tick(u32::MAX),
             Self::Icmp => timeouts.icmp,
             Self::Udp => timeouts.udp,
             Self::UdpQuery | Self::UdpUnanswered => timeouts.udp_query,
@@ -127,6 +133,7 @@ impl Phase {
             Self::Free => "free",
             Self::Building => "building",
             Self::Dead => "dead",
+            Self::Static => "static",
             Self::Icmp | Self::Udp => "open",
             Self::UdpQuery => "query",
             Self::TcpOpening => "opening",

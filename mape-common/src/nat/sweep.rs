@@ -5,7 +5,7 @@
 
 use super::{
     pressure,
-    session::{Facts, Session},
+    session::{Facts, Phase, Session},
     table::{self, Ending},
 };
 use crate::{
@@ -44,7 +44,7 @@ impl<E: Env> Search for Sweep<'_, E> {
         }
         let ending = if table::is_over(self.env, self.config, record, state, self.now) {
             Ending::Expired(self.now)
-        } else if self.order.is_some_and(|order| is_meant(order, record)) {
+        } else if !matches!(state.phase, Phase::Static) && self.order.is_some_and(|order| is_meant(order, record)) {
             Ending::Flushed(self.now)
         } else {
             return true;
@@ -121,7 +121,8 @@ fn end<E: Env>(env: &E, config: &Config, slot: u32, ending: Ending) -> bool {
     still && state.phase.is_live() && env.end(slot, state, ending)
 }
 
-/// Whether an order to flush means this record. A mapping has no remote: an order that names one leaves it.
+/// Whether an order to flush means this record. A static forward is never meant: what an operator made, he ends by its name.
+/// A mapping has no remote: an order that names one leaves it.
 #[inline(always)]
 fn is_meant(order: &SweepOrder, record: &Session) -> bool {
     order.flush != 0 && matches(order, &record.facts())

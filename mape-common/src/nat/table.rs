@@ -7,7 +7,8 @@
 use super::{
     mapping,
     overlap::{self, Fingerprint},
-    port, pressure, quota,
+    port::{self, PortState},
+    pressure, quota,
     session::{Hold, Phase, Session, State},
 };
 use crate::{
@@ -97,6 +98,7 @@ impl Draft {
             return Err(Reason::Contended);
         }
         env.raise(match facts.hold {
+            Hold::Mapping if matches!(facts.first, Phase::Static) => Gauge::Forwards(facts.transport),
             Hold::Mapping => Gauge::Mappings(facts.transport),
             Hold::Member | Hold::Overlap => Gauge::Sessions(facts.transport),
         });
@@ -240,10 +242,12 @@ pub fn end<E: Env>(env: &E, slot: u32, state: State, ending: Ending) -> bool {
     env.remove(Side::Outside, &facts.outside_key());
     release_port(env, config, record, ending.at());
     match facts.hold {
+        Hold::Mapping if matches!(facts.first, Phase::Static) => {}
         Hold::Mapping => quota::give_port(env, facts.transport, facts.inside),
         Hold::Member | Hold::Overlap => quota::give_session(env, facts.inside),
     }
     env.lower(match facts.hold {
+        Hold::Mapping if matches!(facts.first, Phase::Static) => Gauge::Forwards(facts.transport),
         Hold::Mapping => Gauge::Mappings(facts.transport),
         Hold::Member | Hold::Overlap => Gauge::Sessions(facts.transport),
     });
@@ -271,6 +275,10 @@ pub fn release_port<E: Env>(env: &E, config: &Config, record: &Session, now: Tic
     };
     match facts.hold {
         Hold::Member => {}
+        // The only one that ends a forward; nobody else changes the port meanwhile.
+        Hold::Mapping if matches!(facts.first, Phase::Static) => {
+            let _ = port::give_from(word, PortState::Static, mapping::after_open(config, now));
+        }
         Hold::Mapping => {
             port::give_exclusive(word, mapping::unused_until(config, facts.transport, now));
             env.lower(Gauge::Exclusive(facts.transport));

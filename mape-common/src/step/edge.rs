@@ -9,6 +9,7 @@
 use crate::verdict::Verdict;
 use crate::{
     env::Env,
+    layout::Config,
     nat::{
         open::{self, Path},
         sweep,
@@ -154,6 +155,13 @@ fn inbound_else(reason: Reason) -> Attempt {
     }
 }
 
+/// Opens a drafted session of a mapping, its LAN host being found.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn open_inbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
+    path::find_host(env, config, draft)?;
+    open::inbound(env, config, draft)
+}
+
 /// LAN to LAN by the shared address: looks after the sender's session and the receiver's, or opens them, then forwards.
 #[inline(always)]
 pub fn hairpin<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
@@ -175,7 +183,7 @@ pub fn hairpin<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attem
         return Attempt::refused(reason);
     }
     if let (Some(draft), Some(config)) = (draft, env.config())
-        && let Err(reason) = open::inbound(env, config, draft)
+        && let Err(reason) = open_inbound(env, config, draft)
     {
         return Attempt::refused(reason);
     }
@@ -253,7 +261,7 @@ pub fn inbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> 
         return Attempt::refused(reason);
     }
     if let (Some(draft), Some(config)) = (draft, env.config())
-        && let Err(reason) = open::inbound(env, config, draft)
+        && let Err(reason) = open_inbound(env, config, draft)
         && reason != Reason::Contended
     {
         return Attempt::refused(reason);

@@ -173,9 +173,6 @@ pub fn look<P: Packet, E: Env>(
     if config.owns(flow.remote) && config.port_set.contains(flow.remote_port) {
         return Err(Reason::InvalidV4);
     }
-    if !config.endpoint_independent(flow.transport) {
-        return Err(Reason::NoSession);
-    }
     let phase = opening(&inner)?;
     *need = Some(Need {
         flow,

@@ -5,7 +5,11 @@ use crate::{
     hop::{Hop, Mac, NextHop},
     layout::{Config, NEXT_HOPS, STATIC_HOPS, Transport},
     map::address::map_address,
-    nat::open::{Flow, Path},
+    nat::{
+        forward,
+        open::{Flow, Path},
+        table::Draft,
+    },
     time::Tick,
     verdict::Reason,
     wire::port::Port,
@@ -154,15 +158,8 @@ fn learned<E: Env>(env: &E, arrival: &Arrival<'_>, ifindex: u32) -> Result<Hop, 
 /// Finds or makes the record of a LAN host's next hop; gives its index.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn note_lan_hop<E: Env>(env: &E, address: [u8; 4], hop: &Hop, now: Tick) -> Result<u16, Reason> {
-    let start = u32::from_be_bytes(address).wrapping_mul(0x9e37_79b1) >> 16;
     for probe in 0..PROBES {
-        let offset = start
-            .wrapping_add(u32::from(probe))
-            .checked_rem(NEXT_HOPS.saturating_sub(STATIC_HOPS))
-            .unwrap_or(0);
-        let Ok(index) = u16::try_from(offset.wrapping_add(STATIC_HOPS)) else {
-            continue;
-        };
+        let Some(index) = place(address, probe) else { continue };
         let Some(record) = env.hop(index) else { continue };
         if record.is_for(address, hop.ifindex) {
             if record.get(address) == Some(*hop) {
@@ -180,6 +177,70 @@ fn note_lan_hop<E: Env>(env: &E, address: [u8; 4], hop: &Hop, now: Tick) -> Resu
         }
     }
     Err(Reason::NextHopUnknown)
+}
+
+/// Finds the way to the LAN host of a session that somebody else opens, where it is a static forward's: that host need not have
+/// sent anything yet. The routing table says, with what a frame has taught where the kernel has no neighbour entry.
+///
+/// A step of its own, after the draft: the routing table takes more stack than there is below that.
+///
+/// # Errors
+/// [`Reason::ForwardUnrouted`], [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`]; the draft is free again.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn find_host<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
+    let record = draft.record(env)?;
+    let facts = record.facts();
+    if !forward::is_static(env, facts.mapping) {
+        return Ok(());
+    }
+    match towards_host(env, config.tunnel_ifindex, facts.remote, facts.inside, facts.created) {
+        Ok(lan_hop) => {
+            record.set_hops(facts.created, facts.wan_hop, lan_hop);
+            Ok(())
+        }
+        Err(reason) => {
+            draft.give_back(env);
+            Err(reason)
+        }
+    }
+}
+
+#[inline(always)]
+fn towards_host<E: Env>(env: &E, tunnel: u32, remote: [u8; 4], host: [u8; 4], now: Tick) -> Result<u16, Reason> {
+    let route = env.route(tunnel, remote, host);
+    let ifindex = route.ifindex().filter(|ifindex| *ifindex != tunnel);
+    let ifindex = ifindex.ok_or(Reason::ForwardUnrouted)?;
+    if !is_proven(env, ifindex) {
+        return Err(Reason::LinkUnproven);
+    }
+    match route {
+        Route::Resolved(hop) => note_lan_hop(env, host, &hop, now),
+        Route::Unresolved { .. } | Route::Other => known_lan_hop(env, host, ifindex),
+    }
+}
+
+/// The next hop of a LAN host that has been noted before.
+#[inline(always)]
+fn known_lan_hop<E: Env>(env: &E, address: [u8; 4], ifindex: u32) -> Result<u16, Reason> {
+    for probe in 0..PROBES {
+        if let Some(index) = place(address, probe)
+            && env.hop(index).is_some_and(|record| record.is_for(address, ifindex))
+        {
+            return Ok(index);
+        }
+    }
+    Err(Reason::NextHopUnknown)
+}
+
+/// Where the record of a LAN host's next hop may be.
+#[inline(always)]
+fn place(address: [u8; 4], probe: u16) -> Option<u16> {
+    let start = u32::from_be_bytes(address).wrapping_mul(0x9e37_79b1) >> 16;
+    let offset = start
+        .wrapping_add(u32::from(probe))
+        .checked_rem(NEXT_HOPS.saturating_sub(STATIC_HOPS))
+        .unwrap_or(0);
+    u16::try_from(offset.wrapping_add(STATIC_HOPS)).ok()
 }
 
 /// Whether the inner source of a packet may have come from its outer source (RFC 7597 §8.1).

@@ -2,9 +2,11 @@
 
 pub mod calc;
 pub mod completions;
+pub mod forward;
 pub mod load;
 pub mod man;
 pub mod object;
+pub mod ports;
 pub mod sessions;
 pub mod stat;
 pub mod unload;
@@ -25,6 +27,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Unload => unload::run(&instance),
         Command::Stat(args) => stat::run(&instance, &args),
         Command::Sessions(args) => sessions::run(&instance, &args),
+        Command::Ports(args) => ports::run(&instance, &args),
+        Command::Forward(command) => forward::run(&instance, &command),
         Command::Object(args) => object::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -111,7 +111,8 @@ fn table(rows: &[Row]) -> Result<String> {
             row.hold.to_owned(),
             row.state.to_owned(),
             format!("{} s", row.idle_seconds),
-            format!("{} s", row.remaining_seconds),
+            row.remaining_seconds
+                .map_or_else(|| "never".to_owned(), |left| format!("{left} s")),
         ]);
     }
     let mut out = String::new();

@@ -14,7 +14,7 @@ use mape_common::{
 };
 
 use super::{
-    Resolved, line,
+    Resolved, forward, line,
     low::{Clamp, Given, Low, LowNat, LowPressed, LowTimeouts, LowTunnel, Number, Origin, Switch, Text},
     problem::{Mistake, Problem},
 };
@@ -50,6 +50,7 @@ pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistak
     let mut warnings = line.warnings;
     let tunnel = tunnel(&low.tunnel, &line.default_routes)?;
     let nat = nat(&low.nat, line.domain.as_ref(), &mut warnings)?;
+    let forwards = forward::forwards(low, line.domain.as_ref(), &nat)?;
     let gateway = Gateway {
         instance: instance.to_string(),
         role,
@@ -65,6 +66,7 @@ pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistak
         rules: line.rules,
         tunnel,
         nat,
+        forwards,
     };
     Ok(Resolved { gateway, warnings })
 }

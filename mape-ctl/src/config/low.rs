@@ -59,6 +59,7 @@ pub(super) struct Low {
     pub(super) map: LowMap,
     pub(super) tunnel: LowTunnel,
     pub(super) nat: LowNat,
+    pub(super) forward: List<LowForward>,
 }
 
 /// `[map]`.
@@ -165,6 +166,29 @@ pub(super) struct LowTimeouts {
     pub(super) tcp_established: Number,
 }
 
+/// `[[forward]]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct LowForward {
+    pub(super) protocol: Text,
+    pub(super) external: Option<Given<Ports>>,
+    pub(super) inside: Text,
+    /// The forward in one word, as the flag has it; not a key of the file.
+    #[serde(skip)]
+    pub(super) typed: Option<String>,
+}
+
+/// A port, or text that may be several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "external is a port, or the first and the last of several: 1232 or \"1232-1235\""
+)]
+pub(super) enum Ports {
+    One(i64),
+    Text(String),
+}
+
 /// Puts a flag over what the file says.
 fn over<T>(place: &mut Option<Given<T>>, flag: Option<T>, name: &'static str) {
     if let Some(value) = flag {
@@ -191,7 +215,13 @@ impl Low {
             map,
             tunnel,
             nat,
+            forward,
         } = flags.clone();
+        let forwards = forward.into_iter().map(|typed| LowForward {
+            typed: Some(typed),
+            ..LowForward::default()
+        });
+        over_list(&mut self.forward, forwards.collect(), "--forward");
         over(&mut self.role, role, "--role");
         over_list(&mut self.lan, lan, "--lan");
         over(&mut self.wan, wan, "--wan");

@@ -10,7 +10,7 @@ use mape_common::map::{
 };
 
 use super::low::Origin;
-use crate::service::UnknownService;
+use crate::{forward::ForwardError, service::UnknownService};
 
 /// What is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +149,37 @@ pub enum Problem {
     /// A service that is not in the table.
     #[error(transparent)]
     Service(UnknownService),
+    /// A forward in one word that is none.
+    #[error(
+        "{value:?} is no forward; write protocol, ports and LAN host: tcp,1232,192.168.10.5:80 or both,1232-1235,192.168.10.5"
+    )]
+    ForwardWord {
+        /// What was typed.
+        value: String,
+    },
+    /// A value that cannot be read.
+    #[error("{key} is {value:?}; {hint}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What was typed.
+        value: String,
+        /// What to write.
+        hint: String,
+    },
+    /// A forward that cannot be.
+    #[error(transparent)]
+    Forward(ForwardError),
+    /// A port that is not the line's.
+    #[error("{key} has port {port}, which is not of this line; it has {allowed}")]
+    ForeignPort {
+        /// The key.
+        key: &'static str,
+        /// The port.
+        port: u16,
+        /// Those that the line has.
+        allowed: String,
+    },
     /// Too many of something.
     #[error("{key} has {count} entries, at most {most} are possible; leave some out")]
     TooMany {

@@ -23,6 +23,7 @@ use signal_hook::{
 
 use super::{
     attach::{self, AttachError},
+    forwards::{self, ForwardsError},
     hops::{Hops, HopsError},
     maps::{TableError, Tables},
     pin::{self, PinError, PinFolder},
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     gateway::{Gateway, Role},
     host::{
-        address,
+        address, neighbour,
         nic::{self, NicError},
         state::{self, State, StateError},
         tunnel::{self, TunnelError},
@@ -79,6 +80,8 @@ pub enum LoadError {
     Prove(#[from] ProveError),
     #[error(transparent)]
     Sweep(#[from] SweepError),
+    #[error(transparent)]
+    Forwards(#[from] ForwardsError),
     #[error(transparent)]
     State(#[from] StateError),
     #[error("cannot pin the program {name}")]
@@ -171,6 +174,7 @@ struct Loading<'a> {
     hops: Hops,
     sizes: Sizes,
     is_reload: bool,
+    is_new_line: bool,
     before: Option<State>,
     state: State,
     tunnel_ifindex: u32,
@@ -231,6 +235,20 @@ impl<'a> Loading<'a> {
                 .filter(|_| is_reload)
                 .map_or_else(state::uptime, |before| before.loaded_at),
             far_hops: hops.records(),
+            forwards: match &gateway.domain {
+                Some(domain) => {
+                    let (all, warnings) = forwards::merge(
+                        &gateway.forwards,
+                        before.as_ref().filter(|_| is_reload),
+                        &domain.port_set(),
+                        &gateway.nat.reserved_ports,
+                    )?;
+                    forwards::refuse_own_addresses(&netlink, all.iter().map(|record| &record.forward))?;
+                    done.warnings.extend(warnings);
+                    all
+                }
+                None => Vec::new(),
+            },
             ..State::default()
         };
         let tables = Tables::new(&pins);
@@ -246,6 +264,7 @@ impl<'a> Loading<'a> {
             hops,
             sizes,
             is_reload,
+            is_new_line: false,
             before,
             state,
             tunnel_ifindex: 0,
@@ -337,11 +356,13 @@ impl<'a> Loading<'a> {
         self.check_interrupted()?;
         if self.gateway.role == Role::CustomerEdge {
             Sweeper::open(&self.pins)?.arm()?;
+            self.settle_ports()?;
         }
         self.remember()?;
         self.tables.set_gate(true)?;
         self.detach_others(was_open);
         self.forget_addresses();
+        self.forget_neighbours();
         self.summarise();
         self.undo.keep();
         Ok(self.done)
@@ -381,6 +402,15 @@ impl<'a> Loading<'a> {
             }
         }
         if let Err(error) = self.state.write(&self.instance) {
+            self.done.warnings.push(error.to_string());
+        }
+    }
+
+    /// Lets go of neighbours that a forward led to which is gone.
+    fn forget_neighbours(&mut self) {
+        let earlier = self.before.iter().flat_map(|before| before.neighbours.clone());
+        let gone: Vec<_> = earlier.filter(|old| !self.state.neighbours.contains(old)).collect();
+        if let Err(error) = neighbour::forget(&self.netlink, &gone) {
             self.done.warnings.push(error.to_string());
         }
     }
@@ -472,6 +502,7 @@ mod tests {
             domain: None,
             relay: Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1),
             rules: Vec::new(),
+            forwards: Vec::new(),
             tunnel: Tunnel {
                 device: "mape0".to_owned(),
                 mtu: 1460,

@@ -9,7 +9,7 @@ use aya::{
 };
 use mape_common::{
     hop::{Hop, Link, NextHop},
-    layout::{Config, Counter, Gauge, NEXT_HOPS, RuleRef, STATIC_HOPS, SweepOrder, maps},
+    layout::{Config, Counter, Gauge, NEXT_HOPS, PortOrder, RuleRef, STATIC_HOPS, SweepOrder, maps},
     map::rule::Rule,
     step::stage::Stage,
     time::Tick,
@@ -440,6 +440,24 @@ impl Tables {
     /// [`TableError`].
     pub fn set_sweep_order(&self, order: &SweepOrder) -> Result<(), TableError> {
         self.set::<SweepOrder>(maps::SWEEP_ORDER, 0, order)
+    }
+}
+
+impl Tables {
+    /// What the last order about a port came to.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn port_order(&self) -> Result<PortOrder, TableError> {
+        self.get(maps::PORT_ORDER, 0)
+    }
+
+    /// Says what the next call shall do with a port.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_port_order(&self, order: &PortOrder) -> Result<(), TableError> {
+        self.set::<PortOrder>(maps::PORT_ORDER, 0, order)
     }
 }
 

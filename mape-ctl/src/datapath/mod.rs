@@ -1,10 +1,14 @@
 //! Owns what stands in the kernel for one gateway: programs, links and maps, and their pins.
 
 pub mod attach;
+pub mod forwards;
 pub mod hops;
 pub mod load;
+pub mod mapped;
 pub mod maps;
+pub mod order;
 pub mod pin;
+pub mod ports;
 pub mod programs;
 pub mod prove;
 pub mod sessions;

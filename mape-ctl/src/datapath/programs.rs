@@ -10,8 +10,8 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS,
-        RuleRef, SessionRef, SweepOrder, maps,
+        Config, Counter, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder,
+        REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
     },
     map::rule::Rule,
     nat::session::Session,
@@ -139,6 +139,7 @@ impl Sizes {
                     fit: Fit::Exactly,
                 });
             }
+            maps::PORT_ORDER => (index, size_of::<PortOrder>(), 1, Fit::Exactly),
             maps::SWEEP_ORDER => (index, size_of::<SweepOrder>(), 1, Fit::Exactly),
             maps::STAGES => (index, size_of::<u32>(), STAGES, Fit::Exactly),
             _ => return None,

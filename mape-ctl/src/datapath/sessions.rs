@@ -1,28 +1,15 @@
 //! Owns reading the session table: a memory mapping of SESSIONS, each record checked to be whole.
 #![expect(unsafe_code, reason = "the table is memory shared with the kernel")]
 
-use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _, ptr, slice};
-
 use mape_common::{
     layout::maps,
     nat::session::{Facts, Session, State},
 };
 
-use super::maps::{TableError, Tables};
-
-/// Why the table cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionsError {
-    /// The map.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// Its shape.
-    #[error("cannot look at the session table")]
-    Info(#[source] aya::maps::MapError),
-    /// The mapping.
-    #[error("cannot map the session table into memory")]
-    Mapping(#[source] io::Error),
-}
+use super::{
+    mapped::{Mapped, MappedError},
+    maps::Tables,
+};
 
 /// A record read while it was alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,47 +24,24 @@ pub struct Entry {
 
 /// The session table, mapped read-only.
 #[derive(Debug)]
-pub struct SessionTable {
-    memory: ptr::NonNull<Session>,
-    records: usize,
-}
+pub struct SessionTable(Mapped<Session>);
 
 impl SessionTable {
     /// Maps the table.
     ///
     /// # Errors
-    /// [`SessionsError`].
-    pub fn open(tables: &Tables) -> Result<Self, SessionsError> {
-        let map = tables.data(maps::SESSIONS)?;
-        let info = map.info().map_err(SessionsError::Info)?;
-        let records = usize::try_from(info.max_entries()).unwrap_or(0);
-        let (bytes, descriptor) = (records * Session::SIZE, map.fd().as_fd().as_raw_fd());
-        // SAFETY: a new mapping, at an address of the kernel's choice, of a descriptor that is open during the call.
-        let memory = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, descriptor, 0) };
-        match ptr::NonNull::new(memory.cast::<Session>()) {
-            Some(found) if memory != libc::MAP_FAILED => Ok(Self { memory: found, records }),
-            _ => Err(SessionsError::Mapping(io::Error::last_os_error())),
-        }
-    }
-
-    fn records(&self) -> &[Session] {
-        // SAFETY: the mapping holds that many records of 64 bytes, page-aligned, until `self` is dropped. They are all
-        // `Word`s, read by single atomic loads, so the kernel may change them meanwhile.
-        unsafe { slice::from_raw_parts(self.memory.as_ptr(), self.records) }
+    /// [`MappedError`].
+    pub fn open(tables: &Tables) -> Result<Self, MappedError> {
+        const { assert!(size_of::<Session>() == Session::SIZE) };
+        // SAFETY: a record is made of `Word`s alone, and SESSIONS holds records.
+        Ok(Self(unsafe { Mapped::open(tables, maps::SESSIONS) }?))
     }
 
     /// Records that are alive; one that changes hands while it is read is left out.
     pub fn live(&self) -> impl Iterator<Item = Entry> {
         (0..)
-            .zip(self.records())
+            .zip(self.0.values())
             .filter_map(|(slot, record)| read(slot, record))
-    }
-}
-
-impl Drop for SessionTable {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `open`, whose records nobody can borrow any longer.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.records * Session::SIZE) };
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     host::{
-        address,
+        address, neighbour,
         state::{State, StateError},
         tunnel,
     },
@@ -76,6 +76,9 @@ fn restore_host(instance: &Instance, state: Option<&State>, done: &mut Done) -> 
         if tunnel::remove(&netlink, instance, &device)? {
             done.messages.push(format!("removed the tunnel device {device}"));
         }
+    }
+    if let Some(state) = state {
+        neighbour::forget(&netlink, &state.neighbours)?;
     }
     for made in state.iter().flat_map(|state| &state.addresses) {
         if address::remove(&netlink, made)? {

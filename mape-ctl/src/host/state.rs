@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Instance, RUN_FOLDER};
+use crate::{
+    forward::Forward,
+    instance::{Instance, RUN_FOLDER},
+};
 
 /// Why the record cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,35 @@ pub struct FarHop {
     pub neighbour: Ipv6Addr,
 }
 
+/// An entry of the neighbour table that the kernel was asked to keep resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeNeighbour {
+    /// On this interface.
+    pub interface: String,
+    /// The address.
+    pub address: Ipv4Addr,
+}
+
+/// Who asked for a forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardedBy {
+    /// The configuration: the next `load` without it takes it away.
+    Configuration,
+    /// `mape-ctl forward add`: it stays until `forward del` or `unload`.
+    Command,
+}
+
+/// A static forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardRecord {
+    /// What it is.
+    #[serde(flatten)]
+    pub forward: Forward,
+    /// Who asked for it.
+    pub by: ForwardedBy,
+}
+
 /// What was made, by whom and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -73,6 +105,12 @@ pub struct State {
     pub addresses: Vec<MadeAddress>,
     /// Next hops towards far ends.
     pub far_hops: Vec<FarHop>,
+    /// Static forwards.
+    #[serde(default)]
+    pub forwards: Vec<ForwardRecord>,
+    /// Entries of the neighbour table for the hosts that they lead to.
+    #[serde(default)]
+    pub neighbours: Vec<MadeNeighbour>,
 }
 
 fn path(instance: &Instance) -> PathBuf {
@@ -134,6 +172,7 @@ pub fn now() -> mape_common::time::Tick {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::Protocols;
 
     #[test]
     fn the_record_comes_back_as_it_was_written() {
@@ -157,6 +196,18 @@ mod tests {
             far_hops: vec![FarHop {
                 index: 0,
                 neighbour: Ipv6Addr::LOCALHOST,
+            }],
+            forwards: vec![ForwardRecord {
+                forward: Forward::new(
+                    Protocols::Both,
+                    "1232-1235".parse().unwrap(),
+                    "192.168.10.5:80".parse().unwrap(),
+                ),
+                by: ForwardedBy::Command,
+            }],
+            neighbours: vec![MadeNeighbour {
+                interface: "lan0".to_owned(),
+                address: Ipv4Addr::LOCALHOST,
             }],
         };
         let text = serde_json::to_string(&state).unwrap();

@@ -5,10 +5,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use mape_common::hop::Mac;
 use rtnetlink::packet_route::{
     AddressFamily,
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState},
 };
 
 use super::{Netlink, NetlinkError};
+
+/// What the kernel knows of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knowledge {
+    /// Its MAC address, for ever: somebody has entered it.
+    Permanent,
+    /// Its MAC address.
+    Answered,
+    /// Nothing, or not any longer.
+    Silent,
+}
 
 impl Netlink {
     /// The MAC address of a neighbour, if the kernel knows it.
@@ -32,6 +43,55 @@ impl Netlink {
             _ => None,
         };
         Ok(self.neighbours(AddressFamily::Inet)?.iter().filter_map(known).collect())
+    }
+
+    /// What the kernel knows of an IPv4 neighbour.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn ipv4_neighbour(&self, index: u32, address: Ipv4Addr) -> Result<Knowledge, NetlinkError> {
+        let messages = self.neighbours(AddressFamily::Inet)?;
+        let found = messages.iter().find_map(|message| {
+            let (at, of, mac) = resolved(message)?;
+            (at == index && of == IpAddr::V4(address)).then_some((message, mac))
+        });
+        Ok(match found {
+            Some((message, Some(_))) if message.header.state == NeighbourState::Permanent => Knowledge::Permanent,
+            Some((_, Some(_))) => Knowledge::Answered,
+            Some((_, None)) | None => Knowledge::Silent,
+        })
+    }
+
+    /// Has the kernel look for an IPv4 neighbour and keep looking (a managed entry), whether anything is sent to it or not.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn keep_neighbour(&self, index: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        let mut request = self.handle.neighbours().add(index, address.into()).replace();
+        let message = request.message_mut();
+        // Without a state of its own an entry that is there keeps its address.
+        message.header.state = NeighbourState::None;
+        message
+            .attributes
+            .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        self.wait(format!("keep looking for the neighbour {address}"), request.execute())
+    }
+
+    /// Forgets such a neighbour; the kernel finds it again when something is sent to it.
+    ///
+    /// # Errors
+    /// [`NetlinkError`]; [`NetlinkError::is_absent`] where it is not there.
+    pub fn forget_neighbour(&self, index: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = index;
+        message
+            .attributes
+            .push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+        self.wait(
+            format!("forget the neighbour {address}"),
+            self.handle.neighbours().del(message).execute(),
+        )
     }
 
     fn neighbours(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, NetlinkError> {

@@ -1,6 +1,6 @@
 //! Owns routes: where a packet would go, and the IPv4 routes into the tunnel device.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::{
     RouteMessageBuilder,
@@ -20,6 +20,17 @@ pub struct Way {
     pub gateway: Option<Ipv6Addr>,
     /// The route's own MTU, if it has one.
     pub mtu: Option<u32>,
+    /// The address is this machine's own.
+    pub local: bool,
+}
+
+/// Where packets to an IPv4 address go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Way {
+    /// Interface to leave by.
+    pub index: u32,
+    /// The next router; none = the address is a neighbour itself.
+    pub gateway: Option<Ipv4Addr>,
     /// The address is this machine's own.
     pub local: bool,
 }
@@ -46,11 +57,28 @@ impl Netlink {
         let message = RouteMessageBuilder::<Ipv6Addr>::new()
             .destination_prefix(address, 128)
             .build();
+        let found = self.route_to(address.into(), message)?;
+        Ok(found.as_ref().and_then(way))
+    }
+
+    /// The same for an IPv4 address.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn ipv4_way_to(&self, address: Ipv4Addr) -> Result<Option<Ipv4Way>, NetlinkError> {
+        let message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, 32)
+            .build();
+        let found = self.route_to(address.into(), message)?;
+        Ok(found.as_ref().and_then(ipv4_way))
+    }
+
+    fn route_to(&self, address: IpAddr, message: RouteMessage) -> Result<Option<RouteMessage>, NetlinkError> {
         match self.list(
             format!("look up the route to {address}"),
             self.handle.route().get(message).execute(),
         ) {
-            Ok(messages) => Ok(messages.first().and_then(way)),
+            Ok(messages) => Ok(messages.into_iter().next()),
             // The kernel has words of its own for "no route".
             Err(error)
                 if matches!(
@@ -134,6 +162,27 @@ fn way(message: &RouteMessage) -> Option<Way> {
             RouteAttribute::Oif(index) => way.index = *index,
             RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => way.gateway = Some(*gateway),
             RouteAttribute::Metrics(metrics) => way.mtu = mtu(metrics),
+            _ => {}
+        }
+    }
+    let usable = matches!(message.header.kind, RouteType::Unicast | RouteType::Local) && way.index != 0;
+    usable.then_some(way)
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "of a route's many attributes only these are wanted"
+)]
+fn ipv4_way(message: &RouteMessage) -> Option<Ipv4Way> {
+    let mut way = Ipv4Way {
+        index: 0,
+        gateway: None,
+        local: message.header.kind == RouteType::Local,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => way.index = *index,
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => way.gateway = Some(*gateway),
             _ => {}
         }
     }

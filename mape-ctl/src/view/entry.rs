@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use mape_common::{
     layout::{SweepOrder, Timeouts, Transport},
-    nat::{session::Hold, sweep},
+    nat::{
+        session::{Hold, Phase},
+        sweep,
+    },
     time::Tick,
     wire::port::Port,
 };
@@ -32,7 +35,7 @@ pub struct Row {
     pub external: Ipv4Addr,
     /// The port translated to.
     pub external_port: u16,
-    /// How the port is held: mapping, member (of a mapping) or overlap.
+    /// How the port is held: mapping, forward (a mapping that an operator made), member (of either) or overlap.
     pub hold: &'static str,
     /// Open, established and so on.
     pub state: &'static str,
@@ -42,8 +45,8 @@ pub struct Row {
     pub age_seconds: u32,
     /// Seconds since a packet last used it.
     pub idle_seconds: u32,
-    /// Seconds until it ends, if no packet uses it.
-    pub remaining_seconds: u32,
+    /// Seconds until it ends, if no packet uses it; none for a static forward, which does not end by itself.
+    pub remaining_seconds: Option<u32>,
 }
 
 impl Row {
@@ -65,6 +68,7 @@ impl Row {
             external: facts.external.into(),
             external_port: facts.external_port.0,
             hold: match facts.hold {
+                Hold::Mapping if state.phase == Phase::Static => "forward",
                 Hold::Mapping => "mapping",
                 Hold::Member => "member",
                 Hold::Overlap => "overlap",
@@ -73,7 +77,8 @@ impl Row {
             far_end: (!is_mapping).then(|| facts.far_end.into()),
             age_seconds: now.since(facts.created).seconds(),
             idle_seconds: idle.seconds(),
-            remaining_seconds: Tick(state.phase.idle_time(timeouts).0.saturating_sub(idle.0)).seconds(),
+            remaining_seconds: (state.phase != Phase::Static)
+                .then(|| Tick(state.phase.idle_time(timeouts).0.saturating_sub(idle.0)).seconds()),
         })
     }
 }
@@ -135,7 +140,7 @@ impl Filter {
 mod tests {
     use mape_common::{
         layout::SessionRef,
-        nat::session::{Facts, Phase, State},
+        nat::session::{Facts, State},
     };
 
     use super::*;
@@ -176,7 +181,11 @@ mod tests {
             (row.idle_seconds, row.state, row.remote_port),
             (100, "established", Some(443))
         );
-        assert!((7_339..=7_341).contains(&row.remaining_seconds), "{row:?}");
+        assert!(
+            row.remaining_seconds
+                .is_some_and(|left| (7_339..=7_341).contains(&left)),
+            "{row:?}"
+        );
     }
 
     #[test]
@@ -203,6 +212,18 @@ mod tests {
                 ..SessionsArgs::default()
             })
             .matches(&mapping)
+        );
+    }
+
+    #[test]
+    fn a_forward_never_ends_by_itself() {
+        let mut forward = entry();
+        forward.facts.hold = Hold::Mapping;
+        forward.state.phase = Phase::Static;
+        let row = Row::new(&forward, &Timeouts::DEFAULT, Tick(u32::MAX / 3)).unwrap();
+        assert_eq!(
+            (row.hold, row.state, row.remaining_seconds),
+            ("forward", "static", None)
         );
     }
 

@@ -106,6 +106,8 @@ pub struct Use {
     pub exclusive: u64,
     /// Ports shared by sessions.
     pub shared: u64,
+    /// Ports forwarded.
+    pub forwarded: u64,
     /// Sessions made since loading.
     pub created: u64,
     /// Endpoints that had to share a port.
@@ -174,6 +176,7 @@ impl Snapshot {
             mappings: gauges.get(Gauge::Mappings(transport)),
             exclusive: gauges.get(Gauge::Exclusive(transport)),
             shared: gauges.get(Gauge::Shared(transport)),
+            forwarded: gauges.get(Gauge::Forwards(transport)),
             created: gauges.get(Gauge::Created(transport)),
             degraded: gauges.get(Gauge::Degraded(transport)),
         };
@@ -198,7 +201,11 @@ impl Snapshot {
     pub fn records(&self) -> u64 {
         self.use_of
             .iter()
-            .map(|(_, used)| used.sessions.saturating_add(used.mappings))
+            .map(|(_, used)| {
+                used.sessions
+                    .saturating_add(used.mappings)
+                    .saturating_add(used.forwarded)
+            })
             .sum()
     }
 }

@@ -205,6 +205,7 @@ fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
         ">MAPPINGS",
         ">PORTS EXCLUSIVE",
         ">PORTS SHARED",
+        ">FORWARDED",
         ">OF",
         ">CREATED",
         ">HAD TO SHARE",
@@ -217,6 +218,7 @@ fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
             used.mappings,
             used.exclusive,
             used.shared,
+            used.forwarded,
             shot.config.ports.into(),
             used.created,
             used.degraded,
@@ -227,7 +229,7 @@ fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
     section(out, &table)?;
     writeln!(
         out,
-        "{} sessions and mappings of at most {}",
+        "{} sessions, mappings and forwards of at most {}",
         shot.records(),
         shot.config.sessions
     )?;

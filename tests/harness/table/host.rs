@@ -1,8 +1,10 @@
 //! The world in host memory.
 
 use mape_common::{
-    env::Route,
+    env::{Env as _, Route},
     host::HostEnv,
+    layout::PortOrder,
+    nat::forward,
     packet::VecPacket,
     step::edge,
     verdict::{Direction, Failure, Verdict},
@@ -50,6 +52,11 @@ impl HostWorld {
 }
 
 impl World for HostWorld {
+    fn order(&mut self, order: PortOrder) -> u32 {
+        let config = self.env.config().expect("configured");
+        forward::carry_out(&self.env, config, &order)
+    }
+
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str) {
         let mut packet = VecPacket(frame.to_vec());
         let outcome = match program {

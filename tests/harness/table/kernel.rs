@@ -10,7 +10,7 @@ use aya::{
 };
 use mape_common::{
     hop::{Link, NextHop},
-    layout::{Config, Counter, Gauge, SweepOrder, maps, programs},
+    layout::{Config, Counter, Gauge, PortOrder, SweepOrder, maps, programs},
     step::stage::Stage,
     time::Tick,
     verdict::{DELIVERED, FORWARDED, OUTCOMES, Reason},
@@ -31,6 +31,7 @@ pub struct KernelWorld {
     ebpf: Ebpf,
     interfaces: HashMap<Program, u32>,
     attached: HashMap<String, (&'static str, XdpLinkId)>,
+    forwards: Vec<PortOrder>,
 }
 
 /// Makes the NICs, neighbours and routes that the gateway of the tables has.
@@ -129,7 +130,13 @@ impl KernelWorld {
         let hop = NextHop::words(NextHop::FAR_END, &router(wan), Tick(1));
         array::<[u64; 4]>(&mut ebpf, maps::HOPS)?.set(0, hop, 0)?;
         array::<u64>(&mut ebpf, maps::GATE)?.set(0, 1, 0)?;
-        for name in [programs::LAN, programs::WAN, programs::PASS, programs::SWEEP] {
+        for name in [
+            programs::LAN,
+            programs::WAN,
+            programs::PASS,
+            programs::SWEEP,
+            programs::PORT,
+        ] {
             program(&mut ebpf, name)?
                 .load()
                 .with_context(|| format!("loading {name}"))?;
@@ -146,6 +153,7 @@ impl KernelWorld {
             ebpf,
             interfaces: HashMap::from([(Program::Lan, lan), (Program::Wan, wan)]),
             attached: HashMap::new(),
+            forwards: Vec::new(),
         };
         for device in ["lan0", "wan0"] {
             world.attach(device, programs::PASS)?;
@@ -183,11 +191,18 @@ impl KernelWorld {
         &mut self.ebpf
     }
 
-    /// Ends every session, as `mape-ctl sessions --flush` does; gives how many records were ended.
+    /// Ends every forward that a test has made, and every session, as `mape-ctl sessions --flush` does; gives how many records
+    /// the sweeper ended.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn flush(&mut self) -> Result<u32> {
+        for made in std::mem::take(&mut self.forwards) {
+            self.carry_out(PortOrder {
+                action: PortOrder::UNFORWARD,
+                ..made
+            })?;
+        }
         let sessions = array::<Config>(&mut self.ebpf, maps::CONFIG)?.get(&0, 0)?.sessions;
         let mut order = SweepOrder {
             flush: 1,
@@ -219,6 +234,18 @@ impl KernelWorld {
     /// When the map refuses.
     pub fn set_gate(&mut self, open: bool) -> Result<()> {
         Ok(array::<u64>(&mut self.ebpf, maps::GATE)?.set(0, u64::from(open), 0)?)
+    }
+
+    fn carry_out(&mut self, order: PortOrder) -> Result<u32> {
+        array::<PortOrder>(&mut self.ebpf, maps::PORT_ORDER)?.set(0, order, 0)?;
+        let options = TestRunOptions {
+            data_in: Some(&[0; 64]),
+            ..TestRunOptions::default()
+        };
+        program(&mut self.ebpf, programs::PORT)?.test_run(options)?;
+        Ok(array::<PortOrder>(&mut self.ebpf, maps::PORT_ORDER)?
+            .get(&0, 0)?
+            .outcome)
     }
 
     /// Gives a frame to a program; the time that the kernel measured for it and all stages after it, and what it was counted by.
@@ -293,6 +320,14 @@ impl KernelWorld {
 }
 
 impl World for KernelWorld {
+    fn order(&mut self, order: PortOrder) -> u32 {
+        let outcome = self.carry_out(order).expect("the kernel runs the program");
+        if order.action == PortOrder::FORWARD && outcome == PortOrder::DONE {
+            self.forwards.push(order);
+        }
+        outcome
+    }
+
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str) {
         self.run(program, frame).expect("the kernel runs the program")
     }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use mape_common::{
     hop::{Hop, Mac},
     host::HostEnv,
-    layout::Config,
+    layout::{Config, PortOrder, Transport},
     map::psid::PortSet,
 };
 
@@ -35,6 +35,33 @@ pub enum Outcome {
 pub trait World {
     /// Gives a frame to a program; says what became of it and the label it was counted by ("forwarded" or a reason's).
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str);
+    /// Has an order about a port carried out; gives its outcome.
+    fn order(&mut self, order: PortOrder) -> u32;
+}
+
+/// A static forward of one port.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarded {
+    /// Protocol.
+    pub transport: Transport,
+    /// Port of the set.
+    pub external: u16,
+    /// The LAN endpoint.
+    pub inside: (Ipv4Addr, u16),
+}
+
+impl Forwarded {
+    /// The order that makes it, or with [`PortOrder::UNFORWARD`] ends it.
+    pub fn order(&self, action: u8) -> PortOrder {
+        PortOrder {
+            inside: self.inside.0.octets(),
+            inside_port: self.inside.1.to_be_bytes(),
+            external_port: self.external.to_be_bytes(),
+            protocol: self.transport.protocol(),
+            action,
+            ..PortOrder::default()
+        }
+    }
 }
 
 /// MAC address of the gateway's LAN NIC.

@@ -4,14 +4,18 @@ use std::net::IpAddr;
 
 use mape_common::{
     hop::{Link, Mac},
-    layout::{Config, SweepOrder},
-    nat::port::PortState,
+    layout::{Config, Gauge, SweepOrder},
 };
 
 use super::{LoadError, Loading};
 use crate::{
-    datapath::{maps::RuleTables, sweep::Sweeper, tables},
-    host::state,
+    datapath::{
+        forwards::{self, ForwardsError, Wanted},
+        maps::RuleTables,
+        sweep::Sweeper,
+        tables,
+    },
+    host::{neighbour, state},
 };
 
 impl Loading<'_> {
@@ -41,14 +45,18 @@ impl Loading<'_> {
         };
         let new = tables::config(gateway, self.tunnel_ifindex, key);
         if self.is_reload {
+            self.note_old_ports(old.as_ref())?;
             self.note_old_tables()?;
         }
         if let Some(domain) = &gateway.domain {
             let set = domain.port_set();
             let reserved = &gateway.nat.reserved_ports;
             match &old {
-                Some(old) if tables::keeps_sessions(old, &new) && self.same_rules()? && self.same_reserved(old)? => {}
+                Some(old) if tables::keeps_sessions(old, &new) && self.same_rules()? => {}
                 Some(old) => {
+                    self.is_new_line = true;
+                    // The sweeper leaves forwards alone; they are made again for the new line.
+                    forwards::apply(&self.pins, &self.tables, &Wanted::default())?;
                     let ended = Sweeper::open(&self.pins)?.flush(&SweepOrder::default())?;
                     self.done.messages.push(format!(
                         "the line or its ports have changed: {ended} sessions were ended"
@@ -85,6 +93,63 @@ impl Loading<'_> {
         Ok(())
     }
 
+    /// Notes how to give a running gateway its forwards and reservations back, once its configuration is the old one again.
+    fn note_old_ports(&mut self, old: Option<&Config>) -> Result<(), LoadError> {
+        let Some(set) = old.filter(|old| old.ports != 0).map(|old| old.port_set) else {
+            return Ok(());
+        };
+        let before = Wanted::in_kernel(&self.tables).map_err(ForwardsError::from)?;
+        let (pins, tables) = (self.pins.clone(), self.tables.clone());
+        self.undo.push("put forwards and reserved ports back", move || {
+            if tables.gauges()?.get(Gauge::Records) == 0 {
+                // Whatever another line had in these places is nobody's now.
+                let reserved: Vec<u16> = before.reserved.iter().copied().collect();
+                tables.set_ports(tables::fresh_ports(&set, &reserved))?;
+            }
+            forwards::apply(&pins, &tables, &before)?;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Makes forwards and reservations what they shall be, and sees to it that the hosts they lead to are known.
+    pub(super) fn settle_ports(&mut self) -> Result<(), LoadError> {
+        let gateway = self.gateway;
+        let Some(domain) = &gateway.domain else { return Ok(()) };
+        let forwarded = self.state.forwards.iter().map(|record| &record.forward);
+        let wanted = Wanted::new(forwarded, &domain.port_set(), &gateway.nat.reserved_ports);
+        if self.is_new_line {
+            // Before the old configuration comes back, to which these ports mean nothing.
+            let (pins, tables) = (self.pins.clone(), self.tables.clone());
+            self.undo.push("take the new line's forwards away", move || {
+                forwards::apply(&pins, &tables, &Wanted::default())?;
+                Ok(())
+            });
+        }
+        let changed = forwards::apply(&self.pins, &self.tables, &wanted)?;
+        if changed.added + changed.removed > 0 || !self.state.forwards.is_empty() {
+            self.done.messages.push(format!(
+                "forwards: {} ports, {} of them new, {} gone",
+                wanted.singles.len(),
+                changed.added,
+                changed.removed
+            ));
+        }
+        if changed.ended > 0 {
+            self.done.messages.push(format!(
+                "{} sessions on ports that are forwarded, not forwarded any longer or reserved were ended",
+                changed.ended
+            ));
+        }
+        let lan = self.ports.iter().map(|port| port.nic.index).collect();
+        let before = self.before.as_ref().map_or(&[][..], |before| &before.neighbours);
+        let hosts = self.state.forwards.iter().map(|record| record.forward.inside);
+        let kept = neighbour::keep(&self.netlink, &mut self.undo, &lan, hosts, before)?;
+        self.state.neighbours = kept.made;
+        self.done.warnings.extend(kept.warnings);
+        Ok(())
+    }
+
     /// Notes how to give a running gateway back what it had.
     pub(super) fn note_old_tables(&mut self) -> Result<(), LoadError> {
         let (config, rules, hops) = (self.tables.config()?, self.tables.rules()?, self.tables.far_hops()?);
@@ -110,17 +175,6 @@ impl Loading<'_> {
             (tables.rules, forwarding)
         };
         Ok(plain(self.tables.rules()?) == plain(self.hops.rules.clone()))
-    }
-
-    pub(super) fn same_reserved(&self, old: &Config) -> Result<bool, LoadError> {
-        let wanted = tables::reserved_ordinals(&old.port_set, &self.gateway.nat.reserved_ports);
-        let mut now = Vec::new();
-        for ordinal in 0..old.ports {
-            if PortState::from_word(self.tables.port(ordinal)?) == PortState::Reserved {
-                now.push(ordinal);
-            }
-        }
-        Ok(now == wanted)
     }
 
     /// Empties the port states of a gateway whose sessions have been ended: the rows may be of another length now.

@@ -23,7 +23,7 @@ impl Loading<'_> {
     pub(super) fn programs(&self) -> Vec<&'static str> {
         let mut wanted: Vec<&'static str> = self.ports.iter().map(|port| port.program).collect();
         if self.gateway.role == Role::CustomerEdge {
-            wanted.push(names::SWEEP);
+            wanted.extend([names::SWEEP, names::PORT]);
             wanted.extend(Stage::ALL.iter().map(|stage| stage.program()));
         }
         wanted.sort_unstable();
