@@ -451,3 +451,49 @@ fn a_mapping_is_not_over_before_its_members() {
     );
     assert_whole(&world.env);
 }
+
+/// Lets ticks pass.
+fn pass_ticks(env: &HostEnv, ticks: u32) {
+    env.now.set(Tick(env.now.get().0 + ticks));
+}
+
+#[test]
+fn a_session_lives_its_time_after_its_last_packet_although_not_every_packet_is_noted() {
+    for late in 0..Tick::STALE.0 {
+        let mut world = HostWorld::new(64);
+        let port = send(&mut world, HOST, SERVER, udp(50_000, 53)).unwrap();
+        pass_ticks(&world.env, late);
+        send(&mut world, HOST, SERVER, udp(50_000, 53)).unwrap();
+        // 60 s are 223.5 ticks.
+        pass_ticks(&world.env, 224);
+        assert_eq!(
+            answer(&mut world, SERVER, udp(53, port)),
+            Ok((HOST, 50_000)),
+            "{late} ticks late"
+        );
+    }
+}
+
+#[test]
+fn a_mapping_of_tcp_admits_a_connection_but_nothing_else_and_has_no_client_server_ports() {
+    let mut world = with_mappings_for_tcp(64);
+    let port = send(&mut world, HOST, SERVER, tcp(50_000, 443, SYN)).unwrap();
+    assert_eq!(world.env.read(Gauge::Mappings(Transport::Tcp)), 1);
+    for flags in [4, ACK, FIN_ACK] {
+        assert_eq!(answer(&mut world, SERVER, tcp(9_000, port, flags)), Err("no-session"));
+    }
+    assert_eq!(answer(&mut world, SERVER, tcp(9_000, port, SYN)), Ok((HOST, 50_000)));
+    assert_whole(&world.env);
+}
+
+#[test]
+fn an_endpoint_that_shared_a_port_before_it_had_a_mapping_is_not_reached_by_two() {
+    let mut world = HostWorld::new(64);
+    let shared = send(&mut world, HOST, SERVER, udp(50_000, 53)).unwrap();
+    let mapped = send(&mut world, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    assert_ne!(shared, mapped);
+    assert_eq!(answer(&mut world, SERVER, udp(53, shared)), Ok((HOST, 50_000)));
+    assert_eq!(answer(&mut world, SERVER, udp(53, mapped)), Err("filtered"));
+    assert_eq!(answer(&mut world, SERVER, udp(123, mapped)), Ok((HOST, 50_000)));
+    assert_whole(&world.env);
+}

@@ -3,6 +3,7 @@
 use mape_common::{
     env::Route,
     host::HostEnv,
+    layout::Config,
     packet::VecPacket,
     step::edge,
     verdict::{Direction, Failure, Verdict},
@@ -29,7 +30,15 @@ impl HostWorld {
     /// # Panics
     /// If the plan of addresses and indices contradicts itself.
     pub fn new(sessions: u32) -> Self {
-        let mut env = HostEnv::new(config(TUNNEL, sessions));
+        Self::of(config(TUNNEL, sessions))
+    }
+
+    /// A gateway with this configuration, its tunnel device being [`TUNNEL`].
+    ///
+    /// # Panics
+    /// If the plan of addresses and indices contradicts itself.
+    pub fn of(config: Config) -> Self {
+        let mut env = HostEnv::new(config);
         assert_eq!(
             (
                 env.add_link_with(LAN_MAC, 1500, GATEWAY.octets()),
