@@ -1,0 +1,97 @@
+//! WAN to LAN: a session is found, or a mapping admits one (RFC 4787 §5); the destination is translated.
+
+use super::{
+    Answer, Class, Model,
+    life::{Flow, Hold, Phase},
+    packet::{self, Packet, Stop},
+    policy::{Filtering, Transport},
+    rewrite,
+    tcp::{self, From},
+};
+
+impl Model {
+    /// What becomes of a frame from the WAN.
+    pub(super) fn inbound(&mut self, frame: &[u8]) -> Answer {
+        let packet = match packet::from_wan(frame, &self.policy) {
+            Ok(packet) => packet,
+            Err(Stop::Pass) => return Answer::Pass,
+            Err(Stop::Drop(class)) => return Answer::Drop(vec![class]),
+        };
+        let remote = match packet.transport {
+            Transport::Icmp => (packet.source.0, 0),
+            Transport::Udp | Transport::Tcp => packet.source,
+        };
+        let port = packet.destination.1;
+        let found = self.sessions.iter().position(|s| {
+            (s.flow.transport, s.port, s.flow.remote) == (packet.transport, port, remote) && self.is_live(s)
+        });
+        if let Some(at) = found {
+            let phase = self.next_phase(self.sessions[at].phase, From::Remote, packet.flags);
+            self.note(at, phase, From::Remote);
+            return self.forward_in(frame, &packet, at);
+        }
+        match self.admit(&packet, remote) {
+            Ok(at) => self.forward_in(frame, &packet, at),
+            Err(classes) => Answer::Drop(classes),
+        }
+    }
+
+    fn forward_in(&self, frame: &[u8], packet: &Packet, at: usize) -> Answer {
+        if packet.total > self.policy.lan_mtu || packet.ttl <= 1 {
+            return Answer::Pass;
+        }
+        match rewrite::onto_lan(frame, packet, self.sessions[at].flow.inside, self.policy.mss) {
+            Some(expected) => Answer::Forward { expected, session: at },
+            None => Answer::Drop(vec![Class::Congestion]),
+        }
+    }
+
+    /// Opens the session of a remote host that may send to a mapping.
+    fn admit(&mut self, packet: &Packet, remote: ([u8; 4], u16)) -> Result<usize, Vec<Class>> {
+        let transport = packet.transport;
+        if !self.policy.maps(transport) {
+            return Err(vec![Class::NoSession]);
+        }
+        let mapping = self
+            .mappings
+            .iter()
+            .find(|m| (m.transport, m.port) == (transport, packet.destination.1) && self.is_mapped(m));
+        let Some(mapping) = mapping else {
+            return Err(vec![Class::NoSession]);
+        };
+        let may_send = match self.policy.of(transport).filtering {
+            Filtering::EndpointIndependent => true,
+            Filtering::AddressDependent => self.is_permitted(mapping, remote.0),
+            Filtering::AddressAndPortDependent => false,
+        };
+        if packet.flags & tcp::RST != 0 {
+            return Err(vec![Class::NoSession, Class::Filtered]);
+        }
+        if !may_send {
+            return Err(vec![Class::Filtered]);
+        }
+        let mut classes = Vec::new();
+        if self.records() >= self.policy.slots {
+            classes.push(Class::Slots);
+        }
+        let flow = Flow {
+            transport,
+            inside: mapping.inside,
+            remote,
+        };
+        let (id, port) = (mapping.id, mapping.port);
+        let phase = match transport {
+            Transport::Udp => Phase::Udp,
+            Transport::Tcp => tcp::after(Phase::Opening, From::Remote, packet.flags, self.policy.reset),
+            Transport::Icmp => Phase::Icmp,
+        };
+        // The LAN host has sent to this end by a port that it shares, before it had a mapping. It answers by that port only.
+        if self.session_of(&flow).is_some() {
+            classes.push(Class::Filtered);
+        }
+        if !classes.is_empty() {
+            return Err(classes);
+        }
+        Ok(self.enter(&flow, port, Hold::Member(id), phase, From::Remote))
+    }
+}
