@@ -17,7 +17,7 @@ use std::{
 use mape_common::{
     env::{Env, Search, Side},
     host::HostEnv,
-    layout::{Config, FlowKey, Gauge, SweepOrder, Timeouts as IdleTimes},
+    layout::{Config, Filtering as FilteringOf, FlowKey, Gauge, SweepOrder, Timeouts as IdleTimes},
     map::psid::PortSet,
     nat::{port::PortState, session::Hold as HeldBy, sweep::Sweep},
     time::Tick,
@@ -27,7 +27,7 @@ use mape_tests::{
     model::{
         Model,
         life::{self, Flow, Hold, Phase},
-        policy::{Behaviour, Mapping, Policy, Set, Timeouts, Transport},
+        policy::{Behaviour, Filtering, Mapping, Policy, Quota, Set, Timeouts, Transport},
     },
     netns::Netns,
     table::{
@@ -38,7 +38,7 @@ use mape_tests::{
 };
 use proptest::test_runner::{Config as Cases, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-use sequence::{Change, Flush, Step, Wait, down, steps, up};
+use sequence::{Change, Flush, Kind, Step, Wait, down, steps, up};
 
 /// Steps of a sequence, at most.
 const LONGEST: usize = 300;
@@ -46,6 +46,9 @@ const LONGEST: usize = 300;
 const BATCH: u32 = 8;
 /// How long a scene is explored, if no number of sequences is wanted.
 const SHARE: Duration = Duration::from_secs(5);
+
+/// Where the clock starts, ticks: longer after zero than anything lives.
+const START: u32 = 1_000_000;
 
 /// What a sequence runs on.
 #[derive(Clone, Copy, Debug)]
@@ -169,25 +172,36 @@ const fn transport(of: Transport) -> mape_common::layout::Transport {
 fn apply(config: &mut Config, policy: &Policy) {
     let wanted = |flag, on| if on { flag } else { 0 };
     config.flags = Config::COPY_DSCP
-        | wanted(Config::EIM_UDP, policy.maps(Transport::Udp))
-        | wanted(Config::EIM_TCP, policy.maps(Transport::Tcp));
+        | Transport::ALL.into_iter().fold(0, |flags, of| {
+            let filtering = match policy.of(of).filtering {
+                Filtering::EndpointIndependent => FilteringOf::EndpointIndependent,
+                Filtering::AddressDependent => FilteringOf::Address,
+                Filtering::AddressAndPortDependent => FilteringOf::AddressAndPort,
+            };
+            flags | Config::filter(transport(of), filtering) | wanted(Config::mapping(transport(of)), policy.maps(of))
+        });
     for (place, port) in config.overlap_ports.iter_mut().zip([53, 123, 443]) {
         *place = Port(if policy.client_server.contains(&port) { port } else { 0 });
     }
-    let Timeouts {
-        udp,
-        query,
-        icmp,
-        transitory,
-        established,
-    } = policy.timeouts;
-    config.timeouts = IdleTimes {
-        icmp: Tick::at_least_seconds(icmp),
-        udp: Tick::at_least_seconds(udp),
-        udp_query: Tick::at_least_seconds(query),
-        tcp_transitory: Tick::at_least_seconds(transitory),
-        tcp_established: Tick::at_least_seconds(established),
-    };
+    config.timeouts = idle_times(policy.timeouts);
+    config.pressed = idle_times(policy.pressed);
+    let narrow = |n: usize| u32::try_from(n).expect("small");
+    (config.ports_high, config.sessions_high) = (narrow(policy.high.0), narrow(policy.high.1));
+    config.host_ports = narrow(policy.quota.ports.unwrap_or(0));
+    config.host_sessions = narrow(policy.quota.sessions.unwrap_or(0));
+    config.mapping_permissions = narrow(policy.permissions);
+    config.quarantine = Tick::at_least_seconds(policy.quarantine);
+}
+
+const fn idle_times(of: Timeouts) -> IdleTimes {
+    IdleTimes {
+        icmp: Tick::at_least_seconds(of.icmp),
+        udp: Tick::at_least_seconds(of.udp),
+        udp_query: Tick::at_least_seconds(of.query),
+        tcp_opening: Tick::at_least_seconds(of.opening),
+        tcp_closing: Tick::at_least_seconds(of.closing),
+        tcp_established: Tick::at_least_seconds(of.established),
+    }
 }
 
 /// The core on the host.
@@ -195,7 +209,10 @@ struct Host(HostWorld);
 
 impl Host {
     fn new(scene: &Scene) -> Self {
-        let world = HostWorld::of(scene.config(TUNNEL));
+        let mut config = scene.config(TUNNEL);
+        apply(&mut config, &scene.policy());
+        let world = HostWorld::of(config);
+        world.env.now.set(Tick(START));
         let config = world.env.config.expect("configured");
         if let Some(ordinal) = scene.reserved.and_then(|port| config.port_set.ordinal(Port(port))) {
             for transport in mape_common::layout::Transport::ALL {
@@ -244,7 +261,11 @@ fn rows_of_core(env: &HostEnv) -> Vec<Row> {
                 facts.external_port.0,
                 (facts.remote, facts.remote_port.0),
                 phase,
-                state.used.0,
+                if START.wrapping_sub(state.used.0) < u32::MAX / 2 && state.used.0 != START {
+                    life::LONG_AGO
+                } else {
+                    state.used.0
+                },
             )
         })
         .collect();
@@ -270,7 +291,8 @@ fn rows_of_model(model: &Model) -> Vec<Row> {
         Phase::LanClosed => "fin-sent",
         Phase::RemoteClosed => "fin-received",
         Phase::Closing => "closing",
-        Phase::Doubted => "reset",
+        Phase::Reset => "reset",
+        Phase::Unanswered | Phase::UdpUnanswered => "unanswered",
     };
     let sessions = model.sessions.iter().map(|s| {
         let hold = hold_name(Some(s.hold));
@@ -425,6 +447,9 @@ impl Subject for Kernel<'_> {
     }
 
     fn check(&mut self, model: &mut Model) -> Result<(), String> {
+        // What has expired may be gone.
+        let shared = RefCell::new(&mut *self);
+        model.reclaim(|flow, port, _| shared.borrow_mut().port_of(flow) != Some(port));
         let mut records = 0;
         for of in mape_common::layout::Transport::ALL {
             for gauge in [Gauge::Sessions(of), Gauge::Mappings(of)] {
@@ -466,7 +491,7 @@ type Tally = RefCell<BTreeMap<&'static str, u64>>;
 
 /// Runs one sequence.
 fn run(subject: &mut dyn Subject, scene: &Scene, steps: &[Step], tally: &Tally) -> Result<(), String> {
-    let mut model = Model::new(scene.policy(), 1_000);
+    let mut model = Model::new(scene.policy(), START);
     model.is_exact = subject.slack() == 0;
     for (number, step) in steps.iter().enumerate() {
         if subject.is_stalled() {
@@ -599,6 +624,26 @@ fn alter(model: &mut Model, change: Change) {
     };
     match change {
         Change::Gate(open) => model.is_open = open,
+        Change::Filtering(of, number) => {
+            let filtering = [
+                Filtering::EndpointIndependent,
+                Filtering::AddressDependent,
+                Filtering::AddressAndPortDependent,
+            ][usize::from(number % 3)];
+            match of {
+                Kind::Udp => policy.udp.filtering = filtering,
+                Kind::Tcp(_) => policy.tcp.filtering = filtering,
+                Kind::Echo(_) => policy.icmp.filtering = filtering,
+            }
+        }
+        Change::Quota(ports, sessions) => {
+            let some = |n: u8| (n > 0).then_some(usize::from(n));
+            policy.quota = Quota {
+                ports: some(ports),
+                sessions: some(sessions),
+            };
+        }
+        Change::Permissions(most) => policy.permissions = usize::from(most),
         Change::Mapping(udp, tcp) => {
             policy.udp = mapping(policy.udp, udp);
             policy.tcp = mapping(policy.tcp, tcp);
@@ -613,11 +658,18 @@ fn alter(model: &mut Model, change: Change) {
                     udp: 120,
                     query: 10,
                     icmp: 61,
-                    transitory: 30,
+                    opening: 30,
+                    closing: 20,
                     established: 600,
                 }
             } else {
                 Timeouts::DEFAULT
+            };
+            policy.pressed = Timeouts {
+                query: 10,
+                opening: 30,
+                closing: 2,
+                ..policy.timeouts
             };
         }
     }

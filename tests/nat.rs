@@ -479,7 +479,7 @@ fn a_mapping_of_tcp_admits_a_connection_but_nothing_else_and_has_no_client_serve
     let mut world = with_mappings_for_tcp(64);
     let port = send(&mut world, HOST, SERVER, tcp(50_000, 443, SYN)).unwrap();
     assert_eq!(world.env.read(Gauge::Mappings(Transport::Tcp)), 1);
-    for flags in [4, ACK, FIN_ACK] {
+    for flags in [4, SYN | 4, ACK, FIN_ACK] {
         assert_eq!(answer(&mut world, SERVER, tcp(9_000, port, flags)), Err("no-session"));
     }
     assert_eq!(answer(&mut world, SERVER, tcp(9_000, port, SYN)), Ok((HOST, 50_000)));

@@ -24,8 +24,8 @@ use self::{
 };
 use crate::table::world::{Outcome, Program};
 
-/// What a stamp may lag behind the last packet, ticks; idle times are longer by that.
-const SLACK: u32 = life::STALE - 1;
+/// Records that are looked at for one that makes room.
+const LOOKS: usize = 24;
 
 /// Kinds of refusal. Reasons of one kind differ in detail only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,10 @@ pub enum Class {
     Unsupported,
     /// To the shared address itself.
     Hairpin,
+    /// The LAN host has as much as it may have.
+    Quota,
+    /// A LAN host answers what a remote host has opened, but the mapping has expired meanwhile; its next packet opens another.
+    Unmapped,
 }
 
 impl Class {
@@ -66,6 +70,8 @@ impl Class {
             "ecn-invalid" => Self::Congestion,
             "unsupported-protocol" => Self::Unsupported,
             "hairpin" => Self::Hairpin,
+            "host-sessions" => Self::Quota,
+            "contended" => Self::Unmapped,
             _ => return None,
         })
     }
@@ -121,6 +127,12 @@ pub struct Model {
     pub permissions: BTreeMap<(u64, [u8; 4]), Permission>,
     /// Whether the clock is the implementation's; if not, a refusal may be remembered for as long as the model lives.
     pub is_exact: bool,
+    /// When a protocol was last short of something.
+    pub pressed: BTreeMap<Transport, u32>,
+    /// Ports that stay unused, and until when.
+    pub quarantined: BTreeMap<(Transport, u16), u32>,
+    /// What is supposed to have ended, because records are short, before the packet is looked at.
+    supposed: Option<life::Record>,
     refused: Vec<Refused>,
     last_id: u64,
 }
@@ -136,6 +148,9 @@ impl Model {
             mappings: Vec::new(),
             permissions: BTreeMap::new(),
             is_exact: true,
+            pressed: BTreeMap::new(),
+            quarantined: BTreeMap::new(),
+            supposed: None,
             refused: Vec::new(),
             last_id: 0,
         }
@@ -196,9 +211,30 @@ impl Model {
             label,
             port_of,
         };
+        // Where chance decides which record makes room, it has to have been one with which all the rest is right.
+        let mut wrong = None;
+        for supposed in self.may_end(&sight) {
+            let mut next = Self {
+                supposed,
+                ..self.clone()
+            };
+            match next.judge_as(program, frame, outcome, &sight) {
+                Ok(()) if next.is_borne_out(self, supposed, &sight) => {
+                    *self = Self { supposed: None, ..next };
+                    return Ok(());
+                }
+                Ok(()) => {}
+                Err(error) => wrong = wrong.or(Some(error)),
+            }
+        }
+        Err(wrong.unwrap_or_else(|| "no record has made room".to_owned()))
+    }
+
+    fn judge_as(&mut self, program: Program, frame: &[u8], outcome: &Outcome, sight: &Sight<'_>) -> Result<(), String> {
+        let label = sight.label;
         let answer = match program {
             _ if !self.is_open => Answer::Pass,
-            Program::Lan => self.outbound(frame, &sight)?,
+            Program::Lan => self.outbound(frame, sight)?,
             Program::Wan => self.inbound(frame),
         };
         match (&answer, outcome) {

@@ -145,6 +145,12 @@ pub(crate) enum Change {
     Gate(bool),
     /// Whether UDP, or TCP, has endpoint-independent mappings.
     Mapping(bool, bool),
+    /// Who may send to mappings of a protocol.
+    Filtering(Kind, u8),
+    /// Ports and sessions of a host at most; zero for any number.
+    Quota(u8, u8),
+    /// Hosts that a mapping permits at most.
+    Permissions(u8),
     /// Whether 443 is among the ports of client-server protocols.
     ClientServer(bool),
     /// Shorter idle times, or the ordinary ones.
@@ -234,6 +240,9 @@ fn step() -> impl Strategy<Value = Step> {
     let change = prop_oneof![
         2 => prop::bool::weighted(0.8).prop_map(Change::Gate),
         2 => (prop::bool::weighted(0.8), any::<bool>()).prop_map(|(udp, tcp)| Change::Mapping(udp, tcp)),
+        2 => (kind(), any::<u8>()).prop_map(|(of, number)| Change::Filtering(of, number)),
+        1 => (0..4u8, 0..9u8).prop_map(|(ports, sessions)| Change::Quota(ports, sessions)),
+        1 => (0..4u8).prop_map(Change::Permissions),
         1 => any::<bool>().prop_map(Change::ClientServer),
         1 => any::<bool>().prop_map(Change::Hurry),
     ];

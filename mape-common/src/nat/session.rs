@@ -181,7 +181,11 @@ impl State {
     #[inline(always)]
     pub const fn is_expired(self, timeouts: &Timeouts, now: Tick) -> bool {
         // A stamp younger than stale is not written anew, so the last packet may have been that much later.
-        let limit = self.phase.idle_time(timeouts).0.saturating_add(Tick::STALE.0.saturating_sub(1));
+        let limit = self
+            .phase
+            .idle_time(timeouts)
+            .0
+            .saturating_add(Tick::STALE.0.saturating_sub(1));
         now.since(self.used).0 > limit
     }
 }

@@ -196,7 +196,7 @@ pub fn look<P: Packet, E: Env>(
 #[inline(always)]
 pub const fn opening(inner: &Inner) -> Result<Phase, Reason> {
     match inner.transport {
-        Transport::Tcp if inner.flags.is_open() => Ok(Phase::TcpUnanswered),
+        Transport::Tcp if inner.flags.is_open() && !inner.flags.has(Flags::RST) => Ok(Phase::TcpUnanswered),
         Transport::Udp => Ok(Phase::UdpUnanswered),
         Transport::Tcp | Transport::Icmp => Err(Reason::NoSession),
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Class, Model,
-    life::{Flow, Hold, Phase},
+    life::{Flow, Hold, Phase, Session},
     packet::{self, Packet, Stop},
     policy::{Filtering, Transport},
     rewrite,
@@ -14,7 +14,7 @@ impl Model {
     pub(super) fn inbound(&mut self, frame: &[u8]) -> Answer {
         let packet = match packet::from_wan(frame, &self.policy) {
             Ok(packet) => packet,
-            Err(Stop::Pass) => return Answer::Pass,
+            Err(Stop::Pass | Stop::Elsewhere) => return Answer::Pass,
             Err(Stop::Drop(class)) => return Answer::Drop(vec![class]),
         };
         let remote = match packet.transport {
@@ -22,12 +22,19 @@ impl Model {
             Transport::Udp | Transport::Tcp => packet.source,
         };
         let port = packet.destination.1;
-        let found = self.sessions.iter().position(|s| {
-            (s.flow.transport, s.port, s.flow.remote) == (packet.transport, port, remote) && self.is_live(s)
-        });
-        if let Some(at) = found {
-            let phase = self.next_phase(self.sessions[at].phase, From::Remote, packet.flags);
-            self.note(at, phase, From::Remote);
+        let is_its = |s: &Session| (s.flow.transport, s.port, s.flow.remote) == (packet.transport, port, remote);
+        if let Some(at) = self.sessions.iter().position(is_its)
+            && self.is_settled(at, From::Remote, packet.flags)
+        {
+            self.used(at, From::Remote);
+            return self.forward_in(frame, &packet, at);
+        }
+        self.make_room();
+        if let Some(at) = self.sessions.iter().position(|s| is_its(s) && self.is_live(s)) {
+            let phase = Self::next_phase(self.sessions[at].phase, From::Remote, packet.flags);
+            if !self.note(at, phase, From::Remote) {
+                return Answer::Drop(vec![Class::NoSession]);
+            }
             return self.forward_in(frame, &packet, at);
         }
         match self.admit(&packet, remote) {
@@ -49,6 +56,14 @@ impl Model {
     /// Opens the session of a remote host that may send to a mapping.
     fn admit(&mut self, packet: &Packet, remote: ([u8; 4], u16)) -> Result<usize, Vec<Class>> {
         let transport = packet.transport;
+        // A ping, a reset or an answer to what nobody asked opens nothing.
+        let phase = match transport {
+            Transport::Udp => Phase::UdpUnanswered,
+            Transport::Tcp if packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && packet.flags & tcp::RST == 0 => {
+                Phase::Unanswered
+            }
+            Transport::Tcp | Transport::Icmp => return Err(vec![Class::NoSession]),
+        };
         if !self.policy.maps(transport) {
             return Err(vec![Class::NoSession]);
         }
@@ -64,15 +79,8 @@ impl Model {
             Filtering::AddressDependent => self.is_permitted(mapping, remote.0),
             Filtering::AddressAndPortDependent => false,
         };
-        if packet.flags & tcp::RST != 0 {
-            return Err(vec![Class::NoSession, Class::Filtered]);
-        }
         if !may_send {
             return Err(vec![Class::Filtered]);
-        }
-        let mut classes = Vec::new();
-        if self.records() >= self.policy.slots {
-            classes.push(Class::Slots);
         }
         let flow = Flow {
             transport,
@@ -80,17 +88,15 @@ impl Model {
             remote,
         };
         let (id, port) = (mapping.id, mapping.port);
-        let phase = match transport {
-            Transport::Udp => Phase::Udp,
-            Transport::Tcp => tcp::after(Phase::Opening, From::Remote, packet.flags, self.policy.reset),
-            Transport::Icmp => Phase::Icmp,
-        };
         // The LAN host has sent to this end by a port that it shares, before it had a mapping. It answers by that port only.
         if self.session_of(&flow).is_some() {
-            classes.push(Class::Filtered);
+            return Err(vec![Class::Filtered]);
         }
-        if !classes.is_empty() {
-            return Err(classes);
+        if self.records() >= self.policy.slots {
+            return Err(vec![Class::Slots]);
+        }
+        if !self.is_within_quota(flow.inside.0) {
+            return Err(vec![Class::Quota]);
         }
         Ok(self.enter(&flow, port, Hold::Member(id), phase, From::Remote))
     }

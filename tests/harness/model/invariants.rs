@@ -23,7 +23,7 @@ impl Model {
                 .find(|m| (m.transport, m.port) == (flow.transport, session.port));
             match session.hold {
                 Hold::Share if alone.is_some() => found.push(format!("shares a port that is {alone:?}'s: {session:?}")),
-                Hold::Member(id) if self.is_live(session) => {
+                Hold::Member(id) if self.is_live(session) && session.phase.is_answered() => {
                     let of = self.mappings.iter().find(|m| m.id == id);
                     if of.is_none_or(|m| m.port != session.port || m.inside != flow.inside || !self.is_mapped(m)) {
                         found.push(format!("outlives its mapping {of:?}: {session:?}"));

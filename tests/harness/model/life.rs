@@ -4,14 +4,17 @@
 //! says when the record expires, and the time of last `use`, by which it checks that nothing expires before its time.
 
 use super::{
-    Model,
-    policy::{Timeouts, Transport},
+    Model, Sight,
+    policy::{Filtering, Timeouts, Transport},
 };
 
 /// Nanoseconds of a tick of the data path's clock.
 const TICK: u64 = 1 << 28;
 /// A stamp is written anew when it is this old, ticks: about a second.
 pub const STALE: u32 = 4;
+
+/// The stamp of what shall be over.
+pub const LONG_AGO: u32 = 0;
 
 /// What a session's idle time depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +33,14 @@ pub enum Phase {
     LanClosed,
     /// The remote host has sent FIN.
     RemoteClosed,
-    /// Both have, or one has reset the connection.
+    /// Both have.
     Closing,
     /// One has reset the connection, if it was one of them.
-    Doubted,
+    Reset,
+    /// The remote host has opened.
+    Unanswered,
+    /// The remote host has opened a UDP session.
+    UdpUnanswered,
 }
 
 impl Phase {
@@ -41,13 +48,22 @@ impl Phase {
     pub const fn seconds(self, timeouts: &Timeouts) -> u32 {
         match self {
             Self::Udp => timeouts.udp,
-            Self::Query => timeouts.query,
+            Self::Query | Self::UdpUnanswered => timeouts.query,
             Self::Icmp => timeouts.icmp,
-            Self::Opening | Self::Closing | Self::Doubted => timeouts.transitory,
+            Self::Opening | Self::Unanswered => timeouts.opening,
+            Self::Closing | Self::Reset => timeouts.closing,
             Self::Established | Self::LanClosed | Self::RemoteClosed => timeouts.established,
         }
     }
+
+    /// Whether the LAN host has had its part in it: else it keeps no mapping alive (RFC 7857 §7).
+    pub const fn is_answered(self) -> bool {
+        !matches!(self, Self::Unanswered | Self::UdpUnanswered)
+    }
 }
+
+/// How long a shortage is remembered, seconds.
+const PRESSURE: u32 = 8;
 
 /// Ticks that a stamp may be old before the record is over.
 ///
@@ -57,8 +73,13 @@ impl Phase {
 /// # Panics
 /// For more seconds than a clock of ticks has.
 pub fn limit(seconds: u32) -> u32 {
+    ticks(seconds) + STALE - 1
+}
+
+/// Ticks that are no less than so many seconds, whenever in its tick something happened.
+fn ticks(seconds: u32) -> u32 {
     let ticks = (u64::from(seconds) * 1_000_000_000).div_ceil(TICK);
-    u32::try_from(ticks).expect("a timeout is a few hours") + 1 + super::SLACK
+    u32::try_from(ticks).expect("a timeout is a few hours") + 1
 }
 
 /// One end: address and port or identifier.
@@ -120,6 +141,26 @@ pub struct Mapping {
     pub used: u32,
 }
 
+impl Mapping {
+    /// The flow that stands for all of its.
+    pub const fn endpoint(&self) -> Flow {
+        Flow {
+            transport: self.transport,
+            inside: self.inside,
+            remote: ([0; 4], 0),
+        }
+    }
+}
+
+/// A record, by what tells it from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A session.
+    Session(Flow),
+    /// A mapping, by its number.
+    Mapping(u64),
+}
+
 /// When a mapping sent to a host.
 #[derive(Clone, Copy, Debug)]
 pub struct Permission {
@@ -140,12 +181,113 @@ pub const fn mapping_phase(transport: Transport) -> Phase {
 
 impl Model {
     fn is_over(&self, phase: Phase, stamp: u32) -> bool {
-        self.now - stamp > limit(phase.seconds(&self.policy.timeouts))
+        self.now.saturating_sub(stamp) > limit(phase.seconds(&self.policy.timeouts))
+    }
+
+    /// The idle times of a protocol's sessions at the moment.
+    fn timeouts(&self, transport: Transport) -> &Timeouts {
+        let is_short = |then: &u32| self.now - then <= ticks(PRESSURE);
+        if self.pressed.get(&transport).is_some_and(is_short) {
+            &self.policy.pressed
+        } else {
+            &self.policy.timeouts
+        }
     }
 
     /// Whether a session is there, to packets.
     pub(super) fn is_live(&self, session: &Session) -> bool {
-        !self.is_over(session.phase, session.stamp)
+        let seconds = session.phase.seconds(self.timeouts(session.flow.transport));
+        self.now.saturating_sub(session.stamp) <= limit(seconds)
+    }
+
+    /// Whether a session may end because something is short: both sides have closed it, or it has been idle for a while.
+    pub(super) fn is_over_in_all_but_name(&self, session: &Session) -> bool {
+        let limit = limit(session.phase.seconds(&self.policy.pressed));
+        session.phase == Phase::Closing || self.now.saturating_sub(session.stamp) > limit
+    }
+
+    /// Notes that a protocol is short of something.
+    pub(super) fn press(&mut self, transport: Transport) {
+        self.pressed.insert(transport, self.now);
+    }
+
+    /// Where hardly a record is free every protocol is short of records, and the one that is supposed to have ended ends.
+    pub(super) fn make_room(&mut self) {
+        let supposed = self.supposed.take();
+        if self.records() + 2 <= self.policy.slots {
+            return;
+        }
+        for transport in Transport::ALL {
+            self.press(transport);
+        }
+        match supposed {
+            Some(Record::Session(flow)) => self.end_sessions(|_, s| s.flow == flow),
+            Some(Record::Mapping(id)) => self.end_mappings(&[id]),
+            None => {}
+        }
+    }
+
+    /// Whether a record that is supposed to have ended is neither seen nor there, or has been made anew.
+    pub(super) fn is_borne_out(&self, before: &Self, supposed: Option<Record>, sight: &Sight<'_>) -> bool {
+        let flow = match supposed {
+            None => return true,
+            Some(Record::Session(flow)) => flow,
+            Some(Record::Mapping(id)) => match before.mappings.iter().find(|m| m.id == id) {
+                Some(mapping) => mapping.endpoint(),
+                None => return false,
+            },
+        };
+        let is_there =
+            self.sessions.iter().any(|s| s.flow == flow) || self.mappings.iter().any(|m| m.endpoint() == flow);
+        is_there == (sight.port_of)(&flow).is_some()
+    }
+
+    /// The records of which one may end before the next packet is looked at, those first that are no longer seen; none may end
+    /// where only some of many were looked at.
+    pub(super) fn may_end(&self, sight: &Sight<'_>) -> Vec<Option<Record>> {
+        if self.records() + 2 <= self.policy.slots {
+            return vec![None];
+        }
+        let over = |phase: Phase, stamp| self.now.saturating_sub(stamp) > limit(phase.seconds(&self.policy.pressed));
+        let sessions = self.sessions.iter().filter(|s| over(s.phase, s.stamp));
+        let sessions = sessions.map(|s| (Record::Session(s.flow), s.flow, s.port));
+        let mappings = self
+            .mappings
+            .iter()
+            .filter(|m| over(mapping_phase(m.transport), m.stamp));
+        let mappings = mappings.map(|m| (Record::Mapping(m.id), m.endpoint(), m.port));
+        let mut found: Vec<_> = sessions
+            .chain(mappings)
+            .map(|(record, flow, port)| ((sight.port_of)(&flow) == Some(port), record))
+            .collect();
+        found.sort_by_key(|(is_seen, _)| *is_seen);
+        let unseen = found.partition_point(|(is_seen, _)| !is_seen);
+        let mut records: Vec<_> = found.into_iter().map(|(_, record)| Some(record)).collect();
+        if records.is_empty() || self.policy.slots > super::LOOKS {
+            records.insert(unseen, None);
+        }
+        records
+    }
+
+    /// Notes after a session was opened from the LAN whether more is in use than the high water mark.
+    pub(super) fn measure(&mut self, transport: Transport) {
+        let used = self.policy.ports.iter().filter(|port| {
+            matches!(
+                self.holder(transport, **port),
+                super::ports::Held::Alone | super::ports::Held::Shared
+            )
+        });
+        let (ports, records) = self.policy.high;
+        if (self.policy.maps(transport) && used.count() >= ports) || self.records() >= records {
+            self.press(transport);
+        }
+    }
+
+    /// Whether a port is kept unused for what may still be sent to its last owner.
+    pub(super) fn is_quarantined(&self, transport: Transport, port: u16) -> bool {
+        self.quarantined
+            .get(&(transport, port))
+            .is_some_and(|until| *until > self.now)
     }
 
     /// Whether a mapping is.
@@ -163,14 +305,15 @@ impl Model {
 
     /// That what is over has really been idle for the time that was promised.
     pub(super) fn check_promises(&self) -> Result<(), String> {
-        let timeouts = &self.policy.timeouts;
+        // The last use may have been at the end of its tick, and this tick may have just begun.
+        let idle = |used: u32| u64::from(self.now.saturating_sub(used).saturating_sub(1)) * TICK;
+        let is_enough = |used: u32, seconds: u32| idle(used) >= u64::from(seconds) * 1_000_000_000;
         let kept = |phase: Phase, stamp: u32, used: u32| {
-            // The last use may have been at the end of its tick, and this tick may have just begun.
-            let idle = u64::from((self.now - used).saturating_sub(1)) * TICK;
-            !self.is_over(phase, stamp) || idle >= u64::from(phase.seconds(timeouts)) * 1_000_000_000
+            !self.is_over(phase, stamp) || is_enough(used, phase.seconds(&self.policy.timeouts))
         };
         for session in &self.sessions {
-            if !kept(session.phase, session.stamp, session.used) {
+            let seconds = session.phase.seconds(self.timeouts(session.flow.transport));
+            if !self.is_live(session) && session.stamp != LONG_AGO && !is_enough(session.used, seconds) {
                 return Err(format!("over before its time at {}: {session:?}", self.now));
             }
         }
@@ -195,10 +338,17 @@ impl Model {
 
     /// Whether, so many ticks from here, something will be within `slack` ticks of its end.
     pub fn is_near(&self, ticks: u32, slack: u32) -> bool {
+        let then = self.now + ticks;
         let near = |phase: Phase, stamp: u32| {
-            let age = self.now + ticks - stamp;
-            age.abs_diff(limit(phase.seconds(&self.policy.timeouts))) <= slack
+            let is_near = |times: &Timeouts| (then - stamp).abs_diff(limit(phase.seconds(times))) <= slack;
+            is_near(&self.policy.timeouts) || is_near(&self.policy.pressed)
         };
+        let memory = self::ticks(PRESSURE);
+        if self.pressed.values().any(|p| (then - p).abs_diff(memory) <= slack)
+            || self.quarantined.values().any(|until| then.abs_diff(*until) <= slack)
+        {
+            return true;
+        }
         let phases = |id: u64| {
             let of = self.mappings.iter().find(move |m| m.id == id);
             of.map(|m| mapping_phase(m.transport))
@@ -218,14 +368,7 @@ impl Model {
             .mappings
             .iter()
             .filter(|m| !self.is_mapped(m))
-            .filter(|m| {
-                let flow = Flow {
-                    transport: m.transport,
-                    inside: m.inside,
-                    remote: ([0; 4], 0),
-                };
-                is_meant(&flow, m.port, None)
-            })
+            .filter(|m| is_meant(&m.endpoint(), m.port, None))
             .map(|m| m.id)
             .collect();
         self.end_mappings(&over);
@@ -263,6 +406,13 @@ impl Model {
 
     /// Ends mappings, and with them what they permit.
     pub(super) fn end_mappings(&mut self, ids: &[u64]) {
+        for mapping in self.mappings.iter().filter(|m| ids.contains(&m.id)) {
+            let was_open = self.policy.of(mapping.transport).filtering == Filtering::EndpointIndependent;
+            if was_open && self.policy.quarantine > 0 {
+                let until = self.now + ticks(self.policy.quarantine);
+                self.quarantined.insert((mapping.transport, mapping.port), until);
+            }
+        }
         self.mappings.retain(|m| !ids.contains(&m.id));
         self.permissions.retain(|(id, _), _| !ids.contains(id));
     }

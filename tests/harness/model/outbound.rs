@@ -2,9 +2,10 @@
 
 use super::{
     Answer, Class, Model, Refused, Sight,
-    life::{self, Flow, Hold, Mapping, Permission, Phase, Session},
+    life::{self, End, Flow, Hold, Mapping, Permission, Phase, Session},
     packet::{self, Packet, Stop},
-    policy::Transport,
+    policy::{Filtering, Transport},
+    ports::Choice,
     rewrite,
     tcp::{self, From},
 };
@@ -16,7 +17,15 @@ impl Model {
         let packet = match packet::from_lan(frame) {
             Ok(packet) => packet,
             Err(Stop::Pass) => return Ok(Answer::Pass),
-            Err(Stop::Drop(class)) => return Ok(Answer::Drop(vec![class])),
+            // Whose packet it is is asked where sessions are opened, after room was made for one.
+            Err(Stop::Drop(class)) => {
+                self.make_room();
+                return Ok(Answer::Drop(vec![class]));
+            }
+            Err(Stop::Elsewhere) => {
+                self.make_room();
+                return Ok(Answer::Pass);
+            }
         };
         let flow = Flow {
             transport: packet.transport,
@@ -26,9 +35,21 @@ impl Model {
                 Transport::Udp | Transport::Tcp => packet.destination,
             },
         };
+        if let Some(at) = self.sessions.iter().position(|s| s.flow == flow)
+            && self.is_settled(at, From::Lan, packet.flags)
+        {
+            self.used(at, From::Lan);
+            return Ok(self.forward_out(frame, &packet, at));
+        }
+        self.make_room();
         if let Some(at) = self.session_of(&flow) {
-            let phase = self.next_phase(self.sessions[at].phase, From::Lan, packet.flags);
-            self.note(at, phase, From::Lan);
+            if !packet::is_tunnelled(flow.remote.0) && flow.remote.0 != SHARED.octets() {
+                return Ok(Answer::Pass);
+            }
+            let phase = Self::next_phase(self.sessions[at].phase, From::Lan, packet.flags);
+            if !self.note(at, phase, From::Lan) {
+                return Ok(Answer::Drop(vec![Class::Unmapped]));
+            }
             return Ok(self.forward_out(frame, &packet, at));
         }
         let is_own = flow.remote.0 == SHARED.octets();
@@ -64,11 +85,20 @@ impl Model {
     }
 
     /// The phase after a packet: only TCP's changes.
-    pub(super) fn next_phase(&self, phase: Phase, from: From, flags: u8) -> Phase {
-        if matches!(phase, Phase::Udp | Phase::Query | Phase::Icmp) {
-            phase
-        } else {
-            tcp::after(phase, from, flags, self.policy.reset)
+    pub(super) fn next_phase(phase: Phase, from: From, flags: u8) -> Phase {
+        match (phase, from) {
+            (Phase::UdpUnanswered, From::Lan) => Phase::Udp,
+            (Phase::Udp | Phase::Query | Phase::Icmp | Phase::UdpUnanswered, _) => phase,
+            (
+                Phase::Opening
+                | Phase::Established
+                | Phase::LanClosed
+                | Phase::RemoteClosed
+                | Phase::Closing
+                | Phase::Reset
+                | Phase::Unanswered,
+                _,
+            ) => tcp::after(phase, from, flags),
         }
     }
 
@@ -77,7 +107,7 @@ impl Model {
         let phase = match flow.transport {
             Transport::Udp if matches!(flow.remote.1, 53 | 123) => Phase::Query,
             Transport::Udp => Phase::Udp,
-            Transport::Tcp => tcp::after(Phase::Opening, From::Lan, flags, self.policy.reset),
+            Transport::Tcp => tcp::after(Phase::Opening, From::Lan, flags),
             Transport::Icmp => Phase::Icmp,
         };
         let mapped = self
@@ -87,56 +117,51 @@ impl Model {
         let mapped = mapped
             .filter(|_| self.policy.maps(flow.transport))
             .map(|m| (m.id, m.port));
-        let client_server = flow.transport == Transport::Udp && self.policy.client_server.contains(&flow.remote.1);
-        let alone = if mapped.is_none() && self.policy.maps(flow.transport) && !client_server {
-            self.free_ports(flow.transport, flow.inside)
-        } else {
-            Vec::new()
-        };
-        let (choice, needed) = match (mapped, alone.is_empty()) {
-            (Some((_, port)), _) => (
-                super::ports::Choice {
-                    ports: vec![port],
-                    or_none: false,
-                },
-                1,
-            ),
-            (None, false) => (
-                super::ports::Choice {
-                    ports: alone.clone(),
-                    or_none: false,
-                },
-                2,
-            ),
-            (None, true) => (self.shared_ports(flow), 1),
-        };
-        let has_room = self.records() + needed <= self.policy.slots;
         let key = (flow.transport, flow.inside.0, flow.remote);
         let recent = self
             .refused
             .iter()
             .any(|r| r.key == key && (!self.is_exact || self.now - r.when < life::STALE));
-        let mut classes = Vec::new();
-        if recent || choice.or_none || choice.ports.is_empty() {
-            classes.push(Class::Ports);
+        if recent && sight.label == "recently-refused" {
+            return Ok(Err(vec![Class::Ports]));
         }
-        if !has_room {
-            classes.push(Class::Slots);
+        if self.records() >= self.policy.slots {
+            return Ok(Err(vec![Class::Slots]));
         }
-        if let Some(class) = sight.class
-            && classes.contains(&class)
-        {
-            if sight.label == "ports-exhausted" {
-                self.refused.retain(|r| r.key != key);
-                self.refused.push(Refused { key, when: self.now });
-            }
-            return Ok(Err(classes));
+        if !self.is_within_quota(flow.inside.0) {
+            self.refuse(key);
+            return Ok(Err(vec![Class::Quota]));
         }
-        if !has_room || choice.ports.is_empty() {
-            return Ok(Err(classes));
+        let client_server = flow.transport == Transport::Udp && self.policy.client_server.contains(&flow.remote.1);
+        let alone = if mapped.is_none() && self.policy.maps(flow.transport) && !client_server {
+            self.ports_alone(flow)
+        } else {
+            Vec::new()
+        };
+        let choice = match mapped {
+            Some((_, port)) => Choice {
+                ports: vec![port],
+                or_none: false,
+            },
+            None if alone.is_empty() => self.shared_ports(flow),
+            None => Choice {
+                ports: alone.clone(),
+                or_none: false,
+            },
+        };
+        // A mapping is a record, too.
+        if !alone.is_empty() && self.records() + 2 > self.policy.slots {
+            return Ok(Err(vec![Class::Slots]));
+        }
+        if choice.ports.is_empty() || (choice.or_none && sight.class == Some(Class::Ports)) {
+            self.refuse(key);
+            return Ok(Err(vec![Class::Ports]));
         }
         let Some(port) = (sight.port_of)(flow) else {
-            return Err(format!("no session for {flow:?}, which may have one of {choice:?}"));
+            return Err(format!(
+                "{}: no session for {flow:?}, which may have one of {choice:?}",
+                sight.label
+            ));
         };
         if !choice.ports.contains(&port) {
             return Err(format!("port {port} for {flow:?} is none of {choice:?}"));
@@ -149,7 +174,38 @@ impl Model {
             Hold::Share
         };
         let at = self.enter(flow, port, hold, phase, From::Lan);
+        self.measure(flow.transport);
         Ok(Ok(at))
+    }
+
+    /// Remembers a refusal.
+    fn refuse(&mut self, key: (Transport, [u8; 4], End)) {
+        self.refused.retain(|r| r.key != key);
+        self.refused.push(Refused { key, when: self.now });
+    }
+
+    /// Whether a host may have another session.
+    pub(super) fn is_within_quota(&self, host: [u8; 4]) -> bool {
+        let has = self.sessions.iter().filter(|s| s.flow.inside.0 == host).count();
+        self.policy.quota.sessions.is_none_or(|limit| has < limit)
+    }
+
+    /// Ports that a new endpoint may have alone; none left is a shortage, a host's quota is not.
+    fn ports_alone(&mut self, flow: &Flow) -> Vec<u16> {
+        let (transport, host) = (flow.transport, flow.inside.0);
+        let has = self
+            .mappings
+            .iter()
+            .filter(|m| (m.transport, m.inside.0) == (transport, host))
+            .count();
+        if self.policy.quota.ports.is_some_and(|limit| has >= limit) {
+            return Vec::new();
+        }
+        let ports = self.free_ports(transport, flow.inside);
+        if ports.is_empty() {
+            self.press(transport);
+        }
+        ports
     }
 
     fn map(&mut self, flow: &Flow, port: u16) -> u64 {
@@ -188,45 +244,77 @@ impl Model {
             label: None,
         });
         let at = self.sessions.len() - 1;
-        self.stamp(hold, flow.remote.0, from);
+        self.stamp(hold, flow.remote.0, from, phase);
         self.used(at, from);
         at
     }
 
-    /// Notes that a packet of a session changes its phase, or that its stamp is old; and that the session is used.
-    pub(super) fn note(&mut self, at: usize, phase: Phase, from: From) {
-        let session = &mut self.sessions[at];
-        let (member, remote) = (session.hold, session.flow.remote.0);
-        if session.phase != phase || self.now - session.stamp >= life::STALE {
-            session.phase = phase;
-            session.stamp = self.now;
-            self.stamp(member, remote, from);
-        }
-        self.used(at, from);
+    /// Whether a packet changes nothing: the phase is the same and the stamp is new.
+    pub(super) fn is_settled(&self, at: usize, from: From, flags: u8) -> bool {
+        let session = &self.sessions[at];
+        Self::next_phase(session.phase, from, flags) == session.phase
+            && self.now.saturating_sub(session.stamp) < life::STALE
     }
 
-    /// Writes the stamps of what a session's use keeps alive.
-    fn stamp(&mut self, hold: Hold, remote: [u8; 4], from: From) {
-        let Hold::Member(id) = hold else { return };
-        let now = self.now;
-        for mapping in self.mappings.iter_mut().filter(|m| m.id == id) {
-            mapping.stamp = now;
+    /// Notes the use of a session by a packet that changes its phase or finds its stamp old; false where its mapping is gone,
+    /// and with it the session.
+    pub(super) fn note(&mut self, at: usize, phase: Phase, from: From) -> bool {
+        if self.is_settled_as(at, phase) {
+            self.used(at, from);
+            return true;
         }
-        if from == From::Lan {
+        let session = &self.sessions[at];
+        let (hold, remote) = (session.hold, session.flow.remote.0);
+        if let Hold::Member(id) = hold
+            && !self.mappings.iter().any(|m| m.id == id && self.is_mapped(m))
+        {
+            self.sessions[at].stamp = life::LONG_AGO;
+            return false;
+        }
+        let session = &mut self.sessions[at];
+        session.phase = phase;
+        session.stamp = self.now;
+        self.stamp(hold, remote, from, phase);
+        self.used(at, from);
+        true
+    }
+
+    fn is_settled_as(&self, at: usize, phase: Phase) -> bool {
+        let session = &self.sessions[at];
+        session.phase == phase && self.now.saturating_sub(session.stamp) < life::STALE
+    }
+
+    /// Writes the stamps of what a session's use keeps alive: its mapping, if the LAN host has its part in it, and the remote's
+    /// permission, if the LAN host has sent the packet.
+    fn stamp(&mut self, hold: Hold, remote: [u8; 4], from: From, phase: Phase) {
+        let Hold::Member(id) = hold else { return };
+        let (now, mut transport) = (self.now, None);
+        for mapping in self.mappings.iter_mut().filter(|m| m.id == id) {
+            transport = Some(mapping.transport);
+            if from == From::Lan || phase.is_answered() {
+                mapping.stamp = now;
+            }
+        }
+        let is_by_address = transport.is_some_and(|t| self.policy.of(t).filtering == Filtering::AddressDependent);
+        let is_known = self.permissions.contains_key(&(id, remote));
+        let has_room = self.permissions.keys().filter(|(of, _)| *of == id).count() < self.policy.permissions;
+        if from == From::Lan && is_by_address && (is_known || has_room) {
             self.permissions
                 .insert((id, remote), Permission { stamp: now, used: now });
         }
     }
 
     /// The exact time of use.
-    fn used(&mut self, at: usize, from: From) {
+    pub(super) fn used(&mut self, at: usize, from: From) {
         let now = self.now;
         let session = &mut self.sessions[at];
         session.used = now;
-        let (hold, remote) = (session.hold, session.flow.remote.0);
+        let (hold, remote, phase) = (session.hold, session.flow.remote.0, session.phase);
         let Hold::Member(id) = hold else { return };
         for mapping in self.mappings.iter_mut().filter(|m| m.id == id) {
-            mapping.used = now;
+            if from == From::Lan || phase.is_answered() {
+                mapping.used = now;
+            }
         }
         if from == From::Lan
             && let Some(permission) = self.permissions.get_mut(&(id, remote))

@@ -17,6 +17,8 @@ pub enum Stop {
     Pass,
     /// It is dropped.
     Drop(Class),
+    /// It would be dropped if it went into the tunnel, but the stack sends it elsewhere.
+    Elsewhere,
 }
 
 /// An IPv4 packet that can be translated.
@@ -86,7 +88,7 @@ pub fn from_lan(frame: &[u8]) -> Result<Packet, Stop> {
 fn unless_elsewhere(frame: &[u8], class: Class) -> Stop {
     let is_ipv4 = frame.get(ETHERNET).is_some_and(|byte| byte >> 4 == 4);
     match address(frame, ETHERNET + 16) {
-        Some(to) if is_ipv4 && (!is_routable(to) || !is_tunnelled(to)) => Stop::Pass,
+        Some(to) if is_ipv4 && (!is_routable(to) || !is_tunnelled(to)) => Stop::Elsewhere,
         _ => Stop::Drop(class),
     }
 }

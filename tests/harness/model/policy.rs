@@ -47,15 +47,6 @@ pub struct Behaviour {
     pub filtering: Filtering,
 }
 
-/// What a reset does (RFC 7857 §2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reset {
-    /// The connection counts as closed; only a SYN of the LAN host opens it again.
-    Closes,
-    /// The connection is doubted for the transitory time; any other packet shows that the reset was forged.
-    Doubts,
-}
-
 /// Idle times, seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -65,8 +56,10 @@ pub struct Timeouts {
     pub query: u32,
     /// ICMP echo (RFC 5508 REQ-2).
     pub icmp: u32,
-    /// TCP opening or closing (RFC 5382 REQ-5).
-    pub transitory: u32,
+    /// TCP opening (RFC 5382 REQ-5).
+    pub opening: u32,
+    /// TCP closed or reset.
+    pub closing: u32,
     /// TCP established.
     pub established: u32,
 }
@@ -77,9 +70,26 @@ impl Timeouts {
         udp: 300,
         query: 60,
         icmp: 60,
-        transitory: 240,
+        opening: 240,
+        closing: 240,
         established: 7_440,
     };
+    /// While something is short.
+    pub const PRESSED: Self = Self {
+        query: 10,
+        opening: 30,
+        closing: 2,
+        ..Self::DEFAULT
+    };
+}
+
+/// What a LAN host may have; none = any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Ports alone, of each protocol.
+    pub ports: Option<usize>,
+    /// Sessions.
+    pub sessions: Option<usize>,
 }
 
 /// A port set (RFC 7597 §5.1): offset bits that are not all zero, the PSID, any low bits.
@@ -133,8 +143,16 @@ pub struct Policy {
     pub client_server: BTreeSet<u16>,
     /// Idle times.
     pub timeouts: Timeouts,
-    /// What a TCP reset does.
-    pub reset: Reset,
+    /// Idle times while something is short.
+    pub pressed: Timeouts,
+    /// Ports of a protocol with mappings, and records, from which on it counts as short.
+    pub high: (usize, usize),
+    /// Ports alone (of each protocol) and sessions that a LAN host may have (RFC 6888 REQ-4).
+    pub quota: Quota,
+    /// Hosts that a mapping permits at most.
+    pub permissions: usize,
+    /// Seconds that the port of a mapping that anybody could send to stays unused (RFC 6888 REQ-8).
+    pub quarantine: u32,
     /// Largest packet in the tunnel, bytes.
     pub tunnel_mtu: usize,
     /// Largest packet on the LAN, bytes.
@@ -154,9 +172,9 @@ impl Policy {
             mapping: Mapping::Overlapping,
             filtering: Filtering::AddressDependent,
         };
+        let ports = set.ports();
         Self {
             set,
-            ports: set.ports(),
             reserved: BTreeSet::new(),
             slots,
             udp: Behaviour {
@@ -164,15 +182,23 @@ impl Policy {
                 filtering: Filtering::AddressDependent,
             },
             tcp: overlapping,
-            icmp: overlapping,
+            icmp: Behaviour {
+                mapping: Mapping::EndpointIndependent,
+                filtering: Filtering::AddressDependent,
+            },
             client_server: BTreeSet::from([53, 123, 443]),
             timeouts: Timeouts::DEFAULT,
-            reset: Reset::Closes,
+            pressed: Timeouts::PRESSED,
+            high: (ports.len() * 80 / 100, slots * 80 / 100),
+            quota: Quota::default(),
+            permissions: 1_024,
+            quarantine: 120,
             tunnel_mtu: 1460,
             lan_mtu: 1500,
             mss: 1420,
             copy_dscp: true,
             inbound_hides_outbound: true,
+            ports,
         }
     }
 

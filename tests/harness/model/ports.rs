@@ -1,7 +1,7 @@
 //! Which ports a new endpoint or session may get: found by looking at every record, each time.
 //!
-//! What has expired but not been swept still holds its port (it is gone within a second). A session that shares its port
-//! may take the place of one that has expired, but need not find it.
+//! What has expired but not been swept still holds its port (it is gone within a second). Where nothing else is left, a
+//! session that shares its port takes the place of one that is over in all but name.
 
 use super::{
     Model,
@@ -33,11 +33,13 @@ pub struct Choice {
 
 /// Free ports that a search passes over at most, in the hope of one that is shared already.
 const PASSED_OVER: usize = 64;
+/// Ports that are looked at for a session that is over in all but name.
+const RECLAIM_LOOKS: usize = 24;
 
 impl Model {
     /// What holds a port of the set.
     pub fn holder(&self, transport: Transport, port: u16) -> Held {
-        if self.policy.reserved.contains(&port) {
+        if self.policy.reserved.contains(&port) || self.is_quarantined(transport, port) {
             return Held::Reserved;
         }
         if self.mappings.iter().any(|m| m.transport == transport && m.port == port) {
@@ -67,8 +69,20 @@ impl Model {
             .collect()
     }
 
+    /// Of the ports whose session with the destination is over in all but name, those where it was used longest ago. Of a large
+    /// set only a part is looked at.
+    fn reclaimable(&self, found: &[(u32, u16)]) -> Choice {
+        let all = self.policy.ports.iter().filter(|p| self.policy.is_dynamic(**p)).count() <= RECLAIM_LOOKS;
+        let oldest = found.iter().map(|(stamp, _)| *stamp).min();
+        let chosen = found.iter().filter(|(stamp, _)| !all || Some(*stamp) == oldest);
+        Choice {
+            ports: chosen.map(|(_, port)| *port).collect(),
+            or_none: !all,
+        }
+    }
+
     /// Ports for a session that shares: no other session of that port may have its destination (RFC 7857 §3).
-    pub(super) fn shared_ports(&self, flow: &Flow) -> Choice {
+    pub(super) fn shared_ports(&mut self, flow: &Flow) -> Choice {
         if self.is_free(flow.transport, flow.inside.1) {
             return Choice {
                 ports: vec![flow.inside.1],
@@ -86,17 +100,15 @@ impl Model {
                     && (s.flow.transport, s.port, s.flow.remote) == (flow.transport, port, flow.remote)
             });
             match there {
-                Some(session) if self.is_live(session) => {}
-                Some(_) => reclaimable.push(port),
+                Some(session) if self.is_over_in_all_but_name(session) => reclaimable.push((session.stamp, port)),
+                Some(_) => {}
                 None if held == Held::Free => free.push(port),
                 None => usable.push(port),
             }
         }
         if usable.is_empty() && free.is_empty() {
-            return Choice {
-                ports: reclaimable,
-                or_none: true,
-            };
+            self.press(flow.transport);
+            return self.reclaimable(&reclaimable);
         }
         // Endpoints that need a port alone shall find one: free ports are spared as long as another will do.
         let spared = self.policy.maps(flow.transport) && !usable.is_empty() && free.len() < PASSED_OVER;

@@ -1,6 +1,6 @@
 //! A TCP connection's life as far as its idle time depends on it (RFC 6146 §3.5.2, RFC 7857 §2).
 
-use super::{life::Phase, policy::Reset};
+use super::life::Phase;
 
 /// Who sent a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,38 +21,34 @@ pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
 
 /// The phase after a packet.
-pub fn after(phase: Phase, from: From, flags: u8, reset: Reset) -> Phase {
-    let (fin, syn, rst, ack) = (flags & FIN != 0, flags & SYN != 0, flags & RST != 0, flags & ACK != 0);
-    if rst {
-        return match reset {
-            Reset::Closes => Phase::Closing,
-            Reset::Doubts => Phase::Doubted,
-        };
-    }
-    // What was doubted goes on.
-    let phase = if phase == Phase::Doubted {
-        Phase::Established
-    } else {
-        phase
-    };
-    // The LAN host opens: anew, unless the connection is up (then the SYN is an old one).
-    if syn && !ack && from == From::Lan {
-        return if phase == Phase::Established {
-            Phase::Established
-        } else {
-            Phase::Opening
-        };
+///
+/// RFC 6146 §3.5.2.2 has any packet after a reset establish the connection again. Here it takes one of the LAN host and then
+/// an answer: data still on its way when a host really reset would otherwise hold a port for two hours.
+pub fn after(phase: Phase, from: From, flags: u8) -> Phase {
+    use self::From::{Lan, Remote};
+    use Phase::{Closing, Established, LanClosed, Opening, RemoteClosed, Reset, Unanswered};
+    let (fin, opens, rst) = (flags & FIN != 0, flags & (SYN | ACK) == SYN, flags & RST != 0);
+    let is_over = matches!(phase, Closing | Reset);
+    match (phase, from) {
+        _ if rst && is_over => return phase,
+        _ if rst => return Reset,
+        // The second of two SYNs that cross, or an old one.
+        (Opening, Remote) | (Unanswered, Lan) | (Established, _) if opens => return Established,
+        (_, Lan) if opens => return Opening,
+        (_, Remote) if opens => return if is_over { Unanswered } else { phase },
+        _ => {}
     }
     // The first answer, whatever it is, shows that both sides are there.
-    let phase = if phase == Phase::Opening && from == From::Remote {
-        Phase::Established
-    } else {
-        phase
+    let phase = match (phase, from) {
+        (Opening, Remote) | (Unanswered, Lan) => Established,
+        (Reset, Lan) => Opening,
+        _ => phase,
     };
-    match (fin, phase, from) {
-        (true, Phase::Established | Phase::Opening, From::Lan) => Phase::LanClosed,
-        (true, Phase::Established, From::Remote) => Phase::RemoteClosed,
-        (true, Phase::LanClosed, From::Remote) | (true, Phase::RemoteClosed, From::Lan) => Phase::Closing,
+    match (phase, from) {
+        _ if !fin => phase,
+        (Established | Opening, Lan) => LanClosed,
+        (Established, Remote) => RemoteClosed,
+        (LanClosed, Remote) | (RemoteClosed, Lan) => Closing,
         _ => phase,
     }
 }

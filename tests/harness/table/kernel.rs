@@ -238,7 +238,7 @@ impl KernelWorld {
         Ok(facts.map(|(_, facts)| facts.external_port.0))
     }
 
-    /// Makes every record and permission so many ticks older: to the programs, that time has passed.
+    /// Makes records, permissions, quarantines and shortages so many ticks older: to the programs, that time has passed.
     ///
     /// What has expired must have been swept before, for the sweeper's timer may run meanwhile.
     ///
@@ -254,6 +254,21 @@ impl KernelWorld {
                 let used = Tick(state.used.0.wrapping_sub(ticks));
                 let [a, b, c, d, e, f, g] = rest;
                 sessions.set(slot, [State { used, ..state }.to_word(), a, b, c, d, e, f, g], 0)?;
+            }
+        }
+        for transport in Transport::ALL {
+            let index = Gauge::Pressed(transport).index();
+            let mut gauges = array::<u64>(&mut self.ebpf, maps::GAUGES)?;
+            let then = u32::try_from(gauges.get(&index, 0)?)?;
+            if then != 0 {
+                gauges.set(index, u64::from(then.wrapping_sub(ticks)), 0)?;
+            }
+        }
+        let mut ports = array::<u64>(&mut self.ebpf, maps::PORTS)?;
+        for index in 0..ports.len() {
+            if let PortState::Quarantined(until) = PortState::from_word(ports.get(&index, 0)?) {
+                let until = Tick(until.0.wrapping_sub(ticks));
+                ports.set(index, PortState::Quarantined(until).to_word(), 0)?;
             }
         }
         let mut permissions: BpfHashMap<_, PermissionKey, u64> =
