@@ -796,7 +796,8 @@ fn the_programs_in_the_kernel_do_what_the_model_says() {
     let explored = room.0.enter(|| {
         let (seed, tally, tunnel) = (seed(), Tally::default(), KernelWorld::index("mape0")?);
         for scene in &SCENES {
-            let mut world = KernelWorld::of(mape_ctl::object::object(), scene.config(tunnel))?;
+            let wanted = scene.config(tunnel);
+            let mut world = KernelWorld::with(mape_ctl::object::object(), scene.slots, |config| *config = wanted)?;
             if let Some(port) = scene.reserved {
                 world.reserve(Port(port))?;
             }

@@ -497,3 +497,33 @@ fn an_endpoint_that_shared_a_port_before_it_had_a_mapping_is_not_reached_by_two(
     assert_eq!(answer(&mut world, SERVER, udp(123, mapped)), Ok((HOST, 50_000)));
     assert_whole(&world.env);
 }
+
+#[test]
+fn a_closed_session_of_a_mapping_makes_no_room_on_the_mappings_port() {
+    // Four ports, one of them a mapping's; the others have a session with the server each.
+    let set = PortSet::new(1, 13, 5).unwrap();
+    let mut wanted = config(TUNNEL, 64);
+    wanted.port_set = set;
+    (wanted.ports, wanted.first_dynamic) = (set.len(), 0);
+    wanted.overlap_row_mask = Config::overlap_rows(set.len()) - 1;
+    wanted.flags |= Config::mapping(Transport::Tcp);
+    let mut world = HostWorld::of(wanted);
+    let port = send(&mut world, HOST, SERVER, tcp(50_000, 80, SYN)).unwrap();
+    answer(&mut world, SERVER, tcp(80, port, SYN_ACK)).unwrap();
+    send(&mut world, HOST, SERVER, tcp(50_000, 80, FIN_ACK)).unwrap();
+    answer(&mut world, SERVER, tcp(80, port, FIN_ACK)).unwrap();
+    world.env.config.as_mut().unwrap().flags &= !Config::mapping(Transport::Tcp);
+    for n in 0..3 {
+        send(&mut world, HOST, SERVER, tcp(50_001 + n, 80, SYN)).unwrap();
+    }
+    assert_eq!(
+        send(&mut world, HOST, SERVER, tcp(50_010, 80, SYN)),
+        Err("ports-exhausted")
+    );
+    assert_eq!(
+        answer(&mut world, SERVER, tcp(80, port, ACK)),
+        Ok((HOST, 50_000)),
+        "the closed one has not ended"
+    );
+    assert_whole(&world.env);
+}
