@@ -4,6 +4,7 @@
 //! The model cannot know which port chance chooses. It is told (the oracle), says whether that choice is right, and goes on
 //! with it. Everything else, verdict, class of refusal and every byte, it says itself.
 
+pub mod answer;
 pub mod life;
 pub mod packet;
 pub mod policy;
@@ -91,6 +92,8 @@ pub enum Answer {
     Pass,
     /// It is dropped, for one of these.
     Drop(Vec<Class>),
+    /// It is an ICMP message that is no echo and quotes no packet of a session: passed or dropped, but never used.
+    Message,
 }
 
 /// What was seen of the implementation: how it refused, if it did, and the oracle.
@@ -205,7 +208,7 @@ impl Model {
     ) -> Result<(), String> {
         let sight = Sight {
             class: match outcome {
-                Outcome::Dropped => Class::of(label),
+                Outcome::Dropped | Outcome::Answered(_) => Class::of(label),
                 Outcome::Forwarded(_) | Outcome::Passed(_) => None,
             },
             label,
@@ -243,11 +246,27 @@ impl Model {
             }
             (Answer::Pass, Outcome::Passed(bytes)) if bytes == frame => Ok(()),
             (Answer::Drop(classes), Outcome::Dropped) if sight.class.is_some_and(|c| classes.contains(&c)) => Ok(()),
+            (Answer::Drop(classes), Outcome::Answered(bytes)) if sight.class.is_some_and(|c| classes.contains(&c)) => {
+                self.compare_answer(frame, sight.class, bytes)
+            }
+            (Answer::Pass, Outcome::Answered(bytes)) if label == "too-big" => self.compare_answer(frame, None, bytes),
+            (Answer::Message, Outcome::Passed(bytes)) if bytes == frame => Ok(()),
+            (Answer::Message, Outcome::Dropped) if label.starts_with("error-") => Ok(()),
             (Answer::Forward { session, .. }, _) => {
                 Err(format!("{label}, but it has a session: {:?}", self.sessions[*session]))
             }
             (answer, _) => Err(format!("{label}, but it should be {answer:?}")),
         }
+    }
+
+    fn compare_answer(&self, frame: &[u8], class: Option<Class>, bytes: &[u8]) -> Result<(), String> {
+        let right = answer::to(frame, class, self.policy.tunnel_mtu)?;
+        if right.iter().any(|right| right == bytes) {
+            return Ok(());
+        }
+        Err(format!(
+            "an answer that is none of these:\n  came   {bytes:02x?}\n  wanted {right:02x?}"
+        ))
     }
 
     /// Compares every byte; of the flow label, that it is one for all of a session's packets.

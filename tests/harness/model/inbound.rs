@@ -15,6 +15,7 @@ impl Model {
         let packet = match packet::from_wan(frame, &self.policy) {
             Ok(packet) => packet,
             Err(Stop::Pass | Stop::Elsewhere) => return Answer::Pass,
+            Err(Stop::Message) => return Answer::Message,
             Err(Stop::Drop(class)) => return Answer::Drop(vec![class]),
         };
         let remote = match packet.transport {

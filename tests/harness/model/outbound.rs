@@ -17,6 +17,7 @@ impl Model {
         let packet = match packet::from_lan(frame) {
             Ok(packet) => packet,
             Err(Stop::Pass) => return Ok(Answer::Pass),
+            Err(Stop::Message) => return Ok(Answer::Message),
             // Whose packet it is is asked where sessions are opened, after room was made for one.
             Err(Stop::Drop(class)) => {
                 self.make_room();

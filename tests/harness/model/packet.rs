@@ -17,6 +17,8 @@ pub enum Stop {
     Pass,
     /// It is dropped.
     Drop(Class),
+    /// It is an ICMP message that is no echo.
+    Message,
     /// It would be dropped if it went into the tunnel, but the stack sends it elsewhere.
     Elsewhere,
 }
@@ -176,7 +178,7 @@ fn inner(frame: &[u8], at: usize, room: usize) -> Result<Packet, Stop> {
             let identifier = word(body, 4).ok_or(BAD)?;
             ports = (identifier, identifier);
         }
-        Transport::Icmp => return Err(Stop::Pass),
+        Transport::Icmp => return Err(Stop::Message),
     }
     Ok(Packet {
         at,
