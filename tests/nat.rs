@@ -527,3 +527,21 @@ fn a_closed_session_of_a_mapping_makes_no_room_on_the_mappings_port() {
     );
     assert_whole(&world.env);
 }
+
+#[test]
+fn an_unanswered_session_left_over_by_its_mapping_is_in_nobodys_way() {
+    let mut world = HostWorld::new(64);
+    let port = send(&mut world, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    world.env.pass_seconds(290);
+    assert_eq!(answer(&mut world, SERVER, udp(80, port)), Ok((HOST, 50_000)));
+    world.env.pass_seconds(20);
+    sweep(&world.env);
+    let other = Ipv4Addr::new(192, 168, 10, 12);
+    assert_eq!(
+        send(&mut world, other, SERVER, udp(port, 80)),
+        Ok(port),
+        "the port of the mapping that has ended, towards the same remote end"
+    );
+    assert_eq!(answer(&mut world, SERVER, udp(80, port)), Ok((other, port)));
+    assert_whole(&world.env);
+}
