@@ -572,9 +572,13 @@ fn take(subject: &mut dyn Subject, model: &mut Model, step: &Step) -> Result<Opt
 fn give(subject: &mut dyn Subject, model: &mut Model, program: Program, frame: &[u8]) -> Result<&'static str, String> {
     let (outcome, label) = subject.give(program, frame);
     let subject = RefCell::new(subject);
-    model.judge(program, frame, (&outcome, label), &|flow| {
-        subject.borrow_mut().port_of(flow)
-    })?;
+    model.judge(
+        program,
+        frame,
+        (&outcome, label),
+        &|flow| subject.borrow_mut().port_of(flow),
+        &|model| subject.borrow_mut().check(model),
+    )?;
     Ok(label)
 }
 
@@ -725,7 +729,8 @@ fn explore(scene: &Scene, seed: u64, tally: &Tally, mut test: impl FnMut(&[Step]
         let cases = Cases {
             cases: BATCH,
             failure_persistence: None,
-            max_shrink_iters: 20_000,
+            max_shrink_iters: 2_000,
+            max_shrink_time: 20_000,
             ..Cases::default()
         };
         let mut bytes = [0; 32];

@@ -12,6 +12,7 @@ pub mod ports;
 pub mod rewrite;
 pub mod tcp;
 
+mod hairpin;
 mod inbound;
 mod invariants;
 mod outbound;
@@ -135,7 +136,7 @@ pub struct Model {
     /// Ports that stay unused, and until when.
     pub quarantined: BTreeMap<(Transport, u16), u32>,
     /// What is supposed to have ended, because records are short, before the packet is looked at.
-    supposed: Option<life::Record>,
+    supposed: Vec<life::Record>,
     refused: Vec<Refused>,
     last_id: u64,
 }
@@ -153,7 +154,7 @@ impl Model {
             is_exact: true,
             pressed: BTreeMap::new(),
             quarantined: BTreeMap::new(),
-            supposed: None,
+            supposed: Vec::new(),
             refused: Vec::new(),
             last_id: 0,
         }
@@ -205,6 +206,7 @@ impl Model {
         frame: &[u8],
         (outcome, label): (&Outcome, &str),
         port_of: &dyn Fn(&Flow) -> Option<u16>,
+        agrees: &dyn Fn(&mut Self) -> Result<(), String>,
     ) -> Result<(), String> {
         let sight = Sight {
             class: match outcome {
@@ -215,18 +217,20 @@ impl Model {
             port_of,
         };
         // Where chance decides which record makes room, it has to have been one with which all the rest is right.
-        let mut wrong = None;
-        for supposed in self.may_end(&sight) {
+        let (mut wrong, all) = (None, self.may_end(&sight));
+        let is_certain = all.len() == 1;
+        for supposed in all {
             let mut next = Self {
                 supposed,
                 ..self.clone()
             };
-            match next.judge_as(program, frame, outcome, &sight) {
-                Ok(()) if next.is_borne_out(self, supposed, &sight) => {
-                    *self = Self { supposed: None, ..next };
+            let judged = next.judge_as(program, frame, outcome, &sight);
+            next.supposed.clear();
+            match judged.and_then(|()| if is_certain { Ok(()) } else { agrees(&mut next) }) {
+                Ok(()) => {
+                    *self = next;
                     return Ok(());
                 }
-                Ok(()) => {}
                 Err(error) => wrong = wrong.or(Some(error)),
             }
         }

@@ -87,6 +87,13 @@ pub(crate) fn up(model: &Model, step: &Up) -> Vec<u8> {
             Some(session) => (session.flow.inside, session.flow.remote, suited(step.kind, session)),
             None => (any(0, 0, 0, 2).0, any(0, 0, 0, 2).1, step.kind),
         },
+        UpTo::Across(from, to) => match (session(model, from), session(model, to)) {
+            (Some(from), Some(to)) => {
+                let to = (SHARED.octets(), to.port);
+                (from.flow.inside, to, suited(step.kind, from))
+            }
+            _ => (any(0, 0, 0, 2).0, any(0, 0, 0, 2).1, step.kind),
+        },
         UpTo::Else(number, remote, port) => {
             let to = any(0, 0, remote, port).1;
             match session(model, number) {

@@ -62,6 +62,8 @@ pub(crate) enum UpTo {
     Any(u8, u8, u8, u8),
     /// The session with that number, counted around.
     Again(u16),
+    /// From the LAN end of one session to the external end of another.
+    Across(u16, u16),
     /// The endpoint of that session, to another place.
     Else(u16, u8, u8),
 }
@@ -207,6 +209,7 @@ fn up_step() -> impl Strategy<Value = Step> {
     let to = prop_oneof![
         4 => any_flow.prop_map(|(host, port, remote, to)| UpTo::Any(host, port, remote, to)),
         2 => any::<u16>().prop_map(UpTo::Again),
+        1 => any::<(u16, u16)>().prop_map(|(from, to)| UpTo::Across(from, to)),
         1 => (any::<u16>(), remote(), 0..6u8).prop_map(|(pick, remote, port)| UpTo::Else(pick, remote, port)),
     ];
     (to, kind(), twist()).prop_map(|(to, kind, twist)| Step::Up(Up { to, kind, twist }))

@@ -8,6 +8,7 @@ use super::{
     rewrite,
     tcp::{self, From},
 };
+use crate::table::world::SHARED;
 
 impl Model {
     /// What becomes of a frame from the WAN.
@@ -23,10 +24,15 @@ impl Model {
             Transport::Udp | Transport::Tcp => packet.source,
         };
         let port = packet.destination.1;
+        // From a LAN host of ours, it says, but out of the tunnel.
+        let is_turned = self.is_turned(packet.transport, remote);
         let is_its = |s: &Session| (s.flow.transport, s.port, s.flow.remote) == (packet.transport, port, remote);
         if let Some(at) = self.sessions.iter().position(is_its)
             && self.is_settled(at, From::Remote, packet.flags)
         {
+            if is_turned {
+                return Answer::Drop(vec![Class::Spoofed]);
+            }
             self.used(at, From::Remote);
             return self.forward_in(frame, &packet, at);
         }
@@ -36,7 +42,16 @@ impl Model {
             if !self.note(at, phase, From::Remote) {
                 return Answer::Drop(vec![Class::NoSession]);
             }
+            if is_turned {
+                return Answer::Drop(vec![Class::Spoofed]);
+            }
             return self.forward_in(frame, &packet, at);
+        }
+        if remote.0 == SHARED.octets() && self.policy.has(remote.1) {
+            return Answer::Drop(vec![Class::Spoofed]);
+        }
+        if !self.policy.maps(packet.transport) {
+            return Answer::Drop(vec![Class::NoSession]);
         }
         match self.admit(&packet, remote) {
             Ok(at) => self.forward_in(frame, &packet, at),
@@ -55,7 +70,7 @@ impl Model {
     }
 
     /// Opens the session of a remote host that may send to a mapping.
-    fn admit(&mut self, packet: &Packet, remote: ([u8; 4], u16)) -> Result<usize, Vec<Class>> {
+    pub(super) fn admit(&mut self, packet: &Packet, remote: ([u8; 4], u16)) -> Result<usize, Vec<Class>> {
         let transport = packet.transport;
         // A ping, a reset or an answer to what nobody asked opens nothing.
         let phase = match transport {
@@ -65,9 +80,6 @@ impl Model {
             }
             Transport::Tcp | Transport::Icmp => return Err(vec![Class::NoSession]),
         };
-        if !self.policy.maps(transport) {
-            return Err(vec![Class::NoSession]);
-        }
         let mapping = self
             .mappings
             .iter()

@@ -213,40 +213,25 @@ impl Model {
 
     /// Where hardly a record is free every protocol is short of records, and the one that is supposed to have ended ends.
     pub(super) fn make_room(&mut self) {
-        let supposed = self.supposed.take();
         if self.records() + 2 <= self.policy.slots {
             return;
         }
         for transport in Transport::ALL {
             self.press(transport);
         }
-        match supposed {
+        let first = (!self.supposed.is_empty()).then(|| self.supposed.remove(0));
+        match first {
             Some(Record::Session(flow)) => self.end_sessions(|_, s| s.flow == flow),
             Some(Record::Mapping(id)) => self.end_mappings(&[id]),
             None => {}
         }
     }
 
-    /// Whether a record that is supposed to have ended is neither seen nor there, or has been made anew.
-    pub(super) fn is_borne_out(&self, before: &Self, supposed: Option<Record>, sight: &Sight<'_>) -> bool {
-        let flow = match supposed {
-            None => return true,
-            Some(Record::Session(flow)) => flow,
-            Some(Record::Mapping(id)) => match before.mappings.iter().find(|m| m.id == id) {
-                Some(mapping) => mapping.endpoint(),
-                None => return false,
-            },
-        };
-        let is_there =
-            self.sessions.iter().any(|s| s.flow == flow) || self.mappings.iter().any(|m| m.endpoint() == flow);
-        is_there == (sight.port_of)(&flow).is_some()
-    }
-
-    /// The records of which one may end before the next packet is looked at, those first that are no longer seen; none may end
-    /// where only some of many were looked at.
-    pub(super) fn may_end(&self, sight: &Sight<'_>) -> Vec<Option<Record>> {
+    /// The records of which one may end before the next packet is looked at, those first that are no longer seen. None may end
+    /// where only some of many were looked at; two, for a packet that needs two sessions.
+    pub(super) fn may_end(&self, sight: &Sight<'_>) -> Vec<Vec<Record>> {
         if self.records() + 2 <= self.policy.slots {
-            return vec![None];
+            return vec![Vec::new()];
         }
         let over = |phase: Phase, stamp| self.now.saturating_sub(stamp) > limit(phase.seconds(&self.policy.pressed));
         let sessions = self.sessions.iter().filter(|s| over(s.phase, s.stamp));
@@ -262,9 +247,13 @@ impl Model {
             .collect();
         found.sort_by_key(|(is_seen, _)| *is_seen);
         let unseen = found.partition_point(|(is_seen, _)| !is_seen);
-        let mut records: Vec<_> = found.into_iter().map(|(_, record)| Some(record)).collect();
+        let found: Vec<Record> = found.into_iter().map(|(_, record)| record).collect();
+        let mut records: Vec<_> = found.iter().map(|record| vec![*record]).collect();
         if records.is_empty() || self.policy.slots > super::LOOKS {
-            records.insert(unseen, None);
+            records.insert(unseen, Vec::new());
+        }
+        for first in &found {
+            records.extend(found.iter().filter(|r| *r != first).map(|second| vec![*first, *second]));
         }
         records
     }

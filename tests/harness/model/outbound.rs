@@ -36,6 +36,9 @@ impl Model {
                 Transport::Udp | Transport::Tcp => packet.destination,
             },
         };
+        if flow.remote.0 == SHARED.octets() && self.policy.has(packet.destination.1) {
+            return self.turn(frame, &packet, &flow, sight);
+        }
         if let Some(at) = self.sessions.iter().position(|s| s.flow == flow)
             && self.is_settled(at, From::Lan, packet.flags)
         {
@@ -56,9 +59,6 @@ impl Model {
         let is_own = flow.remote.0 == SHARED.octets();
         if !is_own && !packet::is_tunnelled(flow.remote.0) {
             return Ok(Answer::Pass);
-        }
-        if is_own && self.policy.has(packet.destination.1) {
-            return Ok(Answer::Drop(vec![Class::Hairpin]));
         }
         // A reset or an answer has nothing to open.
         if packet.flags & tcp::RST != 0 || (packet.transport == Transport::Icmp && !packet.is_query) {
@@ -104,7 +104,12 @@ impl Model {
     }
 
     /// Opens a session for a LAN host's packet; the classes of refusal that are right where there is none.
-    fn open(&mut self, flow: &Flow, flags: u8, sight: &Sight<'_>) -> Result<Result<usize, Vec<Class>>, String> {
+    pub(super) fn open(
+        &mut self,
+        flow: &Flow,
+        flags: u8,
+        sight: &Sight<'_>,
+    ) -> Result<Result<usize, Vec<Class>>, String> {
         let phase = match flow.transport {
             Transport::Udp if matches!(flow.remote.1, 53 | 123) => Phase::Query,
             Transport::Udp => Phase::Udp,

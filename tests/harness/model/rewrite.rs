@@ -65,12 +65,11 @@ fn changed(old: u16, before: u16, after: u16) -> (u16, bool) {
     }
 }
 
-/// The IPv4 packet with one end replaced, one hop less, another type of service and its MSS clamped.
+/// The IPv4 packet with ends replaced, one hop less, another type of service and its MSS clamped.
 fn translated(
     frame: &[u8],
     packet: &Packet,
-    which: Which,
-    end: ([u8; 4], u16),
+    ends: &[(Which, ([u8; 4], u16))],
     tos: u8,
     mss: u16,
 ) -> (Vec<u8>, Vec<usize>) {
@@ -79,14 +78,16 @@ fn translated(
     let mut wrong = Vec::new();
     new[1] = tos;
     new[8] -= 1;
-    let (address_at, port_at) = match (which, packet.transport) {
-        (Which::Source, Transport::Icmp) => (12, 24),
-        (Which::Source, _) => (12, 20),
-        (Which::Destination, Transport::Icmp) => (16, 24),
-        (Which::Destination, _) => (16, 22),
-    };
-    new[address_at..address_at + 4].copy_from_slice(&end.0);
-    new[port_at..port_at + 2].copy_from_slice(&end.1.to_be_bytes());
+    for (which, end) in ends {
+        let (address_at, port_at) = match (which, packet.transport) {
+            (Which::Source, Transport::Icmp) => (12, 24),
+            (Which::Source, _) => (12, 20),
+            (Which::Destination, Transport::Icmp) => (16, 24),
+            (Which::Destination, _) => (16, 22),
+        };
+        new[address_at..address_at + 4].copy_from_slice(&end.0);
+        new[port_at..port_at + 2].copy_from_slice(&end.1.to_be_bytes());
+    }
     if packet.transport == Transport::Tcp && packet.flags & super::tcp::SYN != 0 {
         clamp(&mut new, mss);
     }
@@ -146,7 +147,7 @@ fn clamp(packet: &mut [u8], limit: u16) {
 /// # Panics
 /// For a packet longer than a packet can be.
 pub fn into_tunnel(frame: &[u8], packet: &Packet, external: ([u8; 4], u16), mss: u16, copy_dscp: bool) -> Expected {
-    let (inner, wrong) = translated(frame, packet, Which::Source, external, packet.tos, mss);
+    let (inner, wrong) = translated(frame, packet, &[(Which::Source, external)], packet.tos, mss);
     let class = if copy_dscp { packet.tos } else { packet.tos & 3 };
     let mut bytes = [ROUTER_MAC.0, WAN_MAC.0].concat();
     bytes.extend([0x86, 0xdd, 0x60 | class >> 4, class << 4, 0, 0]);
@@ -174,7 +175,13 @@ pub fn onto_lan(frame: &[u8], packet: &Packet, inside: ([u8; 4], u16), mss: u16)
         (_, ECT_1) => ECT_1,
         (inner, _) => inner,
     };
-    let (inner, wrong) = translated(frame, packet, Which::Destination, inside, packet.tos & 0xfc | ecn, mss);
+    let (inner, wrong) = translated(
+        frame,
+        packet,
+        &[(Which::Destination, inside)],
+        packet.tos & 0xfc | ecn,
+        mss,
+    );
     let mut bytes = [HOST_MAC.0, LAN_MAC.0].concat();
     bytes.extend([0x08, 0x00]);
     bytes.extend(inner);
@@ -183,4 +190,18 @@ pub fn onto_lan(frame: &[u8], packet: &Packet, inside: ([u8; 4], u16), mss: u16)
         wrong: wrong.into_iter().map(|at| at + super::packet::ETHERNET).collect(),
         is_tunnelled: false,
     })
+}
+
+/// The frame from one LAN host to another.
+pub fn turned(frame: &[u8], packet: &Packet, sender: ([u8; 4], u16), receiver: ([u8; 4], u16)) -> Expected {
+    let ends = [(Which::Source, sender), (Which::Destination, receiver)];
+    let (inner, wrong) = translated(frame, packet, &ends, packet.tos, u16::MAX);
+    let mut bytes = [HOST_MAC.0, LAN_MAC.0].concat();
+    bytes.extend([0x08, 0x00]);
+    bytes.extend(inner);
+    Expected {
+        bytes,
+        wrong: wrong.into_iter().map(|at| at + super::packet::ETHERNET).collect(),
+        is_tunnelled: false,
+    }
 }
