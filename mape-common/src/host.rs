@@ -14,6 +14,7 @@ use crate::{
     },
     map::{psid::PortSet, rule::Rule},
     nat::{
+        overlap::{self, Fingerprint},
         port::PortState,
         session::{Hold, Phase, Session},
     },
@@ -246,7 +247,105 @@ impl HostEnv {
                 self.sessions.len()
             ));
         }
+        self.orphaned(&mut found);
+        self.miscounted(&mut found);
         found
+    }
+
+    /// Members that have outlived their mapping. One that nobody on the LAN has answered may: it keeps no mapping alive.
+    fn orphaned(&self, found: &mut Vec<String>) {
+        let Some(config) = &self.config else { return };
+        for (slot, record) in self.sessions.iter().enumerate() {
+            let (state, facts) = (record.state(), record.facts());
+            if !state.phase.is_live()
+                || !matches!(facts.hold, Hold::Member)
+                || !state.phase.is_answered()
+                || state.is_expired(&config.timeouts, self.now.get())
+            {
+                continue;
+            }
+            let of = self.session(facts.mapping.slot);
+            let of = of.and_then(|of| of.read(facts.mapping.generation));
+            if of.is_none_or(|(_, of)| of.external_port != facts.external_port) {
+                found.push(format!("slot {slot}: a member without its mapping"));
+            }
+        }
+    }
+
+    /// Gauges that do not show what there is, and permissions that will stay for ever.
+    fn miscounted(&self, found: &mut Vec<String>) {
+        let mut counts: HashMap<u32, u64> = HashMap::new();
+        let mut count = |gauge: Gauge, more: u64| {
+            let entry = counts.entry(gauge.index()).or_default();
+            *entry = entry.saturating_add(more);
+        };
+        for transport in Transport::ALL {
+            for gauge in [
+                Gauge::Sessions(transport),
+                Gauge::Mappings(transport),
+                Gauge::Exclusive(transport),
+                Gauge::Shared(transport),
+            ] {
+                count(gauge, 0);
+            }
+            for ordinal in 0..self.config.map_or(0, |config| config.ports) {
+                match PortState::from_word(self.port(transport, ordinal).map_or(0, Word::load)) {
+                    PortState::Exclusive => count(Gauge::Exclusive(transport), 1),
+                    PortState::Shared(_) => count(Gauge::Shared(transport), 1),
+                    PortState::Free | PortState::Reserved | PortState::Static | PortState::Quarantined(_) => {}
+                }
+            }
+        }
+        for record in self.sessions.iter().filter(|r| r.state().phase.is_live()) {
+            let facts = record.facts();
+            match facts.hold {
+                Hold::Mapping => count(Gauge::Mappings(facts.transport), 1),
+                Hold::Member | Hold::Overlap => count(Gauge::Sessions(facts.transport), 1),
+            }
+        }
+        let permissions = self.permissions.borrow();
+        count(Gauge::Permissions, u64::try_from(permissions.len()).unwrap_or(u64::MAX));
+        for (index, expected) in &counts {
+            let shown = self
+                .gauges
+                .get(usize::try_from(*index).unwrap_or(0))
+                .map_or(0, Word::load);
+            if shown != *expected {
+                found.push(format!("gauge {index} shows {shown}, not {expected}"));
+            }
+        }
+        for key in permissions.keys() {
+            let mut live = self
+                .sessions
+                .iter()
+                .filter(|r| r.state().phase.is_live())
+                .map(Session::facts);
+            if !live.any(|f| matches!(f.hold, Hold::Member) && (f.mapping, f.remote) == (key.mapping, key.remote)) {
+                found.push(format!("a permission that no member will end: {:?}", key.remote));
+            }
+        }
+    }
+
+    /// Cells of the overlap table that do not say what the records say. Slow: the table is large.
+    pub fn overlap_violations(&self) -> Vec<String> {
+        let Some(config) = &self.config else { return Vec::new() };
+        let cells = words(OVERLAP_CELLS);
+        let sharing = self.sessions.iter().filter(|r| r.state().phase.is_live());
+        for facts in sharing.map(Session::facts).filter(|f| matches!(f.hold, Hold::Overlap)) {
+            let destination = Fingerprint::new(config, facts.transport, facts.remote, facts.remote_port);
+            let index = destination.row(config).saturating_add(u32::from(facts.ordinal));
+            if let Some(cell) = usize::try_from(index).ok().and_then(|i| cells.get(i)) {
+                overlap::add(cell, destination);
+            }
+        }
+        let differing = cells
+            .iter()
+            .zip(&self.overlap)
+            .enumerate()
+            .filter(|(_, (a, b))| a.load() != b.load());
+        differing
+            .map(|(index, (expected, cell))| format!("overlap cell {index}: {cell:?}, not {expected:?}"))
+            .collect()
     }
 }
 

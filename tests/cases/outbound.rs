@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use mape_common::{map::psid::PortSet, wire::port::Port};
 use mape_tests::table::{
     frame::{Frame, Payload, Seen, echo, syn, tcp, udp},
-    world::{CE, ELSEWHERE, HOST_MAC, IN_SET, NOT_IN_SET, Program, RELAY, ROUTER_MAC, SERVER, SHARED, WAN_MAC},
+    world::{
+        CE, ELSEWHERE, GATEWAY, HOST_MAC, IN_SET, NOT_IN_SET, Program, RELAY, ROUTER_MAC, SERVER, SHARED, WAN_MAC,
+    },
 };
 
 use super::{Case, refused, up, up_to};
@@ -272,6 +274,24 @@ fn passes() -> Vec<Case> {
                 },
             )
             .bytes(),
+            "not-tunnelled",
+        ),
+        refused(
+            "nor a reset that it sends elsewhere",
+            lan,
+            up_to(ELSEWHERE, tcp(IN_SET, 22, 4)).bytes(),
+            "not-tunnelled",
+        ),
+        refused(
+            "nor a LAN host's answer to the gateway's own ping",
+            lan,
+            up_to(GATEWAY, echo(0, 7)).bytes(),
+            "not-tunnelled",
+        ),
+        refused(
+            "nor a packet cut short that it sends elsewhere",
+            lan,
+            up_to(ELSEWHERE, udp(IN_SET, 4000)).bytes()[..40].to_vec(),
             "not-tunnelled",
         ),
         refused(

@@ -4,6 +4,8 @@ pub mod capture;
 pub mod checks;
 pub mod gateway;
 pub mod lab;
+#[cfg(feature = "tables")]
+pub mod model;
 pub mod netns;
 pub mod pass;
 pub mod plan;

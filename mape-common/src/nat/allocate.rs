@@ -19,6 +19,7 @@ use crate::{
     layout::{Config, FlowKey, Gauge, Transport},
     time::Tick,
     verdict::Reason,
+    word::Word,
 };
 
 /// Ports of a set that is searched whole.
@@ -190,6 +191,11 @@ impl<E: Env> Search for Reclaim<'_, E> {
             return true;
         };
         let facts = record.facts();
+        // On a mapping's port the session would end for nothing: the port stays the mapping's.
+        let state = self.env.port(facts.transport, ordinal).map(Word::load);
+        if !state.is_some_and(|word| PortState::at(word, facts.created).is_sharable()) {
+            return true;
+        }
         let key = FlowKey::new(facts.transport, facts.external, port, facts.remote, facts.remote_port);
         if let Some(found) = self.env.find(Side::Outside, &key)
             && let Some(record) = self.env.session(found.slot)

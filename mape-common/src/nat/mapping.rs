@@ -60,6 +60,14 @@ pub fn touch<E: Env>(env: &E, config: &Config, reference: SessionRef, now: Tick,
         || is_alive(config, record.state(), reference.generation, now)
 }
 
+/// Whether a record is a member whose mapping is gone: what no LAN host has answered can be left over, on a port that may be
+/// another endpoint's by now.
+#[inline(always)]
+pub fn is_orphan<E: Env>(env: &E, config: &Config, record: &Session, now: Tick) -> bool {
+    let facts = record.facts();
+    matches!(facts.hold, Hold::Member) && !touch(env, config, facts.mapping, now, false)
+}
+
 /// Makes a member whose mapping is gone older than any idle time. It is not ended here: that takes more stack than there is;
 /// the next packet finds it expired.
 #[inline(always)]

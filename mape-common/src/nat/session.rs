@@ -187,7 +187,13 @@ impl State {
     /// Whether its idle time is over; a record that is not live has none.
     #[inline(always)]
     pub const fn is_expired(self, timeouts: &Timeouts, now: Tick) -> bool {
-        now.since(self.used).0 > self.phase.idle_time(timeouts).0
+        // A stamp younger than stale is not written anew, so the last packet may have been that much later.
+        let limit = self
+            .phase
+            .idle_time(timeouts)
+            .0
+            .saturating_add(Tick::STALE.0.saturating_sub(1));
+        now.since(self.used).0 > limit
     }
 }
 

@@ -155,7 +155,7 @@ pub fn find<E: Env>(env: &E, side: Side, key: &FlowKey) -> Option<(SessionRef, S
     record.is_alive(found.generation).then_some((found, state))
 }
 
-/// Ends the record that a key leads to if its time is over; true where that was done here.
+/// Ends the record that a key leads to if its time, or its mapping's, is over; true where that was done here.
 #[inline(always)]
 pub fn end_if_expired<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKey, now: Tick) -> bool {
     // Whose record it is need not be asked: one that is over may be ended by anybody.
@@ -166,7 +166,7 @@ pub fn end_if_expired<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKe
     let state = record.state();
     state.generation == found.generation
         && state.phase.is_live()
-        && is_over(env, config, record, state, now)
+        && (is_over(env, config, record, state, now) || mapping::is_orphan(env, config, record, now))
         && env.end(found.slot, state, Ending::Expired(now))
 }
 

@@ -16,7 +16,7 @@ use crate::{
         table::Draft,
     },
     packet::Packet,
-    verdict::{Failure, Reason},
+    verdict::{Action, Failure, Reason},
     wire::eth::EtherType,
 };
 
@@ -47,7 +47,7 @@ fn outbound_else(reason: Reason) -> Attempt {
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other reason is an end")]
     match reason {
         // Whose packet it is depends on the routing table, which only the slower stage asks.
-        Reason::UnsupportedProtocol => Attempt::go_on(Stage::OutboundOpen, reason),
+        Reason::UnsupportedProtocol | Reason::BadLength => Attempt::go_on(Stage::OutboundOpen, reason),
         Reason::IcmpError => Attempt::go_on(Stage::OutboundError, reason),
         Reason::TooBig | Reason::PortsExhausted | Reason::SessionsExhausted | Reason::HostSessions => {
             Attempt::go_on(Stage::Answer, reason)
@@ -94,7 +94,7 @@ fn settled(attempt: Attempt) -> Attempt {
 /// As [`outbound_else`], from the opening stage: it is not entered a second time.
 #[inline(always)]
 fn opened_else(reason: Reason) -> Attempt {
-    if matches!(reason, Reason::UnsupportedProtocol) {
+    if matches!(reason, Reason::UnsupportedProtocol | Reason::BadLength) {
         Attempt::refused(reason)
     } else {
         outbound_else(reason)
@@ -112,7 +112,9 @@ fn settle_outbound<P: Packet, E: Env, const HAIRPIN: bool>(
     let arrival = admitted(frame, env, ifindex, EtherType::IPV4)?;
     let mut need = None;
     match outbound::look::<P, E, HAIRPIN>(frame, env, &arrival, &mut need) {
-        Err(reason @ Reason::UnsupportedProtocol) => return Err(outbound::ours_or_not(frame, env, &arrival, reason)),
+        Err(reason) if matches!(reason.action(), Action::Drop) => {
+            return Err(outbound::ours_or_not(frame, env, &arrival, reason));
+        }
         looked => looked?,
     }
     let need = need.ok_or(Reason::Contended)?;

@@ -18,6 +18,7 @@ use crate::{
         eth::{self, EtherType},
         ipv6,
         port::Port,
+        tcp::Flags,
     },
 };
 
@@ -192,7 +193,7 @@ pub fn look<P: Packet, E: Env>(
 #[inline(always)]
 pub const fn opening(inner: &Inner) -> Result<Phase, Reason> {
     match inner.transport {
-        Transport::Tcp if inner.flags.is_open() => Ok(Phase::TcpUnanswered),
+        Transport::Tcp if inner.flags.is_open() && !inner.flags.has(Flags::RST) => Ok(Phase::TcpUnanswered),
         Transport::Udp => Ok(Phase::UdpUnanswered),
         Transport::Tcp | Transport::Icmp => Err(Reason::NoSession),
     }
@@ -247,7 +248,8 @@ pub fn admitting_mapping<E: Env>(env: &E, arrival: &Arrival<'_>, flow: &Flow) ->
 /// Drafts the record of a session that a remote host opens through the mapping in `need.session`; packets back go by `path`.
 ///
 /// # Errors
-/// [`Reason::NoSession`], [`Reason::SessionsExhausted`], [`Reason::Contended`].
+/// [`Reason::NoSession`], [`Reason::SessionsExhausted`], [`Reason::Contended`]; [`Reason::Filtered`] where the LAN endpoint
+/// has a session with that remote end by a port that it shared before it had the mapping: its answer would leave by that port.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn draft<E: Env>(
     env: &E,
@@ -266,6 +268,12 @@ pub fn draft<E: Env>(
         local_port: of.inside_port,
         ..need.flow
     };
+    if let Some((other, state)) = table::find(env, Side::Inside, &inside.key())
+        && let Some(record) = env.session(other.slot)
+        && !table::is_over(env, arrival.config, record, state, arrival.now)
+    {
+        return Err(Reason::Filtered);
+    }
     let path = Path {
         lan_hop: of.lan_hop,
         ..*path

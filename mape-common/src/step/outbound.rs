@@ -156,13 +156,17 @@ fn next_phase(phase: Phase, inner: &Inner) -> Phase {
     }
 }
 
-/// The reason that holds for a packet that is refused because of what it carries: not ours, if the routing table sends it elsewhere.
+/// The reason that holds for a packet that is to be dropped: not ours, if the routing table sends it elsewhere (an answer to the
+/// gateway's own ping, a reset for another of its networks).
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn ours_or_not<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, reason: Reason) -> Reason {
     let Ok(bytes) = frame.read(eth::LEN) else {
-        return Reason::BadLength;
+        return reason;
     };
     let header = ipv4::Header::from_bytes(bytes);
+    if !header.is_ipv4() {
+        return reason;
+    }
     if !ipv4::is_routable(header.destination()) {
         return Reason::NotUnicast;
     }

@@ -195,7 +195,7 @@ pub fn find_host<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), R
     }
     match towards_host(env, config.tunnel_ifindex, facts.remote, facts.inside, facts.created) {
         Ok(lan_hop) => {
-            record.set_hops(facts.created, facts.wan_hop, lan_hop);
+            record.set_hops(&facts, facts.wan_hop, lan_hop);
             Ok(())
         }
         Err(reason) => {

@@ -3,7 +3,7 @@
 use mape_common::{
     env::{Env as _, Route},
     host::HostEnv,
-    layout::PortOrder,
+    layout::{Config, PortOrder},
     nat::forward,
     packet::VecPacket,
     step::edge,
@@ -31,7 +31,15 @@ impl HostWorld {
     /// # Panics
     /// If the plan of addresses and indices contradicts itself.
     pub fn new(sessions: u32) -> Self {
-        let mut env = HostEnv::new(config(TUNNEL, sessions));
+        Self::of(config(TUNNEL, sessions))
+    }
+
+    /// A gateway with this configuration, its tunnel device being [`TUNNEL`].
+    ///
+    /// # Panics
+    /// If the plan of addresses and indices contradicts itself.
+    pub fn of(config: Config) -> Self {
+        let mut env = HostEnv::new(config);
         assert_eq!(
             (
                 env.add_link_with(LAN_MAC, 1500, GATEWAY.octets()),

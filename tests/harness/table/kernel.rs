@@ -5,15 +5,22 @@ use std::{collections::HashMap, fs, time::Duration};
 use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions, TestRunResult,
-    maps::{Array, MapData, PerCpuArray, ProgramArray, Stack},
+    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, ProgramArray, Stack},
     programs::{Xdp, XdpMode, xdp::XdpLinkId},
 };
 use mape_common::{
     hop::{Link, NextHop},
-    layout::{Config, Counter, Gauge, PortOrder, SweepOrder, maps, programs},
+    layout::{
+        Config, Counter, FlowKey, Gauge, PermissionKey, PortOrder, SessionRef, SweepOrder, Transport, maps, programs,
+    },
+    nat::{
+        port::PortState,
+        session::{Session, State},
+    },
     step::stage::Stage,
     time::Tick,
     verdict::{DELIVERED, FORWARDED, OUTCOMES, Reason},
+    wire::port::Port,
 };
 
 use super::world::{ELSEWHERE, GATEWAY, HOST, HOST_MAC, LAN_MAC, Outcome, Program, WAN_MAC, World, config, router};
@@ -203,11 +210,18 @@ impl KernelWorld {
                 ..made
             })?;
         }
-        let sessions = array::<Config>(&mut self.ebpf, maps::CONFIG)?.get(&0, 0)?.sessions;
-        let mut order = SweepOrder {
+        self.sweep(SweepOrder {
             flush: 1,
             ..SweepOrder::default()
-        };
+        })
+    }
+
+    /// Ends what has expired and what an order means; gives how many records were ended.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn sweep(&mut self, mut order: SweepOrder) -> Result<u32> {
+        let sessions = self.config()?.sessions;
         while order.next_slot < sessions {
             array::<SweepOrder>(&mut self.ebpf, maps::SWEEP_ORDER)?.set(0, order, 0)?;
             let options = TestRunOptions {
@@ -226,6 +240,95 @@ impl KernelWorld {
     /// When the map refuses.
     pub fn read(&mut self, gauge: Gauge) -> Result<u64> {
         Ok(array::<u64>(&mut self.ebpf, maps::GAUGES)?.get(&gauge.index(), 0)?)
+    }
+
+    /// The external port of a flow's session, if there is one.
+    ///
+    /// # Errors
+    /// When a map refuses.
+    pub fn external_port(&mut self, key: &FlowKey) -> Result<Option<u16>> {
+        let inside: BpfHashMap<_, FlowKey, SessionRef> =
+            BpfHashMap::try_from(self.ebpf.map_mut(maps::INSIDE).context("INSIDE")?)?;
+        let Ok(found) = inside.get(key, 0) else { return Ok(None) };
+        let words = array::<[u64; 8]>(&mut self.ebpf, maps::SESSIONS)?.get(&found.slot, 0)?;
+        let facts = Session::from_words(words).read(found.generation);
+        Ok(facts.map(|(_, facts)| facts.external_port.0))
+    }
+
+    /// Makes records, permissions, quarantines and shortages so many ticks older: to the programs, that time has passed.
+    ///
+    /// What has expired must have been swept before, for the sweeper's timer may run meanwhile.
+    ///
+    /// # Errors
+    /// When a map refuses.
+    pub fn age(&mut self, ticks: u32) -> Result<()> {
+        let slots = self.config()?.sessions;
+        let mut sessions = array::<[u64; 8]>(&mut self.ebpf, maps::SESSIONS)?;
+        for slot in 0..slots {
+            let [word, rest @ ..] = sessions.get(&slot, 0)?;
+            let state = State::from_word(word);
+            if state.phase.is_live() {
+                let used = Tick(state.used.0.wrapping_sub(ticks));
+                let [a, b, c, d, e, f, g] = rest;
+                sessions.set(slot, [State { used, ..state }.to_word(), a, b, c, d, e, f, g], 0)?;
+            }
+        }
+        for transport in Transport::ALL {
+            let index = Gauge::Pressed(transport).index();
+            let mut gauges = array::<u64>(&mut self.ebpf, maps::GAUGES)?;
+            let then = u32::try_from(gauges.get(&index, 0)?)?;
+            if then != 0 {
+                gauges.set(index, u64::from(then.wrapping_sub(ticks)), 0)?;
+            }
+        }
+        let mut ports = array::<u64>(&mut self.ebpf, maps::PORTS)?;
+        for index in 0..ports.len() {
+            if let PortState::Quarantined(until) = PortState::from_word(ports.get(&index, 0)?) {
+                let until = Tick(until.0.wrapping_sub(ticks));
+                ports.set(index, PortState::Quarantined(until).to_word(), 0)?;
+            }
+        }
+        let mut permissions: BpfHashMap<_, PermissionKey, u64> =
+            BpfHashMap::try_from(self.ebpf.map_mut(maps::PERMISSIONS).context("PERMISSIONS")?)?;
+        let keys: Vec<_> = permissions.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            if let Ok(then) = permissions.get(&key, 0) {
+                // As the programs see it: a tick in the low half.
+                let then = u32::try_from(then)?.wrapping_sub(ticks);
+                permissions.insert(key, u64::from(then), 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reserves a port of the set, for every protocol.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn reserve(&mut self, port: Port) -> Result<()> {
+        let config = self.config()?;
+        let ordinal = config.port_set.ordinal(port).context("a port of the set")?;
+        for transport in Transport::ALL {
+            let index = transport.index() * config.ports + ordinal;
+            array::<u64>(&mut self.ebpf, maps::PORTS)?.set(index, PortState::Reserved.to_word(), 0)?;
+        }
+        Ok(())
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn config(&mut self) -> Result<Config> {
+        Ok(array::<Config>(&mut self.ebpf, maps::CONFIG)?.get(&0, 0)?)
+    }
+
+    /// Changes the configuration between packets.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn configure(&mut self, config: Config) -> Result<()> {
+        Ok(array::<Config>(&mut self.ebpf, maps::CONFIG)?.set(0, config, 0)?)
     }
 
     /// Opens or closes the gate.
