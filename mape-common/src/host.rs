@@ -299,6 +299,7 @@ impl HostEnv {
         for record in self.sessions.iter().filter(|r| r.state().phase.is_live()) {
             let facts = record.facts();
             match facts.hold {
+                Hold::Mapping if record.state().phase == Phase::Static => {}
                 Hold::Mapping => count(Gauge::Mappings(facts.transport), 1),
                 Hold::Member | Hold::Overlap => count(Gauge::Sessions(facts.transport), 1),
             }

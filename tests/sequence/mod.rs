@@ -4,8 +4,10 @@
 //! step can answer a session that an earlier one has opened, and a sequence stays a sequence when steps are cut out of it.
 
 mod frames;
-
-pub(crate) use frames::{HOSTS, REMOTES, down, session, up};
+pub(crate) mod host;
+pub(crate) mod kernel;
+pub(crate) mod play;
+pub(crate) mod subject;
 
 use mape_tests::model::policy::Transport;
 use proptest::{collection::vec, prelude::*};

@@ -181,7 +181,11 @@ pub fn hairpin<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attem
         return opened_else(reason);
     }
     let mut draft = None;
-    if let Err(reason) = hairpin::settle_receiver(frame, env, ifindex, &mut draft) {
+    let settled = match hairpin::settle_receiver(frame, env, ifindex) {
+        Err(Reason::NoSession) => hairpin::open_receiver(frame, env, ifindex, &mut draft),
+        settled => settled,
+    };
+    if let Err(reason) = settled {
         return Attempt::refused(reason);
     }
     if let (Some(draft), Some(config)) = (draft, env.config())

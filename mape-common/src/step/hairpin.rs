@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-use super::{Need, admit::Arrival, edge::admitted, inbound, inner::Inner, outbound, stage::Attempt, tunnel};
+use super::{Need, edge::admitted, inbound, outbound, stage::Attempt, tunnel};
 
 /// Whether the packet is an ICMP message to the shared address: there is nobody behind it that could be meant.
 #[inline(always)]
@@ -56,12 +56,42 @@ fn arriving<E: Env>(env: &E, flow: &Flow) -> Result<Flow, Reason> {
     })
 }
 
-/// Looks after the receiver's session, or drafts the record of a new one. The sender's is there.
+/// Looks after the receiver's session. The sender's is there.
+///
+/// # Errors
+/// [`Reason::NoSession`] where the receiver has none: see [`open_receiver`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn settle_receiver<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32) -> Result<(), Reason> {
+    let arrival = admitted(frame, env, ifindex, EtherType::IPV4)?;
+    let (inner, flow) = outbound::read(frame)?;
+    let flow = arriving(env, &flow)?;
+    let now = arrival.now;
+    let (found, state) = table::find(env, Side::Outside, &flow.key()).ok_or(Reason::NoSession)?;
+    let record = env.session(found.slot).ok_or(Reason::NoSession)?;
+    if table::is_over(env, arrival.config, record, state, now) {
+        return Err(Reason::NoSession);
+    }
+    let phase = inbound::next_phase(state.phase, &inner);
+    let is_in_use = phase == state.phase && now.since(state.used) < Tick::STALE;
+    if is_in_use {
+        return Ok(());
+    }
+    let need = Need {
+        flow,
+        before: state.phase,
+        phase,
+        session: Some(found),
+        is_in_use,
+    };
+    inbound::refresh(env, &arrival, &need)
+}
+
+/// Drafts the receiver's session by the mapping of its port.
 ///
 /// # Errors
 /// [`Reason::NoSession`], [`Reason::Filtered`]: nobody has mapped the port, or not for the shared address.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn settle_receiver<P: Packet, E: Env>(
+pub fn open_receiver<P: Packet, E: Env>(
     frame: &P,
     env: &E,
     ifindex: u32,
@@ -70,67 +100,21 @@ pub fn settle_receiver<P: Packet, E: Env>(
     let arrival = admitted(frame, env, ifindex, EtherType::IPV4)?;
     let (inner, flow) = outbound::read(frame)?;
     let flow = arriving(env, &flow)?;
-    let mut need = None;
-    look(env, &arrival, &inner, &flow, &mut need)?;
-    let need = need.ok_or(Reason::Contended)?;
-    if need.is_in_use {
-        return Ok(());
-    }
-    match need.session {
-        Some(_) => inbound::refresh(env, &arrival, &need),
-        None => open(env, &arrival, &need, draft),
-    }
-}
-
-/// Says what the receiver's session needs.
-#[inline(always)]
-fn look<E: Env>(
-    env: &E,
-    arrival: &Arrival<'_>,
-    inner: &Inner,
-    flow: &Flow,
-    need: &mut Option<Need>,
-) -> Result<(), Reason> {
-    let now = arrival.now;
-    if let Some((found, state)) = table::find(env, Side::Outside, &flow.key())
-        && let Some(record) = env.session(found.slot)
-        && !table::is_over(env, arrival.config, record, state, now)
-    {
-        let phase = inbound::next_phase(state.phase, inner);
-        *need = Some(Need {
-            flow: *flow,
-            before: state.phase,
-            phase,
-            session: Some(found),
-            is_in_use: phase == state.phase && now.since(state.used) < Tick::STALE,
-        });
-        return Ok(());
-    }
-    let phase = inbound::opening(inner)?;
-    *need = Some(Need {
-        flow: *flow,
-        before: phase,
-        phase,
-        session: None,
-        is_in_use: false,
-    });
-    Ok(())
-}
-
-/// Drafts the receiver's session by the mapping of its port.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn open<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, draft: &mut Option<Draft>) -> Result<(), Reason> {
-    let mapping = inbound::admitting_mapping(env, arrival, &need.flow)?;
+    let phase = inbound::opening(&inner)?;
+    let mapping = inbound::admitting_mapping(env, &arrival, &flow)?;
     let path = Path {
         far_end: [0; 16],
         wan_hop: NextHop::HAIRPIN,
         lan_hop: 0,
     };
     let need = Need {
+        flow,
+        before: phase,
+        phase,
         session: Some(mapping),
-        ..*need
+        is_in_use: false,
     };
-    inbound::draft(env, arrival, &need, &path, draft)
+    inbound::draft(env, &arrival, &need, &path, draft)
 }
 
 /// Both ends, and where the packet goes.

@@ -50,9 +50,6 @@ impl Model {
         if remote.0 == SHARED.octets() && self.policy.has(remote.1) {
             return Answer::Drop(vec![Class::Spoofed]);
         }
-        if !self.policy.maps(packet.transport) {
-            return Answer::Drop(vec![Class::NoSession]);
-        }
         match self.admit(&packet, remote) {
             Ok(at) => self.forward_in(frame, &packet, at),
             Err(classes) => Answer::Drop(classes),

@@ -383,10 +383,14 @@ impl Model {
             .partition(|session| meant(self, session));
         self.sessions = kept;
         for session in ended {
-            // The member that renewed a permission last takes it along.
+            // The member that renewed a permission last takes it along; who renewed it a moment earlier may, too.
             if let Hold::Member(id) = session.hold {
                 let key = (id, session.flow.remote.0);
-                if self.permissions.get(&key).is_some_and(|p| p.stamp <= session.stamp) {
+                if self
+                    .permissions
+                    .get(&key)
+                    .is_some_and(|p| p.stamp < session.stamp + STALE || session.stamp == LONG_AGO)
+                {
                     self.permissions.remove(&key);
                 }
             }
