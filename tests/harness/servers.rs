@@ -1,4 +1,6 @@
-//! Owns what answers on the Internet side: iperf3, a name server, a web server and a server that holds connections.
+//! Owns what answers on the Internet side: iperf3, a name server, a web server, a server that holds connections, and one of pages.
+
+pub mod page;
 
 use std::{
     fs::{self, File},
@@ -61,7 +63,7 @@ impl Servers {
                 Ok(listener)
             })
         };
-        let (web, holder) = (listen(HTTP_PORT)?, listen(HOLD_PORT)?);
+        let (web, holder, pages) = (listen(HTTP_PORT)?, listen(HOLD_PORT)?, listen(page::PORT)?);
         let mut threads = Vec::new();
         let (flag, folder) = (Arc::clone(&stop), files.clone());
         threads.push(thread::spawn(move || {
@@ -74,6 +76,12 @@ impl Servers {
         let (flag, keeper) = (Arc::clone(&stop), held.clone());
         threads.push(thread::spawn(move || {
             accept(&holder, &flag, |stream, peer| keeper.add(stream, peer))
+        }));
+        let flag = Arc::clone(&stop);
+        threads.push(thread::spawn(move || {
+            accept(&pages, &flag, |stream, peer| {
+                thread::spawn(move || drop(page::serve(&stream, peer)));
+            })
         }));
 
         let mut servers = Self {
