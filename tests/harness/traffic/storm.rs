@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io::{self, Read, Write},
-    net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,10 @@ use crate::{lab::Lab, plan, process::interrupted, servers::page};
 
 /// Who waits longer for a page has given up.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer that takes so long has cost a SYN that was not taken: Linux sends the next one after a second.
+const LATE: Duration = Duration::from_millis(900);
+/// A question for the address of www.lab.example.
+const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03www\x03lab\x07example\0\0\x01\0\x01";
 /// So often a signal is looked for.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
@@ -47,6 +51,8 @@ pub struct Burst {
     pub held: bool,
     /// Who closes.
     pub closer: Closer,
+    /// Whether names are asked for in between, by UDP, now and then.
+    pub names: bool,
 }
 
 /// What became of one or several bursts.
@@ -90,6 +96,11 @@ impl Tally {
     /// The middle one of the times to the whole answer.
     pub fn median(&self) -> Duration {
         self.took.get(self.took.len() / 2).copied().unwrap_or_default()
+    }
+
+    /// How many answers were whole only after a second or more.
+    pub fn late(&self) -> usize {
+        self.took.iter().filter(|took| **took >= LATE).count()
     }
 
     /// The longest time to the whole answer.
@@ -154,6 +165,7 @@ pub fn send(lab: &Lab, host: &str, burst: &Burst) -> Result<Tally> {
 
 fn begin(burst: &Burst) -> Result<Vec<Visit>> {
     let mut visits = Vec::with_capacity(usize::from(burst.connections));
+    let mut chance = u64::from(burst.first_port) << 32 | 1;
     for (port, server) in (burst.first_port..)
         .zip(burst.servers.iter().cycle())
         .take(burst.connections.into())
@@ -179,8 +191,22 @@ fn begin(burst: &Burst) -> Result<Vec<Visit>> {
             seen: None,
             state,
         });
+        if burst.names && heads(&mut chance) {
+            let question = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot make a UDP socket")?;
+            question
+                .send_to(QUESTION, (plan::DNS, 53))
+                .context("cannot ask for a name")?;
+        }
     }
     Ok(visits)
+}
+
+/// Heads or tails (xorshift), the same in every run.
+fn heads(state: &mut u64) -> bool {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    state.is_multiple_of(2)
 }
 
 /// Goes on with all of them until each is held, over or failed; `answered` is told when an answer is whole.
