@@ -10,6 +10,7 @@ pub mod netns;
 pub mod pass;
 pub mod plan;
 pub mod process;
+pub mod recipe;
 pub mod servers;
 #[cfg(feature = "tables")]
 pub mod table;

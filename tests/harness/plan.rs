@@ -101,6 +101,8 @@ impl Shape {
 
 /// The server most checks talk to; all of 198.51.100.0/24 answers.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The two addresses that a STUN server needs to tell kinds of NAT apart (RFC 5780).
+pub const STUN: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 3), Ipv4Addr::new(198, 51, 100, 4)];
 /// The name server.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 53);
 /// A name that it knows, and its address.
@@ -171,6 +173,8 @@ const SHARED: [(&str, &[&str]); 5] = [
             "route add local 198.51.100.0/24 dev lo",
             // Programs choose one of these as their own; a local route alone would not let them be listened on by name.
             "address add 198.51.100.1/32 dev lo",
+            "address add 198.51.100.3/32 dev lo",
+            "address add 198.51.100.4/32 dev lo",
             "address add 198.51.100.53/32 dev lo",
             "address add 198.51.100.80/32 dev lo",
             "route add 192.0.2.0/24 via 203.0.113.1",

@@ -1,4 +1,6 @@
-//! Owns what answers on the Internet side: iperf3, a name server, a web server and a server that holds connections.
+//! Owns what answers on the Internet side: iperf3, a name server, a web server, a server that holds connections, and one of pages.
+
+pub mod page;
 
 use std::{
     fs::{self, File},
@@ -25,6 +27,8 @@ use crate::{
 pub const HTTP_PORT: u16 = 80;
 /// Where connections are only held.
 pub const HOLD_PORT: u16 = 7000;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 8_192;
 const POLL: Duration = Duration::from_millis(1);
 /// No peer in the lab is slower than this.
 const IO_LIMIT: Duration = Duration::from_secs(20);
@@ -47,8 +51,8 @@ impl Servers {
     pub fn start(lab: &Lab) -> Result<Self> {
         let internet = lab.node("internet")?;
         // So that hundreds of connections may arrive in one moment.
-        internet.sysctl("core/somaxconn", "8192")?;
-        internet.sysctl("ipv4/tcp_max_syn_backlog", "8192")?;
+        internet.sysctl("core/somaxconn", &BACKLOG.to_string())?;
+        internet.sysctl("ipv4/tcp_max_syn_backlog", &BACKLOG.to_string())?;
         let files = lab.folder().join("www");
         fs::create_dir_all(&files).with_context(|| format!("cannot create {}", files.display()))?;
 
@@ -57,11 +61,13 @@ impl Servers {
             internet.enter(move || {
                 let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
                     .with_context(|| format!("cannot listen on port {port}"))?;
+                // std asks for room for 128; what a burst brings beyond that would come a second later.
+                rustix::net::listen(&listener, BACKLOG).context("cannot lengthen the queue")?;
                 listener.set_nonblocking(true)?;
                 Ok(listener)
             })
         };
-        let (web, holder) = (listen(HTTP_PORT)?, listen(HOLD_PORT)?);
+        let (web, holder, pages) = (listen(HTTP_PORT)?, listen(HOLD_PORT)?, listen(page::PORT)?);
         let mut threads = Vec::new();
         let (flag, folder) = (Arc::clone(&stop), files.clone());
         threads.push(thread::spawn(move || {
@@ -74,6 +80,12 @@ impl Servers {
         let (flag, keeper) = (Arc::clone(&stop), held.clone());
         threads.push(thread::spawn(move || {
             accept(&holder, &flag, |stream, peer| keeper.add(stream, peer))
+        }));
+        let flag = Arc::clone(&stop);
+        threads.push(thread::spawn(move || {
+            accept(&pages, &flag, |stream, peer| {
+                thread::spawn(move || drop(page::serve(&stream, peer)));
+            })
         }));
 
         let mut servers = Self {

@@ -5,4 +5,6 @@ pub mod names;
 pub mod numbered;
 pub mod ping;
 pub mod ports;
+pub mod storm;
+pub mod stun;
 pub mod web;

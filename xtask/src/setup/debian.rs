@@ -8,7 +8,7 @@ use mape_tests::process::run;
 use super::progress;
 
 /// Each program that the lab runs, and the package that brings it.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     // The package `dnsmasq` would start a service on the machine; this one is the program alone.
@@ -16,13 +16,19 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
+    ("nft", "nftables"),
     ("ping", "iputils-ping"),
     ("sha256sum", "coreutils"),
     ("ss", "iproute2"),
     ("tc", "iproute2"),
     ("tcpdump", "tcpdump"),
     ("tshark", "tshark"),
+    ("turnserver", SERVICE.1),
+    ("turnutils_natdiscovery", SERVICE.1),
 ];
+
+/// A service that installing its package would start, and keep starting, on the machine's real addresses; and the package.
+const SERVICE: (&str, &str) = ("coturn.service", "coturn");
 
 /// Fetching an index or a handful of packages over a slow line.
 const APT_LIMIT: Duration = Duration::from_mins(10);
@@ -47,6 +53,15 @@ pub(super) fn packages() -> Result<String> {
     }
     progress(&format!("installing {} (apt-get)", missing.join(" ")));
     apt(&["update"]).context("apt-get update: is the network there, and is /etc/apt/sources.list right?")?;
+    if missing.contains(&SERVICE.1)
+        && let Some(systemctl) = find("systemctl")
+    {
+        progress(&format!(
+            "the machine itself shall not run {0} (undone by: systemctl unmask {0})",
+            SERVICE.0
+        ));
+        run(Command::new(systemctl).args(["mask", SERVICE.0]), APT_LIMIT)?.success()?;
+    }
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(&missing);
     apt(&arguments).with_context(|| format!("try by hand: apt-get install {}", missing.join(" ")))?;
