@@ -1,10 +1,13 @@
 //! ICMP errors in both directions, about the tunnel itself, and the answers of our own: on the host and in the kernel alike.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use mape_common::{checksum, layout::Gauge};
 use mape_tests::table::{
-    both::in_both,
+    both::{in_both, in_the_kernel},
     frame::{Frame, Payload, Seen, echo, error, syn, tcp, udp},
     host::HostWorld,
     talk::{answer, down, send, sweep, up},
@@ -428,22 +431,63 @@ fn only_errors_about_packets_of_ours_count() {
 }
 
 #[test]
-fn who_gets_no_port_is_told_once_a_second_that_the_host_is_unreachable() {
-    in_both(mape_ctl::object::object(), "exhaust", |world| {
+fn who_gets_no_port_on_two_tries_is_told_that_the_host_is_unreachable() {
+    let mut world = HostWorld::new(4096);
+    for n in 0..252 {
+        send(&mut world, HOST, SERVER, tcp(10_000 + n, 443, SYN)).unwrap();
+    }
+    let refused = up(HOST, SERVER, tcp(20_000, 443, SYN));
+    // Who opens a connection takes the answer for the end: so not at once, something may become free.
+    assert_eq!(
+        world.give(Program::Lan, &refused),
+        (Outcome::Dropped, "ports-exhausted")
+    );
+    assert_eq!(
+        world.give(Program::Lan, &refused),
+        (Outcome::Dropped, "recently-refused")
+    );
+    world.env.pass_seconds(2);
+    let (outcome, label) = world.give(Program::Lan, &refused);
+    let Outcome::Answered(frame) = outcome else {
+        panic!("{label}")
+    };
+    assert_eq!(
+        (label, told(&frame)),
+        ("ports-exhausted", (GATEWAY, 1, 0, without_hops(&refused[14..42])))
+    );
+    assert_eq!(
+        world.give(Program::Lan, &refused),
+        (Outcome::Dropped, "recently-refused")
+    );
+    world.env.pass_seconds(20);
+    assert_eq!(
+        world.give(Program::Lan, &refused),
+        (Outcome::Dropped, "ports-exhausted"),
+        "a first try again"
+    );
+}
+
+#[test]
+fn in_the_kernel_the_second_refusal_is_answered_too() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: loading BPF programs needs root");
+        return;
+    }
+    in_the_kernel(mape_ctl::object::object(), "exhaust", |world| {
         for n in 0..252 {
             send(world, HOST, SERVER, tcp(10_000 + n, 443, SYN)).unwrap();
         }
         let refused = up(HOST, SERVER, tcp(20_000, 443, SYN));
+        assert_eq!(
+            world.give(Program::Lan, &refused),
+            (Outcome::Dropped, "ports-exhausted")
+        );
+        std::thread::sleep(Duration::from_millis(1_500));
         let (outcome, label) = world.give(Program::Lan, &refused);
         let Outcome::Answered(frame) = outcome else {
             panic!("{label}")
         };
-        assert_eq!(
-            (label, told(&frame)),
-            ("ports-exhausted", (GATEWAY, 1, 0, without_hops(&refused[14..42])))
-        );
-        let (outcome, label) = world.give(Program::Lan, &refused);
-        assert_eq!((outcome, label), (Outcome::Dropped, "recently-refused"));
+        assert_eq!(told(&frame), (GATEWAY, 1, 0, without_hops(&refused[14..42])));
     });
 }
 
@@ -461,11 +505,12 @@ fn answers_are_few_however_many_packets_ask_for_one() {
         });
         answered.count()
     };
+    assert_eq!(ask(&mut world), 0, "a first try is not answered");
+    world.env.pass_seconds(2);
     assert_eq!(ask(&mut world), 64);
-    assert_eq!(
-        (world.env.read(Gauge::Answers), world.env.read(Gauge::AnswersSuppressed)),
-        (64, 136)
-    );
+    assert_eq!(world.env.read(Gauge::Answers), 64);
+    // Of some hosts the first refusal was forgotten for another's, which fell into the same place.
+    assert!(world.env.read(Gauge::AnswersSuppressed) > 120);
     world.env.pass_seconds(2);
     assert_eq!(ask(&mut world), 64, "a new tick has new answers");
 }

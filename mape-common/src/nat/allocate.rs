@@ -19,6 +19,7 @@ use crate::{
     layout::{Config, FlowKey, Gauge, Transport},
     time::Tick,
     verdict::Reason,
+    wire::port::Port,
     word::Word,
 };
 
@@ -37,8 +38,15 @@ const PASSED_OVER: u32 = 64;
 const CELLS: u32 = 4;
 /// Ports looked up in one search because their cells cannot tell; see [`overlap`].
 const LOOKUPS: u32 = 32;
-/// Ports whose session may have expired without having been swept yet, looked at before refusing.
-const RECLAIM_LOOKS: u32 = 24;
+/// Ports whose session with a destination may be over in all but name, looked at before refusing; half as many in a set of more
+/// than [`FEW_PORTS`].
+const RECLAIM_LOOKS: u32 = 64;
+const FEW_PORTS: u32 = 256;
+/// Looks after which one that is over is enough; before that, the one that was used longest ago is looked for.
+const ENOUGH: u32 = 12;
+/// From one look to the next: a prime that divides the size of no port set, far from one, because connections that close together
+/// lie side by side.
+const STRIDE: u32 = 97;
 /// A port found by the search may be taken by another processor before we have it; so often in a row it is not chance.
 const ATTEMPTS: u32 = 3;
 const NONE: u32 = u32::MAX;
@@ -174,8 +182,12 @@ fn is_taken<E: Env>(env: &E, config: &Config, draft: Draft, ordinal: u32) -> boo
 struct Reclaim<'a, E> {
     env: &'a E,
     config: &'a Config,
-    draft: Draft,
-    walk: Walk,
+    transport: Transport,
+    now: Tick,
+    /// The destination's key in OUTSIDE, the port of each look filled in.
+    key: FlowKey,
+    next: u32,
+    looked: Tally,
     oldest: Tick,
     found: u32,
 }
@@ -183,27 +195,28 @@ struct Reclaim<'a, E> {
 impl<E: Env> Search for Reclaim<'_, E> {
     #[inline(always)]
     fn step(&mut self, _: u32) -> bool {
-        let ordinal = self.walk.next();
+        let ordinal = self.next;
+        self.next = ordinal.wrapping_add(STRIDE).checked_rem(self.config.ports).unwrap_or(0);
+        let is_enough = !self.looked.is_within(self.now.0, ENOUGH);
+        if is_enough && self.found != NONE {
+            return false;
+        }
+        // On a mapping's port the session would end for nothing: the port stays the mapping's.
+        let state = self.env.port(self.transport, ordinal).map(Word::load);
+        if !state.is_some_and(|word| PortState::at(word, self.now).is_sharable()) {
+            return true;
+        }
         let Some(port) = self.config.port_set.port(ordinal) else {
             return true;
         };
-        let Ok(record) = self.draft.record(self.env) else {
-            return true;
-        };
-        let facts = record.facts();
-        // On a mapping's port the session would end for nothing: the port stays the mapping's.
-        let state = self.env.port(facts.transport, ordinal).map(Word::load);
-        if !state.is_some_and(|word| PortState::at(word, facts.created).is_sharable()) {
-            return true;
-        }
-        let key = FlowKey::new(facts.transport, facts.external, port, facts.remote, facts.remote_port);
-        if let Some(found) = self.env.find(Side::Outside, &key)
+        self.key.local_port = port.to_bytes();
+        if let Some(found) = self.env.find(Side::Outside, &self.key)
             && let Some(record) = self.env.session(found.slot)
         {
-            let (state, now) = (record.state(), facts.created);
-            let idle = now.since(state.used);
+            let state = record.state();
+            let idle = self.now.since(state.used);
             if state.generation == found.generation
-                && table::is_over_in_all_but_name(self.config, state, now)
+                && table::is_over_in_all_but_name(self.config, state, self.now)
                 && (self.found == NONE || idle > self.oldest)
             {
                 self.found = ordinal;
@@ -358,12 +371,26 @@ pub fn find_over<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     let mut reclaim = Reclaim {
         env,
         config,
-        draft,
-        walk: Walk::new(env, config),
+        transport: facts.transport,
+        now: facts.created,
+        key: FlowKey::new(
+            facts.transport,
+            facts.external,
+            Port(0),
+            facts.remote,
+            facts.remote_port,
+        ),
+        next: env.random().checked_rem(config.ports).unwrap_or(0),
+        looked: Tally::from(facts.created.0),
         oldest: Tick(0),
         found: NONE,
     };
-    env.search(RECLAIM_LOOKS, &mut reclaim);
+    let looks = if config.ports <= FEW_PORTS {
+        RECLAIM_LOOKS
+    } else {
+        RECLAIM_LOOKS / 2
+    };
+    env.search(looks, &mut reclaim);
     reclaim.found
 }
 

@@ -116,6 +116,12 @@ pub fn was_refused<E: Env>(env: &E, config: &Config, flow: &Flow, now: Tick) -> 
     refusal(config, flow).is_recent(env, now)
 }
 
+/// Whether that was so some seconds before, too.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn is_refused_again<E: Env>(env: &E, config: &Config, flow: &Flow) -> bool {
+    refusal(config, flow).is_repeated(env)
+}
+
 #[inline(always)]
 fn refusal(config: &Config, flow: &Flow) -> Refusal {
     Refusal::new(
@@ -146,7 +152,10 @@ pub fn outbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Re
             Ok(())
         }
         Err(reason) => {
-            if matches!(reason, Reason::PortsExhausted | Reason::HostSessions) {
+            if matches!(
+                reason,
+                Reason::PortsExhausted | Reason::SessionsExhausted | Reason::HostSessions
+            ) {
                 note_refusal(env, config, draft);
             }
             draft.give_back(env);

@@ -8,6 +8,7 @@ use crate::{
     env::Env,
     hop::{Hop, Link, Mac},
     layout::Gauge,
+    nat::open,
     packet::Packet,
     time::Tick,
     verdict::{Broken, Reason, Truncated, Verdict},
@@ -220,7 +221,12 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, reason
         }
         (icmp::TOO_BIG, inner_mtu(env, arrival, &header)?)
     } else {
-        // A soft error: the host may try again (RFC 6888 REQ-11 b).
+        // A soft error (RFC 6888 REQ-11 b). But whoever opens a TCP connection takes it for the end, so it is said to a host that
+        // has tried again in vain: mostly something has become free before that.
+        let (_, flow) = outbound::read(frame)?;
+        if !open::is_refused_again(env, arrival.config, &flow) {
+            return Err(reason);
+        }
         (icmp::HOST, 0)
     };
     if !may_send(env, arrival.now) {

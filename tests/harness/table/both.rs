@@ -30,6 +30,14 @@ pub fn in_both(object: &[u8], name: &str, test: impl Fn(&mut dyn World) + Sync) 
         println!("SKIPPED: {name} in the kernel: loading BPF programs needs root");
         return;
     }
+    in_the_kernel(object, name, test);
+}
+
+/// Runs a test with the programs of `object`, as root.
+///
+/// # Panics
+/// Where the test fails.
+pub fn in_the_kernel(object: &[u8], name: &str, test: impl Fn(&mut dyn World) + Sync) {
     let room = Room(Netns::create(&format!("mape-{name}-{}", std::process::id())).expect("a namespace"));
     furnish(&room.0).expect("devices");
     let run = room.0.enter(|| {
