@@ -204,6 +204,15 @@ impl HostEnv {
         self.sessions.iter().filter(|s| s.state().phase.is_live()).count()
     }
 
+    /// Who may send to which mapping, and since when; a mapping may have ended since.
+    pub fn permissions(&self) -> Vec<(PermissionKey, Tick)> {
+        self.permissions
+            .borrow()
+            .iter()
+            .map(|(key, tick)| (*key, *tick))
+            .collect()
+    }
+
     /// What breaks the rules that hold between packets; empty when all is well.
     ///
     /// Both table entries of every live record and none of any other; every port held by who says so; nothing lost.

@@ -58,7 +58,7 @@ impl Host {
     }
 }
 
-/// A record, in words that the core and the model have in common: protocol, kind of hold, LAN end, external port, remote
+/// A record or a permission, in words that the core and the model have in common: protocol, kind of hold, LAN end, external port, remote
 /// end, phase, stamp.
 type Row = (u8, &'static str, life::End, u16, life::End, &'static str, u32);
 
@@ -87,6 +87,19 @@ fn rows_of_core(env: &HostEnv) -> Vec<Row> {
             )
         })
         .collect();
+    rows.extend(env.permissions().into_iter().filter_map(|(key, stamp)| {
+        let (_, of) = env.session(key.mapping.slot)?.read(key.mapping.generation)?;
+        let remote = (key.remote, 0);
+        Some((
+            of.transport.protocol(),
+            "permission",
+            (of.inside, of.inside_port.0),
+            of.external_port.0,
+            remote,
+            "",
+            stamp.0,
+        ))
+    }));
     rows.sort_unstable();
     rows
 }
@@ -129,7 +142,20 @@ fn rows_of_model(model: &Model) -> Vec<Row> {
         let protocol = transport(m.transport).protocol();
         (protocol, "mapping", m.inside, m.port, ([0; 4], 0), "", m.stamp)
     });
-    let mut rows: Vec<Row> = sessions.chain(mappings).collect();
+    let permissions = model.permissions.iter().filter_map(|((id, remote), permission)| {
+        let m = model.mappings.iter().find(|m| m.id == *id)?;
+        let protocol = transport(m.transport).protocol();
+        Some((
+            protocol,
+            "permission",
+            m.inside,
+            m.port,
+            (*remote, 0),
+            "",
+            permission.stamp,
+        ))
+    });
+    let mut rows: Vec<Row> = sessions.chain(mappings).chain(permissions).collect();
     rows.sort_unstable();
     rows
 }
