@@ -29,7 +29,7 @@ const PAGE: (u16, u8) = (500, 40);
 /// Connections that one server holds at once, of 240 that it could tell apart.
 const AT_ONE: u16 = 200;
 /// For this long RFC 5382 REQ-5 has a closed connection remembered.
-const TRANSITORY: Duration = Duration::from_secs(240);
+const TRANSITORY: Duration = Duration::from_mins(4);
 /// Source ports begin here, end below Linux's ephemeral ones, and are used once.
 const FIRST_PORT: u16 = 20_000;
 
