@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     lab::Lab,
@@ -20,7 +20,9 @@ use crate::{
 };
 
 /// More frames than this are not written: dissecting takes about 20 µs for each.
-const MOST_FRAMES: &str = "200000";
+const MOST_FRAMES: usize = 200_000;
+/// More than any frame has here; the kernel's buffer is divided into slots of this size.
+const SNAP: &str = "2048";
 const DISSECT: Duration = Duration::from_mins(2);
 /// Only so many faults are described; the rest are counted.
 const DESCRIBED: usize = 10;
@@ -100,21 +102,23 @@ impl Capture {
     /// When tcpdump does not start.
     pub fn start(lab: &Lab, node: &str, device: &str) -> Result<Self> {
         let file = lab.folder().join(format!("{node}-{device}.pcap"));
-        let path = file.to_string_lossy().into_owned();
+        let (path, most) = (file.to_string_lossy().into_owned(), MOST_FRAMES.to_string());
         let words = [
             "tcpdump",
             "-i",
             device,
             "-n",
             "-U",
+            // Else frames are handed over a block at a time, a second late, and what is in a block at the end is lost.
+            "--immediate-mode",
             "-s",
-            "0",
+            SNAP,
             "-B",
             "65536",
             "-Z",
             "root",
             "-c",
-            MOST_FRAMES,
+            &most,
             "-w",
             &path,
         ];
@@ -129,7 +133,7 @@ impl Capture {
     /// Ends the capture and judges every frame by the rules of RFC 7597 and this lab's plan: one customer edge and its relay.
     ///
     /// # Errors
-    /// When tshark fails.
+    /// When tcpdump has missed a frame, or tshark fails.
     pub fn judge(self) -> Result<Report> {
         self.judge_among(&[edges::FIRST])
     }
@@ -137,9 +141,12 @@ impl Capture {
     /// As [`Self::judge`] where these customer edges may send to each other.
     ///
     /// # Errors
-    /// When tshark fails.
+    /// As [`Self::judge`].
     pub fn judge_among(self, edges: &[Edge]) -> Result<Report> {
-        self.program.stop()?;
+        let said = self.program.stop()?.stderr;
+        if !is_complete(&said).with_context(|| format!("tcpdump said: {said}"))? {
+            bail!("tcpdump has missed frames: {said}");
+        }
         let mut tshark = Command::new("tshark");
         // Checksums are not looked at unless asked for.
         for protocol in ["ip", "tcp", "udp"] {
@@ -180,6 +187,17 @@ impl Capture {
         report.flow_labels = labels.len();
         Ok(report)
     }
+}
+
+/// Whether tcpdump has written all that the kernel had for it, by the figures that it ends with.
+fn is_complete(said: &str) -> Option<bool> {
+    let figure = |what: &str| -> Option<usize> {
+        let line = said.lines().find(|line| line.ends_with(what))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    let (captured, received) = (figure(" captured")?, figure(" received by filter")?);
+    let dropped = figure(" dropped by kernel")?;
+    Some(captured >= MOST_FRAMES || (captured, dropped) == (received, 0))
 }
 
 fn fields() -> impl Iterator<Item = &'static str> {
@@ -303,7 +321,7 @@ fn number(text: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Frame, edges};
+    use super::{Frame, edges, is_complete};
 
     /// A UDP datagram from the CE, as tshark prints its fields, with one of them replaced.
     fn from_ce(field: &str, value: &str) -> String {
@@ -391,6 +409,26 @@ mod tests {
         assert_eq!(faults(&line), Vec::<String>::new());
         let echo = from_ce("ip.proto", "1").replace(";4928;7001;;", ";;;0x1350;");
         assert_eq!(faults(&echo), ["icmp.ident is 0x1350, outside the port set"]);
+    }
+
+    #[test]
+    fn a_capture_that_lacks_frames_is_noticed() {
+        let said = |captured: usize, received: usize, dropped: usize| {
+            is_complete(&format!(
+                "tcpdump: listening on ce0, link-type EN10MB (Ethernet), snapshot length 2048 bytes\n\
+                 {captured} packets captured\n{received} packets received by filter\n{dropped} packets dropped by kernel\n"
+            ))
+        };
+        assert_eq!(said(0, 0, 0), Some(true));
+        assert_eq!(said(7, 7, 0), Some(true));
+        assert_eq!(said(0, 20, 0), Some(false), "not read yet");
+        assert_eq!(said(7, 7, 1), Some(false), "no room");
+        assert_eq!(said(200_000, 200_100, 0), Some(true), "as many as were wanted");
+        assert_eq!(
+            is_complete("1 packet captured\n1 packet received by filter\n0 packets dropped by kernel"),
+            Some(true)
+        );
+        assert_eq!(is_complete("tcpdump: ce0: No such device exists"), None);
     }
 
     #[test]
