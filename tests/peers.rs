@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,13 +11,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mape_tests::{
     capture::Capture,
-    gateway,
+    gateway::{self, Role},
     lab::{Lab, LabOptions},
     plan::{self, Shape, edges},
     process::{pause, watch_signals},
     traffic::{
         numbered::Load,
-        peers::{TcpPair, UdpPair, transfer},
+        peers::{TcpPair, UdpPair, dial, transfer},
         ping,
     },
 };
@@ -35,6 +35,8 @@ const STEADY: [&str; 2] = ["--tcp-mapping", "endpoint-independent"];
 const FORWARDING: [&str; 2] = ["--rule", "2001:db8::/40,192.0.2.0/24,16,4,fmr"];
 /// Pings to the Internet while captures run: a capture that sees none of them sees nothing, whatever the rest of it says.
 const PINGS: u32 = 5;
+/// A port of the customer edge's set.
+const FORWARDED: u16 = 0x1340;
 /// One round is enough; a busy machine may be late.
 const MOST_ROUNDS: usize = 3;
 
@@ -222,6 +224,23 @@ fn without_forwarding_rules_they_send_to_each_other_through_the_relay() {
     }
 }
 
+/// A port of the set that is forwarded to the second host is reached by the first at the shared address.
+fn a_forward_is_reached(lab: &Lab, hosts: [&str; 2], server: Ipv4Addr) -> Result<()> {
+    let ctl = |words: &[&str]| lab.gateway(Role::Ce)?.ctl(lab.node("ce")?, words)?.success();
+    let (server, port) = (SocketAddrV4::new(server, 8080), FORWARDED.to_string());
+    ctl(&["forward", "add", "tcp", &port, &server.to_string()])?;
+    let external = SocketAddr::from((plan::CE_IPV4, FORWARDED));
+    let nodes = [lab.node(hosts[0])?, lab.node(hosts[1])?];
+    let [near, far] = dial(nodes, server, external, Duration::from_secs(5))?;
+    let seen = far.peer_addr()?;
+    ensure!(edges::FIRST.owns(seen) && seen != external, "seen as {seen}");
+    for (from, to) in [(&near, &far), (&far, &near)] {
+        ensure!(transfer(from, to, MEBIBYTES)? == MEBIBYTES << 20);
+    }
+    ctl(&["forward", "del", "tcp", &port])?;
+    Ok(())
+}
+
 /// Each pair of hosts behind the only customer edge talks by its shared address, and nothing of that goes into the tunnel. Then
 /// one opens a connection to a port of another, which is let in where the configuration says so.
 fn talk_behind_one_edge(shape: Shape, pairs: &[[&'static str; 2]]) -> Result<()> {
@@ -265,6 +284,8 @@ fn talk_behind_one_edge(shape: Shape, pairs: &[[&'static str; 2]]) -> Result<()>
             ensure!(transfer(from, to, MEBIBYTES)? == MEBIBYTES << 20, "{hosts:?}");
         }
         lab.load_again("ce", &STEADY)?;
+        let server = *strangers.local()[1].ip();
+        a_forward_is_reached(&lab, hosts, server).with_context(|| format!("{hosts:?}"))?;
     }
     ping_the_internet(&lab, "host1")?;
     pause(Duration::from_millis(300))?;

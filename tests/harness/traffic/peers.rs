@@ -164,6 +164,12 @@ impl TcpPair {
         [first.external, second.external]
     }
 
+    /// The endpoints as the hosts know them.
+    pub fn local(&self) -> [SocketAddrV4; 2] {
+        let [first, second] = &self.0;
+        [first.local, second.local]
+    }
+
     /// Both connect, the second a moment later (RFC 9293 §3.5, simultaneous open).
     ///
     /// # Errors
@@ -185,29 +191,41 @@ impl TcpPair {
     /// When there is no connection in time.
     pub fn dial(&self, patience: Duration) -> Result<[TcpStream; 2]> {
         let [first, second] = &self.0;
-        let listener = second.node.enter(|| {
-            let listener = TcpListener::bind(second.local).context("cannot listen")?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        })?;
-        let near = first.node.enter(|| {
-            TcpStream::connect_timeout(&second.external, patience)
-                .with_context(|| format!("no connection to {}", second.external))
-        })?;
-        let mut far = None;
-        wait_for("the accepted connection", OPENING, || match listener.accept() {
-            Ok((stream, _)) => {
-                far = Some(stream);
-                Ok(true)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error).context("cannot accept"),
-        })?;
-        let far = far.context("nothing was accepted")?;
-        wait_until_open(&near)?;
-        wait_until_open(&far)?;
-        Ok([near, far])
+        dial([&first.node, &second.node], second.local, second.external, patience)
     }
+}
+
+/// The second node listens at an address of its own, and the first connects from a new port to what leads there.
+///
+/// # Errors
+/// When there is no connection in time.
+pub fn dial(
+    [first, second]: [&Netns; 2],
+    local: SocketAddrV4,
+    external: SocketAddr,
+    patience: Duration,
+) -> Result<[TcpStream; 2]> {
+    let listener = second.enter(|| {
+        let listener = TcpListener::bind(local).with_context(|| format!("cannot listen at {local}"))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    })?;
+    let near = first.enter(|| {
+        TcpStream::connect_timeout(&external, patience).with_context(|| format!("no connection to {external}"))
+    })?;
+    let mut far = None;
+    wait_for("the accepted connection", OPENING, || match listener.accept() {
+        Ok((stream, _)) => {
+            far = Some(stream);
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error).context("cannot accept"),
+    })?;
+    let far = far.context("nothing was accepted")?;
+    wait_until_open(&near)?;
+    wait_until_open(&far)?;
+    Ok([near, far])
 }
 
 fn meet_tcp(lab: &Lab, host: &str) -> Result<TcpEnd> {
