@@ -15,7 +15,7 @@ use mape_common::{
     verdict::{Direction, Failure, Verdict},
 };
 use mape_tests::table::{
-    frame::{Frame, Outer, Payload, Seen, echo, udp},
+    frame::{Frame, Outer, Payload, Seen, echo, tcp, udp},
     host::{HostWorld, LAN, WAN},
     world::{CE, HOST, HOST_MAC, LAN_MAC, RELAY, ROUTER_MAC, SERVER, SHARED, WAN_MAC, config, host, router},
 };
@@ -267,6 +267,29 @@ fn two_customer_edges_of_one_address_reach_each_other() {
         down(&world, theirs, SHARED, udp(1236, 1232)).unwrap().addresses,
         (SHARED, HOST)
     );
+}
+
+#[test]
+fn the_shared_address_with_a_port_of_another_set_is_elsewhere() {
+    const SYN: u8 = 2;
+    const SYN_ACK: u8 = 18;
+    let theirs: Ipv6Addr = "2001:db8:12:3500:0:c000:212:35".parse().unwrap();
+    // Without a forwarding rule the relay sends it on; with one it goes straight to whose port it is.
+    for (world, far_end) in [(HostWorld::new(64), RELAY), (mesh(), theirs)] {
+        for (first, answer) in [
+            (udp(1232, 1236), udp(1236, 1232)),
+            (tcp(1232, 1236, SYN), tcp(1236, 1232, SYN_ACK)),
+        ] {
+            let seen = up(&world, SHARED, first).unwrap();
+            assert_eq!(seen.outer.unwrap().1, far_end);
+            assert_eq!((seen.addresses, seen.ports), ((SHARED, SHARED), (1232, 1236)));
+            let seen = down(&world, far_end, SHARED, answer).unwrap();
+            assert_eq!((seen.addresses, seen.ports), ((SHARED, HOST), (1236, 1232)));
+        }
+        // Below the first block are ports that nobody has: into the tunnel all the same, by the relay.
+        let seen = up(&world, SHARED, udp(1232, 1023)).unwrap();
+        assert_eq!(seen.outer.unwrap().1, RELAY);
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Owns captures on the transit link: tcpdump writes them, tshark dissects them, and every frame is held to the rules.
+//! Owns captures on the transit links: tcpdump writes them, tshark dissects them, and every frame is held to the rules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,16 +8,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     lab::Lab,
-    plan,
+    plan::{
+        self,
+        edges::{self, Edge},
+    },
     process::{Background, run, wait_for},
 };
 
 /// More frames than this are not written: dissecting takes about 20 µs for each.
-const MOST_FRAMES: &str = "200000";
+const MOST_FRAMES: usize = 200_000;
+/// More than any frame has here; the kernel's buffer is divided into slots of this size.
+const SNAP: &str = "2048";
 const DISSECT: Duration = Duration::from_mins(2);
 /// Only so many faults are described; the rest are counted.
 const DESCRIBED: usize = 10;
@@ -69,11 +74,13 @@ pub struct Capture {
 pub struct Report {
     /// Frames in it.
     pub frames: usize,
-    /// Of these, IPv4 in IPv6 from the CE.
+    /// Of these, IPv4 in IPv6 from a customer edge.
     pub from_ce: usize,
-    /// Of these, IPv4 in IPv6 to the CE.
+    /// Of these, IPv4 in IPv6 to a customer edge.
     pub to_ce: usize,
-    /// Different flow labels among those from the CE.
+    /// Of these, IPv4 in IPv6 by source and destination of the outer header.
+    pub tunnels: BTreeMap<(Ipv6Addr, Ipv6Addr), usize>,
+    /// Different flow labels among those from a customer edge.
     pub flow_labels: usize,
     /// What was wrong, with how many frames.
     pub faults: BTreeMap<String, usize>,
@@ -95,21 +102,23 @@ impl Capture {
     /// When tcpdump does not start.
     pub fn start(lab: &Lab, node: &str, device: &str) -> Result<Self> {
         let file = lab.folder().join(format!("{node}-{device}.pcap"));
-        let path = file.to_string_lossy().into_owned();
+        let (path, most) = (file.to_string_lossy().into_owned(), MOST_FRAMES.to_string());
         let words = [
             "tcpdump",
             "-i",
             device,
             "-n",
             "-U",
+            // Else frames are handed over a block at a time, a second late, and what is in a block at the end is lost.
+            "--immediate-mode",
             "-s",
-            "0",
+            SNAP,
             "-B",
             "65536",
             "-Z",
             "root",
             "-c",
-            MOST_FRAMES,
+            &most,
             "-w",
             &path,
         ];
@@ -121,12 +130,23 @@ impl Capture {
         Ok(Self { program, file })
     }
 
-    /// Ends the capture and judges every frame by the rules of RFC 7597 and this lab's plan.
+    /// Ends the capture and judges every frame by the rules of RFC 7597 and this lab's plan: one customer edge and its relay.
     ///
     /// # Errors
-    /// When tshark fails.
+    /// When tcpdump has missed a frame, or tshark fails.
     pub fn judge(self) -> Result<Report> {
-        self.program.stop()?;
+        self.judge_among(&[edges::FIRST])
+    }
+
+    /// As [`Self::judge`] where these customer edges may send to each other.
+    ///
+    /// # Errors
+    /// As [`Self::judge`].
+    pub fn judge_among(self, edges: &[Edge]) -> Result<Report> {
+        let said = self.program.stop()?.stderr;
+        if !is_complete(&said).with_context(|| format!("tcpdump said: {said}"))? {
+            bail!("tcpdump has missed frames: {said}");
+        }
         let mut tshark = Command::new("tshark");
         // Checksums are not looked at unless asked for.
         for protocol in ["ip", "tcp", "udp"] {
@@ -146,15 +166,16 @@ impl Capture {
         for line in finished.stdout.lines() {
             let frame = Frame::parse(line).with_context(|| format!("tshark printed `{line}`"))?;
             report.frames += 1;
-            match frame.way() {
-                Way::FromCe => {
-                    report.from_ce += 1;
-                    labels.insert(frame.first("ipv6.flow").to_owned());
-                }
-                Way::ToCe => report.to_ce += 1,
-                Way::Other => {}
+            let ends = frame.ends(edges);
+            if ends.from.is_some() {
+                report.from_ce += 1;
+                labels.insert(frame.first("ipv6.flow").to_owned());
             }
-            for fault in frame.faults() {
+            report.to_ce += usize::from(ends.to.is_some());
+            if let Some(tunnel) = frame.tunnel() {
+                *report.tunnels.entry(tunnel).or_default() += 1;
+            }
+            for fault in frame.faults(edges) {
                 if report.described.len() < DESCRIBED {
                     report
                         .described
@@ -168,15 +189,26 @@ impl Capture {
     }
 }
 
+/// Whether tcpdump has written all that the kernel had for it, by the figures that it ends with.
+fn is_complete(said: &str) -> Option<bool> {
+    let figure = |what: &str| -> Option<usize> {
+        let line = said.lines().find(|line| line.ends_with(what))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    let (captured, received) = (figure(" captured")?, figure(" received by filter")?);
+    let dropped = figure(" dropped by kernel")?;
+    Some(captured >= MOST_FRAMES || (captured, dropped) == (received, 0))
+}
+
 fn fields() -> impl Iterator<Item = &'static str> {
     FIELDS.into_iter().chain(SUMS)
 }
 
+/// The customer edges at the two ends of a tunnelled frame's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    FromCe,
-    ToCe,
-    Other,
+struct Ends<'a> {
+    from: Option<&'a Edge>,
+    to: Option<&'a Edge>,
 }
 
 /// One frame's fields, each with all its values, outermost first.
@@ -204,21 +236,25 @@ impl<'a> Frame<'a> {
         self.all(field).first().copied().unwrap_or_default()
     }
 
-    fn way(&self) -> Way {
-        let ce = plan::CE_IPV6;
-        let is = |field| self.first(field).parse::<Ipv6Addr>() == Ok(ce);
-        match (
-            self.all("ipv6.nxt").contains(&IPV4_INSIDE),
-            is("ipv6.src"),
-            is("ipv6.dst"),
-        ) {
-            (true, true, _) => Way::FromCe,
-            (true, _, true) => Way::ToCe,
-            _ => Way::Other,
+    /// Source and destination of the outer header, where it carries IPv4.
+    fn tunnel(&self) -> Option<(Ipv6Addr, Ipv6Addr)> {
+        if !self.all("ipv6.nxt").contains(&IPV4_INSIDE) {
+            return None;
+        }
+        let address = |field| self.first(field).parse().ok();
+        Some((address("ipv6.src")?, address("ipv6.dst")?))
+    }
+
+    fn ends<'e>(&self, edges: &'e [Edge]) -> Ends<'e> {
+        let tunnel = self.tunnel();
+        let find = |address: Option<Ipv6Addr>| edges.iter().find(|edge| Some(edge.ipv6) == address);
+        Ends {
+            from: find(tunnel.map(|(from, _)| from)),
+            to: find(tunnel.map(|(_, to)| to)),
         }
     }
 
-    fn faults(&self) -> Vec<String> {
+    fn faults(&self, edges: &[Edge]) -> Vec<String> {
         let mut faults = Vec::new();
         if !self.all("_ws.malformed").is_empty() {
             faults.push(format!("malformed ({})", self.first("_ws.col.Protocol")));
@@ -238,21 +274,28 @@ impl<'a> Frame<'a> {
         if faults.is_empty() && self.all("_ws.expert.severity").contains(&ERROR) {
             faults.push(format!("tshark finds an error ({})", self.first("_ws.col.Protocol")));
         }
-        match self.way() {
-            Way::FromCe => self.check_tunnel("ipv6.dst", "ip.src", "srcport", &mut faults),
-            Way::ToCe => self.check_tunnel("ipv6.src", "ip.dst", "dstport", &mut faults),
-            Way::Other if !self.all("ip.src").is_empty() => faults.push("IPv4 outside the CE's tunnel".to_owned()),
-            Way::Other => {}
+        let ends = self.ends(edges);
+        if let Some(edge) = ends.from {
+            self.check_end(edge, edges, ["ipv6.dst", "ip.src", "srcport"], &mut faults);
+        }
+        if let Some(edge) = ends.to {
+            self.check_end(edge, edges, ["ipv6.src", "ip.dst", "dstport"], &mut faults);
+        }
+        if ends.from.is_none() && ends.to.is_none() && !self.all("ip.src").is_empty() {
+            faults.push("IPv4 outside the CE's tunnel".to_owned());
         }
         faults
     }
 
-    /// The other tunnel end must be the border relay, and the CE's own end inside must be in its port set.
-    fn check_tunnel(&self, far: &str, own: &str, port: &str, faults: &mut Vec<String>) {
-        if self.first(far).parse() != Ok(plan::BR_IPV6) {
-            faults.push(format!("{far} is {}, not the border relay", self.first(far)));
+    /// The other tunnel end must be the border relay or another customer edge, and this one's end inside must be in its port set.
+    fn check_end(&self, edge: &Edge, edges: &[Edge], [far, own, port]: [&str; 3], faults: &mut Vec<String>) {
+        let is_other = |address: Ipv6Addr| {
+            address == plan::BR_IPV6 || (address != edge.ipv6 && edges.iter().any(|other| other.ipv6 == address))
+        };
+        if !self.first(far).parse().is_ok_and(is_other) {
+            faults.push(format!("{far} is {}, no other end of a tunnel", self.first(far)));
         }
-        if self.first(own).parse::<Ipv4Addr>() != Ok(plan::CE_IPV4) {
+        if self.first(own).parse::<Ipv4Addr>() != Ok(edge.ipv4) {
             faults.push(format!("{own} is {}, not the CE's shared address", self.first(own)));
         }
         // The first protocol is the packet's own; an ICMP error shows those of the packet inside it, too.
@@ -263,7 +306,7 @@ impl<'a> Frame<'a> {
             other => return faults.push(format!("IP protocol {other}, which has no port")),
         };
         let value = self.first(&field);
-        if !value.is_empty() && !number(value).is_some_and(plan::is_own_port) {
+        if !value.is_empty() && !number(value).is_some_and(|port| plan::is_port_of(edge.psid, port)) {
             faults.push(format!("{field} is {value}, outside the port set"));
         }
     }
@@ -278,7 +321,7 @@ fn number(text: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Frame, Way};
+    use super::{Frame, edges, is_complete};
 
     /// A UDP datagram from the CE, as tshark prints its fields, with one of them replaced.
     fn from_ce(field: &str, value: &str) -> String {
@@ -307,16 +350,16 @@ mod tests {
     }
 
     fn faults(line: &str) -> Vec<String> {
-        Frame::parse(line).expect("as many columns as fields").faults()
+        let frame = Frame::parse(line).expect("as many columns as fields");
+        frame.faults(&[edges::FIRST])
     }
 
     #[test]
     fn a_right_frame_has_no_fault_and_a_way() {
         let line = from_ce("", "");
-        assert_eq!(
-            Frame::parse(&line).expect("as many columns as fields").way(),
-            Way::FromCe
-        );
+        let frame = Frame::parse(&line).expect("as many columns as fields");
+        assert_eq!(frame.ends(&edges::ALL).from, Some(&edges::FIRST));
+        assert_eq!(frame.ends(&edges::ALL).to, None);
         assert_eq!(faults(&line), Vec::<String>::new());
     }
 
@@ -331,7 +374,7 @@ mod tests {
             (
                 "ipv6.dst",
                 "2001:db8:ffff::2",
-                "ipv6.dst is 2001:db8:ffff::2, not the border relay",
+                "ipv6.dst is 2001:db8:ffff::2, no other end of a tunnel",
             ),
             (
                 "ip.src",
@@ -347,11 +390,45 @@ mod tests {
     }
 
     #[test]
+    fn between_customer_edges_both_ends_are_judged() {
+        let second = edges::ALL[1].ipv6.to_string();
+        let line = from_ce("ipv6.dst", &second).replace("198.51.100.1", "192.0.2.18");
+        let among = |edges| Frame::parse(&line).expect("as many columns as fields").faults(edges);
+        assert_eq!(among(&edges::ALL), ["udp.dstport is 7001, outside the port set"]);
+        assert_eq!(
+            among(&edges::ALL[..1]),
+            [format!("ipv6.dst is {second}, no other end of a tunnel")]
+        );
+        let to_itself = from_ce("ipv6.dst", &edges::FIRST.ipv6.to_string());
+        assert_eq!(faults(&to_itself).len(), 4, "{to_itself}");
+    }
+
+    #[test]
     fn an_error_message_is_not_judged_by_the_ports_of_the_packet_inside_it() {
         let line = from_ce("ip.proto", "1,17").replace(";4928;7001;", ";7;4928;");
         assert_eq!(faults(&line), Vec::<String>::new());
         let echo = from_ce("ip.proto", "1").replace(";4928;7001;;", ";;;0x1350;");
         assert_eq!(faults(&echo), ["icmp.ident is 0x1350, outside the port set"]);
+    }
+
+    #[test]
+    fn a_capture_that_lacks_frames_is_noticed() {
+        let said = |captured: usize, received: usize, dropped: usize| {
+            is_complete(&format!(
+                "tcpdump: listening on ce0, link-type EN10MB (Ethernet), snapshot length 2048 bytes\n\
+                 {captured} packets captured\n{received} packets received by filter\n{dropped} packets dropped by kernel\n"
+            ))
+        };
+        assert_eq!(said(0, 0, 0), Some(true));
+        assert_eq!(said(7, 7, 0), Some(true));
+        assert_eq!(said(0, 20, 0), Some(false), "not read yet");
+        assert_eq!(said(7, 7, 1), Some(false), "no room");
+        assert_eq!(said(200_000, 200_100, 0), Some(true), "as many as were wanted");
+        assert_eq!(
+            is_complete("1 packet captured\n1 packet received by filter\n0 packets dropped by kernel"),
+            Some(true)
+        );
+        assert_eq!(is_complete("tcpdump: ce0: No such device exists"), None);
     }
 
     #[test]

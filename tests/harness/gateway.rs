@@ -1,4 +1,4 @@
-//! Owns how the lab drives mape-ctl: the configuration files of the two gateways, load, unload and statistics.
+//! Owns how the lab drives mape-ctl: the configuration files of the gateways, load, unload and statistics.
 
 use std::{
     env, fs,
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     netns::Netns,
-    plan::{self, Shape},
+    plan::{self, Shape, edges},
     process::{self, Finished},
 };
 
@@ -30,7 +30,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The node it runs in.
+    /// The node it runs in; of several customer edges, the first.
     pub fn node(self) -> &'static str {
         match self {
             Self::Ce => "ce",
@@ -61,6 +61,7 @@ pub fn program() -> Result<PathBuf> {
 #[derive(Debug, Clone)]
 pub struct Gateway {
     role: Role,
+    node: &'static str,
     instance: String,
     program: PathBuf,
     config: PathBuf,
@@ -71,17 +72,23 @@ impl Gateway {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn new(role: Role, lab: &str, shape: Shape, program: &Path, folder: &Path) -> Result<Self> {
-        let config = folder.join(format!("{}.toml", role.node()));
-        fs::write(&config, config_text(role, shape)).with_context(|| format!("cannot write {}", config.display()))?;
+    pub fn new(node: &'static str, lab: &str, shape: Shape, program: &Path, folder: &Path) -> Result<Self> {
+        let gateway = Self::in_node(node, lab, program, folder);
+        let config = &gateway.config;
+        fs::write(config, config_text(node, shape)).with_context(|| format!("cannot write {}", config.display()))?;
         // `lab down` is another process: it finds the program and the instance by these.
         fs::write(folder.join("mape-ctl.path"), program.as_os_str().as_encoded_bytes())?;
-        Ok(Self {
-            role,
-            instance: instance(role, lab),
+        Ok(gateway)
+    }
+
+    fn in_node(node: &'static str, lab: &str, program: &Path, folder: &Path) -> Self {
+        Self {
+            role: if node == Role::Br.node() { Role::Br } else { Role::Ce },
+            node,
+            instance: format!("{lab}-{node}"),
             program: program.to_path_buf(),
-            config,
-        })
+            config: folder.join(format!("{node}.toml")),
+        }
     }
 
     /// The gateways that an earlier process loaded into a lab.
@@ -91,15 +98,8 @@ impl Gateway {
         };
         let id = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let id = id.strip_prefix("mape-").unwrap_or(id);
-        let gateway = |role: Role| Self {
-            role,
-            instance: instance(role, id),
-            program: PathBuf::from(&program),
-            config: folder.join(format!("{}.toml", role.node())),
-        };
-        [Role::Ce, Role::Br]
-            .map(gateway)
-            .into_iter()
+        let all = Shape::ThreeEdges.gateways().iter();
+        all.map(|node| Self::in_node(node, id, Path::new(&program), folder))
             .filter(|gateway| gateway.config.exists())
             .collect()
     }
@@ -107,6 +107,11 @@ impl Gateway {
     /// Which end it is.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// The node it runs in.
+    pub fn node(&self) -> &'static str {
+        self.node
     }
 
     /// The name mape-ctl knows it by.
@@ -139,8 +144,17 @@ impl Gateway {
     /// # Errors
     /// When mape-ctl refuses.
     pub fn load(&self, node: &Netns) -> Result<()> {
+        self.load_with(node, &[])
+    }
+
+    /// As [`Self::load`], with flags that go before what the file says.
+    ///
+    /// # Errors
+    /// When mape-ctl refuses.
+    pub fn load_with(&self, node: &Netns, flags: &[&str]) -> Result<()> {
         let config = self.config.to_string_lossy();
-        self.ctl(node, &["load", "--config", &config])?.success()?;
+        let words = [&["load", "--config", &config], flags].concat();
+        self.ctl(node, &words)?.success()?;
         if self.role == Role::Ce && !node.tool("ip -4 route show default")?.contains("mape0") {
             node.tool("ip -4 route add default dev mape0")?;
         }
@@ -180,21 +194,18 @@ impl Gateway {
     }
 }
 
-fn instance(role: Role, lab: &str) -> String {
-    format!("{}-{}", lab, role.node())
-}
-
-fn config_text(role: Role, shape: Shape) -> String {
-    let (lan, more) = match role {
-        Role::Ce => (
+fn config_text(node: &str, shape: Shape) -> String {
+    let (role, lan, more) = match edges::ALL.iter().find(|edge| edge.node == node) {
+        Some(edge) => (
+            Role::Ce,
             format!("{:?}", shape.lan_devices()),
-            format!("prefix = \"{}\"\n", plan::CE_PREFIX),
+            format!("prefix = \"{}\"\n", edge.prefix),
         ),
-        Role::Br => (r#"["inet0"]"#.to_owned(), String::new()),
+        None => (Role::Br, r#"["inet0"]"#.to_owned(), String::new()),
     };
-    let (name, br, offset) = (role.node(), plan::BR_IPV6, plan::PSID_OFFSET);
+    let (role, br, offset) = (role.node(), plan::BR_IPV6, plan::PSID_OFFSET);
     format!(
-        r#"role = "{name}"
+        r#"role = "{role}"
 lan = {lan}
 wan = "wan0"
 

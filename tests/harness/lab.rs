@@ -74,12 +74,11 @@ impl Lab {
         lab.make_nodes(options)?;
         lab.make_links(options)?;
         lab.configure(&options.shape.addresses())?;
-        if options.shape == Shape::OneArm {
-            // What comes in on the one interface goes out there by XDP_TX.
+        if let Some((node, device)) = options.shape.echoed_to() {
             let file = lab.folder.join("pass.o");
             fs::write(&file, pass::elf()).with_context(|| format!("cannot write {}", file.display()))?;
-            let attach = format!("ip link set dev port2 xdpdrv obj {} sec xdp", file.display());
-            lab.node("switch")?.tool(&attach)?;
+            let attach = format!("ip link set dev {device} xdpdrv obj {} sec xdp", file.display());
+            lab.node(node)?.tool(&attach)?;
         }
         for (node, setting) in options.shape.forwarding() {
             lab.node(node)?.sysctl(setting, "1")?;
@@ -94,12 +93,16 @@ impl Lab {
     pub fn open(id: &str) -> Result<Self> {
         // Also what is left of one that was interrupted half-way: it must be possible to take that down.
         let open = |node: &'static str| Some((node, Netns::open(&format!("{PREFIX}{id}-{node}")).ok()?));
-        let all = [Shape::LanRouter, Shape::OneArm].into_iter().flat_map(Shape::nodes);
+        let all = [Shape::LanRouter, Shape::OneArm, Shape::ThreeEdges]
+            .into_iter()
+            .flat_map(Shape::nodes);
         let nodes: BTreeMap<&str, Netns> = all.copied().filter_map(open).collect();
-        let shape = match (nodes.contains_key("lanrouter"), nodes.contains_key("switch")) {
-            (true, _) => Shape::LanRouter,
-            (false, true) => Shape::OneArm,
-            (false, false) => Shape::TwoLans,
+        let has = |node: &str| nodes.contains_key(node);
+        let shape = match (has("ce2"), has("lanrouter"), has("switch")) {
+            (true, ..) => Shape::ThreeEdges,
+            (false, true, _) => Shape::LanRouter,
+            (false, false, true) => Shape::OneArm,
+            (false, false, false) => Shape::TwoLans,
         };
         if nodes.is_empty() {
             bail!("no lab is open: `cargo xtask lab up` makes one");
@@ -176,14 +179,14 @@ impl Lab {
         self.configure(&plan::PLAIN)
     }
 
-    /// Loads the CE and the BR with this program; the lab unloads them at its end.
+    /// Loads all customer edges and the BR with this program; the lab unloads them at its end.
     ///
     /// # Errors
     /// What `mape-ctl load` says.
     pub fn load(&mut self, mape_ctl: &Path) -> Result<()> {
-        for role in [gateway::Role::Br, gateway::Role::Ce] {
-            let gateway = Gateway::new(role, &self.id, self.shape, mape_ctl, &self.folder)?;
-            let node = self.node(role.node())?.clone();
+        for name in self.shape.gateways() {
+            let gateway = Gateway::new(name, &self.id, self.shape, mape_ctl, &self.folder)?;
+            let node = self.node(name)?.clone();
             // Kept before loading: what a failing load leaves must go too.
             self.gateways.push(gateway);
             if let Some(gateway) = self.gateways.last() {
@@ -193,13 +196,29 @@ impl Lab {
         Ok(())
     }
 
-    /// A loaded gateway.
+    /// A loaded gateway; of several customer edges, the first.
     ///
     /// # Errors
     /// When it is not loaded.
     pub fn gateway(&self, role: gateway::Role) -> Result<&Gateway> {
-        let found = self.gateways.iter().find(|gateway| gateway.role() == role);
-        found.with_context(|| format!("the {} is not loaded", role.node()))
+        self.gateway_in(role.node())
+    }
+
+    /// The gateway that is loaded in a node.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn gateway_in(&self, node: &str) -> Result<&Gateway> {
+        let found = self.gateways.iter().find(|gateway| gateway.node() == node);
+        found.with_context(|| format!("no gateway is loaded in {node}"))
+    }
+
+    /// Loads a customer edge again, with more flags.
+    ///
+    /// # Errors
+    /// What `mape-ctl load` says.
+    pub fn load_again(&self, node: &str, flags: &[&str]) -> Result<()> {
+        self.gateway_in(node)?.load_with(self.node(node)?, flags)
     }
 
     /// Pings the server until it answers and returns how many requests were lost before: the first packets to an
@@ -291,7 +310,7 @@ impl Drop for Lab {
         }
         let _clean_up = CleanUp::begin();
         for gateway in &self.gateways {
-            if let Ok(node) = self.node(gateway.role().node()) {
+            if let Ok(node) = self.node(gateway.node()) {
                 gateway.unload(node);
             }
         }

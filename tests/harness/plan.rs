@@ -1,5 +1,7 @@
 //! Owns the lab's addresses and links: the one place that says who is connected to whom and what it is called.
 
+pub mod edges;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// How the nodes are connected.
@@ -12,6 +14,8 @@ pub enum Shape {
     LanRouter,
     /// The CE has one interface; both hosts, the CE and the provider's router are on one switch.
     OneArm,
+    /// Three customer edges with a host each ([`edges::ALL`]), two of which share one IPv4 address.
+    ThreeEdges,
 }
 
 impl Shape {
@@ -31,6 +35,7 @@ impl Shape {
                 "host3",
             ],
             Self::OneArm => &["host1", "host2", "switch", "ce", "transit", "br", "internet"],
+            Self::ThreeEdges => &edges::NODES,
         }
     }
 
@@ -62,6 +67,15 @@ impl Shape {
                 ["transit", "br0", "br", "wan0"],
                 ["br", "inet0", "internet", "eth0"],
             ],
+            Self::ThreeEdges => &edges::LINKS,
+        }
+    }
+
+    /// The nodes with a gateway, in the order in which they are loaded.
+    pub fn gateways(self) -> &'static [&'static str] {
+        match self {
+            Self::TwoLans | Self::LanRouter | Self::OneArm => &["br", "ce"],
+            Self::ThreeEdges => &["br", "ce", "ce2", "ce3"],
         }
     }
 
@@ -72,15 +86,17 @@ impl Shape {
             Self::TwoLans => TWO_LANS.to_vec(),
             Self::LanRouter => [&TWO_LANS[..], &LAN_ROUTER[..]].concat(),
             Self::OneArm => ONE_ARM.to_vec(),
+            Self::ThreeEdges => edges::ADDRESSES.to_vec(),
         });
         lists
     }
 
-    /// The CE's LAN interfaces.
+    /// A CE's LAN interfaces.
     pub fn lan_devices(self) -> &'static [&'static str] {
         match self {
             Self::TwoLans | Self::LanRouter => &["lan0", "lan1"],
             Self::OneArm => &["wan0"],
+            Self::ThreeEdges => &["lan0"],
         }
     }
 
@@ -95,7 +111,20 @@ impl Shape {
         if self == Self::LanRouter {
             settings.push(("lanrouter", "ipv4/conf/all/forwarding"));
         }
+        if self == Self::ThreeEdges {
+            settings.extend(["ce2", "ce3"].map(|edge| (edge, "ipv4/conf/all/forwarding")));
+        }
         settings
+    }
+
+    /// The device, if any, on the far side of a NIC that sends frames back where they came from (XDP_TX): node, device.
+    pub fn echoed_to(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::TwoLans | Self::LanRouter => None,
+            Self::OneArm => Some(("switch", "port2")),
+            // The border relay sends from one customer edge to another.
+            Self::ThreeEdges => Some(("transit", "br0")),
+        }
     }
 }
 
@@ -127,9 +156,14 @@ pub const BR_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1
 
 /// Whether a port belongs to the CE.
 pub fn is_own_port(port: u16) -> bool {
+    is_port_of(PSID, port)
+}
+
+/// Whether a port belongs to the customer edge that has the PSID.
+pub fn is_port_of(psid: u16, port: u16) -> bool {
     let block = port >> (16 - PSID_OFFSET);
-    let psid = (port >> (16 - PSID_OFFSET - PSID_LEN)) & ((1 << PSID_LEN) - 1);
-    block > 0 && psid == PSID
+    let owner = (port >> (16 - PSID_OFFSET - PSID_LEN)) & ((1 << PSID_LEN) - 1);
+    block > 0 && owner == psid
 }
 
 /// The same in every shape.

@@ -2,7 +2,9 @@
 
 pub mod iperf;
 pub mod names;
+mod noise;
 pub mod numbered;
+pub mod peers;
 pub mod ping;
 pub mod ports;
 pub mod storm;

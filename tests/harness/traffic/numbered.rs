@@ -72,6 +72,18 @@ pub fn send(lab: &Lab, host: &str, direction: Direction, load: Load) -> Result<N
         Direction::Up => (&near, &far),
         Direction::Down => (&far, &near),
     };
+    Ok(Numbered {
+        greetings,
+        seen_from: Some(seen_from),
+        ..between(sender, receiver, load)?
+    })
+}
+
+/// Sends a load from one socket to another; each is connected to the other as it sees it.
+///
+/// # Errors
+/// When a socket fails.
+pub fn between(sender: &UdpSocket, receiver: &UdpSocket, load: Load) -> Result<Numbered> {
     let done = AtomicBool::new(false);
     let mut result = thread::scope(|scope| {
         let counter = scope.spawn(|| receive(receiver, load, &done));
@@ -82,12 +94,11 @@ pub fn send(lab: &Lab, host: &str, direction: Direction, load: Load) -> Result<N
         Ok::<_, anyhow::Error>(result)
     })?;
     result.lost = result.sent.saturating_sub(result.arrived);
-    result.greetings = greetings;
-    result.seen_from = Some(seen_from);
     Ok(result)
 }
 
-fn socket(address: (Ipv4Addr, u16)) -> Result<UdpSocket> {
+/// A socket that loses nothing for want of room.
+pub(super) fn socket(address: (Ipv4Addr, u16)) -> Result<UdpSocket> {
     let socket = UdpSocket::bind(address).with_context(|| format!("cannot bind {}:{}", address.0, address.1))?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     // Beyond the system's maximum, as root may: a receiver that waits for a processor must not lose what has arrived.
@@ -96,7 +107,7 @@ fn socket(address: (Ipv4Addr, u16)) -> Result<UdpSocket> {
 }
 
 /// Speaks until it is heard, and lets the answer settle; the greeting is too short to count.
-fn greet(near: &UdpSocket, far: &UdpSocket) -> Result<(SocketAddr, usize)> {
+pub(super) fn greet(near: &UdpSocket, far: &UdpSocket) -> Result<(SocketAddr, usize)> {
     let mut buffer = [0; 64];
     for greetings in 1..=50 {
         near.send(b"hello")?;
@@ -174,7 +185,7 @@ fn receive(socket: &UdpSocket, load: Load, done: &AtomicBool) -> Result<Numbered
     Ok(result)
 }
 
-fn is_passing(error: &io::Error) -> bool {
+pub(super) fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut, WouldBlock};
     let passing = [
         WouldBlock,

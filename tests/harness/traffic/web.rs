@@ -4,7 +4,7 @@ use std::{fs::File, io::Write, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::iperf::Direction;
+use super::{iperf::Direction, noise::Noise};
 use crate::{lab::Lab, plan, process::run, servers::Servers};
 
 const LIMIT: Duration = Duration::from_mins(2);
@@ -78,20 +78,11 @@ pub fn transfer(lab: &Lab, servers: &Servers, host: &str, direction: Direction, 
     Ok(transfer)
 }
 
-/// Bytes without a pattern (xorshift): a swapped or doubled segment changes the hash.
 fn write_noise(path: &Path, mebibytes: u64) -> Result<()> {
     let mut file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut block = Vec::with_capacity(1 << 20);
+    let mut noise = Noise::default();
     for _ in 0..mebibytes {
-        block.clear();
-        while block.len() < 1 << 20 {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            block.extend(state.to_le_bytes());
-        }
-        file.write_all(&block)
+        file.write_all(&noise.block(1 << 20))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
