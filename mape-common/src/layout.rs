@@ -28,6 +28,8 @@ pub const STATIC_HOPS: u32 = 64;
 pub const LAN_HOSTS: u32 = 4_096;
 /// Remembered refusals, a power of two.
 pub const REFUSALS: u32 = 4_096;
+/// Bytes of the ring buffer of events: a power of two, and of pages.
+pub const EVENT_BYTES: u32 = 262_144;
 /// 64-bit cells of the overlap table, a power of two; a row has one cell per port.
 pub const OVERLAP_CELLS: u32 = 262_144;
 
@@ -35,7 +37,7 @@ pub const OVERLAP_CELLS: u32 = 262_144;
 pub mod maps {
     /// `Array<Config>`, one entry.
     pub const CONFIG: &str = "CONFIG";
-    /// `Array<u64>`, one entry: 1 = open.
+    /// `Array<u64>`, one entry, memory-mappable: see `trace::Gate`.
     pub const GATE: &str = "GATE";
     /// `Array<Link>`, by interface index.
     pub const LINKS: &str = "LINKS";
@@ -77,8 +79,12 @@ pub mod maps {
     pub const PORT_ORDER: &str = "PORT_ORDER";
     /// `ProgramArray`: the stages of a customer edge that others hand packets on to, see `step::stage`.
     pub const STAGES: &str = "STAGES";
+    /// `Array<Watch>`, one entry: what those who follow packets are told.
+    pub const WATCH: &str = "WATCH";
+    /// `RingBuf` of `trace::Event`.
+    pub const EVENTS: &str = "EVENTS";
     /// All maps that are pinned, in the order above.
-    pub const ALL: [&str; 22] = [
+    pub const ALL: [&str; 24] = [
         CONFIG,
         GATE,
         LINKS,
@@ -101,6 +107,8 @@ pub mod maps {
         SWEEP_ORDER,
         PORT_ORDER,
         STAGES,
+        WATCH,
+        EVENTS,
     ];
 }
 
@@ -140,6 +148,10 @@ pub mod programs {
     pub const SOURCE: &str = "mape_source_xdp";
     /// XDP for measurements: counts and drops frames.
     pub const SINK: &str = "mape_sink_xdp";
+    /// XDP, the last stage of every program while somebody follows packets: tells what became of one.
+    pub const TRACE: &str = "mape_trace_xdp";
+    /// XDP, never attached: run by user space, asks the routing table as the data path does.
+    pub const ROUTE: &str = "mape_route_xdp";
     /// XDP, never attached: run once by user space, sweeps the session table as SWEEP_ORDER says and arms the timer.
     pub const SWEEP: &str = "mape_sweep_xdp";
     /// XDP, never attached: run by user space, carries out PORT_ORDER.

@@ -29,12 +29,14 @@ pub mod env;
 pub mod hop;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
+pub mod inquiry;
 pub mod layout;
 pub mod map;
 pub mod nat;
 pub mod packet;
 pub mod step;
 pub mod time;
+pub mod trace;
 pub mod verdict;
 pub mod wire;
 pub mod word;

@@ -1,6 +1,10 @@
 //! Owns the command line: every doc comment here is help text and manual page.
 
-use std::{net::Ipv4Addr, path::PathBuf, str::FromStr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -51,6 +55,16 @@ pub enum Command {
     /// Add, remove or list static forwards: ports of the line that lead to a host of the LAN
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Say step by step what the gateway does with a packet, and why; nothing is sent or changed
+    ///
+    /// The packet is one in words (`mape-ctl explain udp 192.168.1.10:5000 198.51.100.7:4000`), one of a capture, or bytes.
+    /// The data path's own code runs on it here, over the loaded gateway's state and the kernel's routing table.
+    Explain(Box<ExplainArgs>),
+    /// Show packets as they pass, and what becomes of each
+    ///
+    /// What the kernel is asked to tell ends a few seconds after this command, however it ends. Of a flood only a part is
+    /// shown; how much was left out is said.
+    Trace(TraceArgs),
     /// Write the BPF object that this program carries, or try it on this kernel
     #[command(hide = true)]
     Object(ObjectArgs),
@@ -340,6 +354,122 @@ pub struct ForwardListArgs {
     /// Print JSON, with stable keys
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `explain`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[derive(Clone, Debug, Default, Args)]
+pub struct ExplainArgs {
+    /// udp, tcp or icmp (an echo)
+    #[arg(value_enum, value_name = "PROTOCOL", conflicts_with_all = ["pcap", "hex"])]
+    pub protocol: Option<Protocol>,
+    /// Who sends it; without a port, one that a host might choose; the port of icmp is the echo's identifier
+    #[arg(value_name = "SOURCE[:PORT]")]
+    pub source: Option<Endpoint>,
+    /// To whom
+    #[arg(value_name = "DESTINATION[:PORT]")]
+    pub destination: Option<Endpoint>,
+    /// The interface it comes by [default: the LAN interface that the source is behind]
+    #[arg(long, value_name = "INTERFACE")]
+    pub from: Option<String>,
+    /// It comes out of the tunnel
+    #[arg(long)]
+    pub inbound: bool,
+    /// The same, from this tunnel address [default: the border relay's]
+    #[arg(long, value_name = "ADDRESS")]
+    pub outer_source: Option<Ipv6Addr>,
+    /// TCP flags [default: syn]
+    #[arg(long, value_enum, value_name = "FLAG,...", value_delimiter = ',')]
+    pub flags: Vec<TcpFlag>,
+    /// An echo reply instead of a request
+    #[arg(long)]
+    pub echo_reply: bool,
+    /// TTL [default: 64]
+    #[arg(long, value_name = "HOPS")]
+    pub ttl: Option<u8>,
+    /// Length of the IPv4 packet, bytes
+    #[arg(long, value_name = "BYTES")]
+    pub length: Option<u16>,
+    /// MSS option of a TCP packet with syn [default: 1460]
+    #[arg(long, value_name = "BYTES")]
+    pub mss: Option<u16>,
+    /// Routers may fragment it (no DF)
+    #[arg(long)]
+    pub may_fragment: bool,
+    /// Frames of a capture (pcap or pcapng) instead, one after the other: each meets what the ones before it would have made
+    #[arg(long, value_name = "FILE", conflicts_with = "hex")]
+    pub pcap: Option<PathBuf>,
+    /// Only this frame of it, from 1
+    #[arg(long, value_name = "NUMBER", requires = "pcap", conflicts_with = "hex")]
+    pub frame: Option<usize>,
+    /// A frame or an IP packet in hexadecimal instead
+    #[arg(long, value_name = "BYTES")]
+    pub hex: Option<String>,
+    /// A gateway of this configuration that nobody has used, instead of the loaded one
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON, with stable keys
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A TCP flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TcpFlag {
+    /// Opens
+    Syn,
+    /// Acknowledges
+    Ack,
+    /// Closes
+    Fin,
+    /// Resets
+    Rst,
+    /// Pushes
+    Psh,
+}
+
+/// Arguments of `trace`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TraceArgs {
+    /// Only this protocol
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    pub protocol: Option<Protocol>,
+    /// Only with this address at either end, or this address and port
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub host: Vec<Endpoint>,
+    /// Only with this port at either end
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Only one direction
+    #[arg(long, value_enum, value_name = "DIRECTION")]
+    pub direction: Option<Way>,
+    /// Only what was counted so: forwarded, delivered, or a reason as `stat --all` lists them; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub outcome: Vec<String>,
+    /// Only what was not forwarded
+    #[arg(long, conflicts_with = "outcome")]
+    pub refused: bool,
+    /// Most packets a second that the kernel tells of
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate: u32,
+    /// End after so many packets
+    #[arg(long, value_name = "COUNT")]
+    pub count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub seconds: Option<u64>,
+    /// Print a line of JSON for each, with stable keys
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// Into the tunnel
+    Outbound,
+    /// Out of the tunnel
+    Inbound,
 }
 
 /// A protocol with ports.

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod datapath;
+pub mod explain;
 pub mod forward;
 pub mod gateway;
 pub mod host;

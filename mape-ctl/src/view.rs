@@ -2,8 +2,10 @@
 //! [`ports`] the picture of the port set.
 
 pub mod entry;
+pub mod event;
 pub mod interface;
 pub mod json;
+pub mod packet;
 pub mod ports;
 pub mod snapshot;
 pub mod text;

@@ -49,7 +49,9 @@ const ABSENT: &str = "no-such-instance";
 fn help_and_version_are_no_failure() {
     assert!(printed(&["--version"]).starts_with("mape-ctl "));
     let help = printed(&["--help"]);
-    for subcommand in ["calc", "load", "unload", "stat", "sessions", "ports", "forward"] {
+    for subcommand in [
+        "calc", "load", "unload", "stat", "sessions", "ports", "forward", "explain", "trace",
+    ] {
         assert!(help.contains(&format!("\n  {subcommand} ")), "{subcommand} in\n{help}");
         assert!(printed(&[subcommand, "--help"]).contains("Usage:"));
     }
@@ -60,7 +62,17 @@ fn help_and_version_are_no_failure() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let rows: [&[&str]; 16] = [
+    let rows: [&[&str]; 26] = [
+        &["explain"],
+        &["explain", "udp", "192.168.1.2:1"],
+        &["explain", "udp", "192.168.1.2:1", "198.51.100.7"],
+        &["explain", "sctp", "192.168.1.2:1", "198.51.100.7:1"],
+        &["explain", "--frame", "1", "--hex", "45"],
+        &["explain", "--pcap", "a", "--hex", "45"],
+        &["explain", "tcp", "192.168.1.2:1", "198.51.100.7:1", "--flags", "urg"],
+        &["trace", "--outcome", "frobnicated"],
+        &["trace", "--rate", "0"],
+        &["trace", "--refused", "--outcome", "filtered"],
         &[],
         &["frobnicate"],
         &["stat", "--frobnicate"],
@@ -85,7 +97,15 @@ fn wrong_usage_is_exit_code_2() {
 
 #[test]
 fn what_is_not_loaded_cannot_be_looked_at() {
-    for words in [&["stat"][..], &["sessions"], &["ports"], &["forward", "list"]] {
+    let explain = ["explain", "icmp", "192.168.1.2", "198.51.100.7"];
+    for words in [
+        &["stat"][..],
+        &["sessions"],
+        &["ports"],
+        &["forward", "list"],
+        &["trace"],
+        &explain,
+    ] {
         let (code, said) = refused(&[&["--instance", ABSENT], words].concat());
         assert_eq!(code, Some(1));
         if rustix::process::geteuid().is_root() {
@@ -241,4 +261,54 @@ fn the_kernel_is_asked_about_every_program_of_the_object() {
     let text = printed(&["object", "--verify"]);
     let first: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(first, programs);
+}
+
+/// A configuration with a customer edge of 240 ports.
+const LINE: &str = r#"
+role = "ce"
+lan = ["lan0"]
+wan = "wan0"
+
+[map]
+prefix = "2001:db8:12:3400::/56"
+br = "2001:db8:ffff::1"
+
+[[map.rule]]
+ipv6 = "2001:db8::/40"
+ipv4 = "192.0.2.0/24"
+ea-len = 16
+psid-offset = 4
+"#;
+
+#[test]
+fn a_gateway_that_is_not_loaded_is_explained_by_its_configuration() {
+    let folder = folder("explain");
+    let file = folder.join("mape.toml");
+    fs::write(&file, LINE).expect("a file");
+    let file = file.to_string_lossy().into_owned();
+    let explain = |words: &[&str]| printed(&[&["explain", "--config", &file][..], words].concat());
+    let told = explain(&["udp", "192.168.10.2:5000", "198.51.100.7:4000"]);
+    for part in [
+        "1. mape_lan_xdp: ",
+        "hands it on to mape_lan_open (no-session)",
+        "198.51.100.7 goes to mape0, which is the tunnel",
+        "by chance, one of 240 free ports",
+        "Result: forwarded, leaves by wan0",
+        "source 192.168.10.2:5000 becomes 192.0.2.18:",
+        "outer header: 2001:db8:12:3400:0:c000:212:34 > 2001:db8:ffff::1",
+        "would be made: permission for 198.51.100.7",
+        "without a single session",
+    ] {
+        assert!(told.contains(part), "{part:?} in\n{told}");
+    }
+    let told = explain(&["udp", "198.51.100.7:4000", "192.0.2.18:4928", "--inbound"]);
+    assert!(told.contains("Result: dropped (no-session"), "{told}");
+    // An IP packet in hexadecimal: UDP to port 9, without a checksum.
+    let packet = "4500001c 00004000 4011 0000 c0a80a02 c6336407 1388 0009 0008 0000";
+    let told = explain(&["--hex", packet, "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["packets"][0]["outcome"], "forwarded", "{told:#}");
+    let (code, said) = refused(&["explain", "--config", &file, "--hex", "4"]);
+    assert_eq!((code, said.contains("hexadecimal")), (Some(1), true), "{said}");
+    fs::remove_dir_all(folder).expect("the folder goes");
 }

@@ -15,12 +15,17 @@ use mape_common::{
     wire::eth::{self, EtherType},
 };
 
-use crate::{env::KernelEnv, maps, packet::xdp::XdpPacket};
+use crate::{
+    env::{Kept, KernelEnv, Memory},
+    maps,
+    packet::xdp::XdpPacket,
+    trace::Fate,
+};
 
 /// Customer edge, from the LAN.
 #[inline(always)]
 pub(crate) fn lan(ctx: &XdpContext) -> u32 {
-    edge(
+    edge::<Kept>(
         ctx,
         Direction::Outbound,
         #[inline(always)]
@@ -31,7 +36,7 @@ pub(crate) fn lan(ctx: &XdpContext) -> u32 {
 /// Customer edge, from the WAN.
 #[inline(always)]
 pub(crate) fn wan(ctx: &XdpContext) -> u32 {
-    edge(
+    edge::<Kept>(
         ctx,
         Direction::Inbound,
         #[inline(always)]
@@ -42,7 +47,7 @@ pub(crate) fn wan(ctx: &XdpContext) -> u32 {
 /// A stage of a customer edge.
 #[inline(always)]
 pub(crate) fn stage(ctx: &XdpContext, stage: Stage) -> u32 {
-    edge(
+    edge::<()>(
         ctx,
         stage.direction(),
         #[inline(always)]
@@ -59,7 +64,7 @@ pub(crate) fn one_arm(ctx: &XdpContext) -> u32 {
 /// Border relay, from the Internet.
 #[inline(always)]
 pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
-    run(
+    run::<Kept>(
         ctx,
         Direction::Outbound,
         #[inline(always)]
@@ -70,7 +75,7 @@ pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
 /// Border relay, from the domain.
 #[inline(always)]
 pub(crate) fn relay_v6(ctx: &XdpContext) -> u32 {
-    run(
+    run::<Kept>(
         ctx,
         Direction::Inbound,
         #[inline(always)]
@@ -92,10 +97,10 @@ fn is_ipv4(ctx: &XdpContext) -> bool {
 
 /// Gives the frame to a stage of a customer edge, and on to the next one where that stage says so.
 #[inline(always)]
-fn edge<'a>(
+fn edge<'a, M: Memory>(
     ctx: &'a XdpContext,
     direction: Direction,
-    stage: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv, u32) -> Attempt,
+    stage: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv<M>, u32) -> Attempt,
 ) -> u32 {
     run(
         ctx,
@@ -113,21 +118,27 @@ fn edge<'a>(
 
 /// Gives the frame to a program of the core.
 #[inline(always)]
-fn run<'a>(
+fn run<'a, M: Memory>(
     ctx: &'a XdpContext,
     direction: Direction,
-    program: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv, u32) -> Result<Verdict, Failure>,
+    program: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv<M>, u32) -> Result<Verdict, Failure>,
 ) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
-    let env = KernelEnv::new(ctx);
+    let env = KernelEnv::<M>::new(ctx);
     let outcome = program(&mut frame, &env, env.ingress());
-    finish(ctx, direction, len, outcome)
+    finish(ctx, &env, direction, len, outcome)
 }
 
-/// Counts a frame by its outcome and gives the action. `len` is the frame's length as it came.
+/// Counts a frame by its outcome, tells of it where somebody asks, and gives the action. `len` is the frame's length as it came.
 #[inline(always)]
-fn finish(ctx: &XdpContext, direction: Direction, len: usize, outcome: Result<Verdict, Failure>) -> u32 {
+fn finish<M: Memory>(
+    ctx: &XdpContext,
+    env: &KernelEnv<M>,
+    direction: Direction,
+    len: usize,
+    outcome: Result<Verdict, Failure>,
+) -> u32 {
     let (slot, action) = match outcome {
         Ok(Verdict::Forward { ifindex }) => (FORWARDED, redirect(ctx, ifindex)),
         Ok(Verdict::Answer(reason)) => (reason.number(), xdp_action::XDP_TX),
@@ -143,6 +154,9 @@ fn finish(ctx: &XdpContext, direction: Direction, len: usize, outcome: Result<Ve
         Err(broken @ Failure::Broken(_)) => (broken.reason().number(), xdp_action::XDP_DROP),
     };
     maps::count(direction, slot, len);
+    if env.is_traced() {
+        maps::tell(ctx, Fate::new(direction, slot, len, &outcome, action));
+    }
     action
 }
 

@@ -1,7 +1,7 @@
 //! The kernel's state and clock, for the steps.
 #![expect(unsafe_code, reason = "helpers take pointers")]
 
-use core::mem::MaybeUninit;
+use core::{cell::Cell, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::{
@@ -22,6 +22,7 @@ use mape_common::{
         table::{Draft, Ending},
     },
     time::Tick,
+    trace::Gate,
     word::Word,
 };
 
@@ -31,20 +32,70 @@ const _: () = assert!(size_of::<FibLookup>() == 64);
 const EEXIST: i32 = -17;
 const AF_INET: u8 = 2;
 
-/// The maps, and the context that some helpers want.
-pub(crate) struct KernelEnv(*mut core::ffi::c_void);
+/// The maps, the context that some helpers want, and what is kept of the gate's word.
+pub(crate) struct KernelEnv<M = ()>(*mut core::ffi::c_void, M);
 
-impl KernelEnv {
-    /// For one program run.
+/// What is kept of the gate's word between the beginning of a program and its end.
+pub(crate) trait Memory: Default {
+    /// Keeps the word.
+    fn keep(&self, gate: Gate);
+    /// Whether the frame may be one that somebody wants to be told of.
+    fn may_be_traced(&self) -> bool;
+}
+
+/// Nothing: eight bytes of stack less, for programs that are not on every packet's way.
+impl Memory for () {
     #[inline(always)]
-    pub(crate) fn new(ctx: &XdpContext) -> Self {
-        Self(ctx.ctx.cast())
+    fn keep(&self, _: Gate) {}
+
+    #[inline(always)]
+    fn may_be_traced(&self) -> bool {
+        true
+    }
+}
+
+/// The word: a packet that has passed the gate costs no second look at it.
+pub(crate) struct Kept(Cell<Gate>);
+
+impl Default for Kept {
+    #[inline(always)]
+    fn default() -> Self {
+        // A frame that ends before the gate is looked at: it has to be asked then.
+        Self(Cell::new(Gate(Gate::TRACED)))
+    }
+}
+
+impl Memory for Kept {
+    #[inline(always)]
+    fn keep(&self, gate: Gate) {
+        self.0.set(gate);
     }
 
+    #[inline(always)]
+    fn may_be_traced(&self) -> bool {
+        self.0.get().is_traced()
+    }
+}
+
+impl KernelEnv {
     /// Without a frame, for the sweeper: there are no routes then.
     #[inline(always)]
     pub(crate) const fn without_frame() -> Self {
-        Self(core::ptr::null_mut())
+        Self(core::ptr::null_mut(), ())
+    }
+}
+
+impl<M: Memory> KernelEnv<M> {
+    /// For one program run.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &XdpContext) -> Self {
+        Self(ctx.ctx.cast(), M::default())
+    }
+
+    /// Whether somebody wants to be told what becomes of the frame.
+    #[inline(always)]
+    pub(crate) fn is_traced(&self) -> bool {
+        self.1.may_be_traced() && maps::GATE.get(0).is_some_and(|gate| Gate(gate.load()).is_traced())
     }
 
     /// Index of the interface that the frame came by.
@@ -56,7 +107,7 @@ impl KernelEnv {
     }
 }
 
-impl Env for KernelEnv {
+impl<M: Memory> Env for KernelEnv<M> {
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
         // The entry is all zeros until user space has written it; a gateway without an MTU is none.
@@ -65,7 +116,9 @@ impl Env for KernelEnv {
 
     #[inline(always)]
     fn is_gate_open(&self) -> bool {
-        maps::GATE.get(0).is_some_and(|gate| gate.load() == 1)
+        let gate = Gate(maps::GATE.get(0).map_or(0, Word::load));
+        self.1.keep(gate);
+        gate.is_open()
     }
 
     #[inline(always)]

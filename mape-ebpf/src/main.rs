@@ -12,6 +12,7 @@
 )]
 
 mod action;
+mod ask;
 mod env;
 mod maps;
 mod measure;
@@ -19,6 +20,7 @@ mod order;
 mod packet;
 mod part;
 mod sweep;
+mod trace;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 use mape_common::step::stage::Stage;
@@ -123,6 +125,18 @@ fn mape_source_xdp(ctx: XdpContext) -> u32 {
 #[xdp]
 fn mape_sink_xdp(_: XdpContext) -> u32 {
     measure::sink()
+}
+
+/// The end of every program's way while somebody follows packets.
+#[xdp]
+fn mape_trace_xdp(ctx: XdpContext) -> u32 {
+    trace::tell(&ctx)
+}
+
+/// Never attached: run by user space. Asks the routing table what the data path would ask it.
+#[xdp]
+fn mape_route_xdp(ctx: XdpContext) -> u32 {
+    ask::route(&ctx)
 }
 
 /// Never attached: run once by user space. Sweeps the session table as SWEEP_ORDER says and arms the timer.

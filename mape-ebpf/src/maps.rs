@@ -8,18 +8,19 @@ use aya_ebpf::{
     btf_maps,
     helpers::generated::bpf_redirect,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, Stack},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, Stack},
     programs::XdpContext,
 };
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder,
-        REFUSALS, RuleRef, SessionRef, SweepOrder,
+        Config, Counter, EVENT_BYTES, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey,
+        PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder,
     },
     map::rule::Rule,
     nat::session::Session,
     step::stage::{self, Next},
+    trace::Watch,
     verdict::{Direction, OUTCOMES, Reason},
     word::Word,
 };
@@ -27,14 +28,15 @@ use mape_common::{
 use crate::{
     measure::{Generate, Template},
     sweep::SweepTimer,
+    trace::Fate,
 };
 
 /// User space, while the gate is closed.
 #[map]
 pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
-/// User space: 1 = open.
+/// User space; the programs end a trace whose time is over.
 #[map]
-pub(crate) static GATE: Array<Word> = Array::with_max_entries(1, 0);
+pub(crate) static GATE: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// User space; the programs set ALIVE.
 #[map]
 pub(crate) static LINKS: Array<Link> = Array::with_max_entries(1, 0);
@@ -95,6 +97,12 @@ pub(crate) static PORT_ORDER: Array<PortOrder> = Array::with_max_entries(1, 0);
 /// User space: the programs of the stages.
 #[map]
 pub(crate) static STAGES: ProgramArray = ProgramArray::with_max_entries(stage::STAGES, 0);
+/// User space says what is to be told; the programs count.
+#[map]
+pub(crate) static WATCH: Array<Watch> = Array::with_max_entries(1, 0);
+/// The programs.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);
 /// For measurements: what the source makes.
 #[map]
 pub(crate) static GENERATE: Array<Generate> = Array::with_max_entries(1, 0);
@@ -147,6 +155,21 @@ pub(crate) fn go_on(ctx: &XdpContext, next: Next) {
     }
     // SAFETY: nothing that has to be dropped or given back is alive: the frame is untouched and no map's element is locked.
     unsafe { STAGES.tail_call(ctx, next.stage.number()) };
+}
+
+/// The programs, each processor its own: what became of a frame, for the program that tells it.
+#[map]
+pub(crate) static FATE: PerCpuArray<Fate> = PerCpuArray::with_max_entries(1, 0);
+
+/// Hands a frame whose way is over on to the program that tells of it; comes back only where there is none.
+#[inline(always)]
+pub(crate) fn tell(ctx: &XdpContext, fate: Fate) {
+    if let Some(own) = FATE.get_ptr_mut(0) {
+        // SAFETY: this processor's own copy, and programs are not interrupted by each other on one processor.
+        unsafe { *own = fate };
+        // SAFETY: nothing that has to be dropped or given back is alive.
+        unsafe { STAGES.tail_call(ctx, stage::TRACE) };
+    }
 }
 
 /// Sends the frame out of an interface once the program has returned.

@@ -38,6 +38,11 @@ macro_rules! stages {
                 match self { $(Self::$name => programs::$program,)* }
             }
 
+            /// What it does, in one sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*),)* }
+            }
+
             /// Which way the packets go that it is for; they are counted there.
             pub const fn direction(self) -> Direction {
                 match self { $(Self::$name => Direction::$direction,)* }
@@ -65,6 +70,8 @@ stages! {
 
 /// Entries of STAGES: room for more stages than there are.
 pub const STAGES: u32 = 16;
+/// The entry of the program that tells what became of a packet: no stage, for the packet's way is over there.
+pub const TRACE: u32 = 15;
 
 /// Where a packet goes on when a stage has done its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +179,7 @@ mod tests {
     fn every_stage_has_a_place_and_a_program_of_its_own() {
         for stage in Stage::ALL {
             assert_eq!(Stage::from_number(stage.number()), Some(*stage));
-            assert!(stage.number() < STAGES);
+            assert!(stage.number() < TRACE);
             assert!(stage.program().len() <= 15, "{}", stage.program());
         }
         let mut names: Vec<_> = Stage::ALL.iter().map(|stage| stage.program()).collect();

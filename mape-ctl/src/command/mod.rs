@@ -2,6 +2,7 @@
 
 pub mod calc;
 pub mod completions;
+pub mod explain;
 pub mod forward;
 pub mod load;
 pub mod man;
@@ -9,6 +10,7 @@ pub mod object;
 pub mod ports;
 pub mod sessions;
 pub mod stat;
+pub mod trace;
 pub mod unload;
 
 use anyhow::Result;
@@ -29,6 +31,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Sessions(args) => sessions::run(&instance, &args),
         Command::Ports(args) => ports::run(&instance, &args),
         Command::Forward(command) => forward::run(&instance, &command),
+        Command::Explain(args) => explain::run(&instance, &args),
+        Command::Trace(args) => trace::run(&instance, &args),
         Command::Object(args) => object::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -11,8 +11,8 @@ use mape_common::{
     hop::{Hop, Link, NextHop},
     layout::{Config, Counter, Gauge, NEXT_HOPS, PortOrder, RuleRef, STATIC_HOPS, SweepOrder, maps},
     map::rule::Rule,
-    step::stage::Stage,
     time::Tick,
+    trace::Gate,
     verdict::{Direction, OUTCOMES},
 };
 
@@ -145,7 +145,11 @@ impl Tables {
         MapData::from_pin(&path).map_err(|source| TableError::Open { path, source })
     }
 
-    fn typed<M: TryFrom<Map, Error = MapError>>(&self, name: &'static str) -> Result<M, TableError> {
+    /// A map, typed.
+    ///
+    /// # Errors
+    /// [`TableError::Open`], also where it is of another type.
+    pub fn typed<M: TryFrom<Map, Error = MapError>>(&self, name: &'static str) -> Result<M, TableError> {
         let data = self.data(name)?;
         Map::from_map_data(data)
             .and_then(M::try_from)
@@ -155,7 +159,11 @@ impl Tables {
             })
     }
 
-    fn array<V: Pod>(&self, name: &'static str) -> Result<Array<MapData, V>, TableError> {
+    /// An array map.
+    ///
+    /// # Errors
+    /// [`TableError::Open`].
+    pub fn array<V: Pod>(&self, name: &'static str) -> Result<Array<MapData, V>, TableError> {
         self.typed(name)
     }
 
@@ -188,10 +196,10 @@ impl Tables {
     /// # Errors
     /// [`TableError`].
     pub fn is_gate_open(&self) -> Result<bool, TableError> {
-        Ok(self.get::<u64>(maps::GATE, 0)? == 1)
+        Ok(Gate(self.get::<u64>(maps::GATE, 0)?).is_open())
     }
 
-    /// Switches forwarding on or off.
+    /// Switches forwarding on or off; who follows packets asks for them again within a second.
     ///
     /// # Errors
     /// [`TableError`].
@@ -199,13 +207,13 @@ impl Tables {
         self.set::<u64>(maps::GATE, 0, u64::from(open))
     }
 
-    /// Enters a stage's program where the others' tail calls look for it.
+    /// Enters a program where the others' tail calls look for it: a stage's number, or that of the one that tells.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn set_stage(&self, stage: Stage, program: &ProgramFd) -> Result<(), TableError> {
+    pub fn set_stage(&self, stage: u32, program: &ProgramFd) -> Result<(), TableError> {
         let mut stages: ProgramArray<MapData> = self.typed(maps::STAGES)?;
-        stages.set(stage.number(), program, 0).map_err(writing(maps::STAGES))
+        stages.set(stage, program, 0).map_err(writing(maps::STAGES))
     }
 
     /// The words of an interface's entry.

@@ -1,7 +1,9 @@
 //! Owns what stands in the kernel for one gateway: programs, links and maps, and their pins.
 
 pub mod attach;
+pub mod events;
 pub mod forwards;
+pub mod gate;
 pub mod hops;
 pub mod load;
 pub mod mapped;

@@ -10,12 +10,13 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder,
-        REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
+        Config, Counter, EVENT_BYTES, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey,
+        PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
     },
     map::rule::Rule,
     nat::session::Session,
     step::stage::STAGES,
+    trace::Watch,
     verdict::OUTCOMES,
 };
 
@@ -142,6 +143,8 @@ impl Sizes {
             maps::PORT_ORDER => (index, size_of::<PortOrder>(), 1, Fit::Exactly),
             maps::SWEEP_ORDER => (index, size_of::<SweepOrder>(), 1, Fit::Exactly),
             maps::STAGES => (index, size_of::<u32>(), STAGES, Fit::Exactly),
+            maps::WATCH => (index, size_of::<Watch>(), 1, Fit::Exactly),
+            maps::EVENTS => (0, 0, EVENT_BYTES, Fit::Exactly),
             _ => return None,
         };
         Some(Shape {

@@ -3,7 +3,7 @@
 
 use mape_common::{
     layout::maps,
-    nat::session::{Facts, Session, State},
+    nat::session::{Facts, Phase, Session, State},
 };
 
 use super::{
@@ -35,6 +35,13 @@ impl SessionTable {
         const { assert!(size_of::<Session>() == Session::SIZE) };
         // SAFETY: a record is made of `Word`s alone, and SESSIONS holds records.
         Ok(Self(unsafe { Mapped::open(tables, maps::SESSIONS) }?))
+    }
+
+    /// Slots that nobody uses.
+    pub fn free(&self) -> impl Iterator<Item = u32> {
+        (0..)
+            .zip(self.0.values())
+            .filter_map(|(slot, record)| (record.state().phase == Phase::Free).then_some(slot))
     }
 
     /// Records that are alive; one that changes hands while it is read is left out.

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use aya::{Ebpf, programs::Xdp};
 use aya_obj::programs::XdpAttachType;
-use mape_common::{layout::programs as names, step::stage::Stage};
+use mape_common::{
+    layout::programs as names,
+    step::stage::{self, Stage},
+};
 
 use super::{LoadError, Loading};
 use crate::{
@@ -22,6 +25,7 @@ impl Loading<'_> {
     /// The programs that this gateway runs; the verifier sees them before anything of a running gateway is touched.
     pub(super) fn programs(&self) -> Vec<&'static str> {
         let mut wanted: Vec<&'static str> = self.ports.iter().map(|port| port.program).collect();
+        wanted.extend([names::TRACE, names::ROUTE]);
         if self.gateway.role == Role::CustomerEdge {
             wanted.extend([names::SWEEP, names::PORT]);
             wanted.extend(Stage::ALL.iter().map(|stage| stage.program()));
@@ -45,9 +49,7 @@ impl Loading<'_> {
     /// Puts each program on its interface.
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
         let old = self.old_programs()?;
-        if self.gateway.role == Role::CustomerEdge {
-            self.enter_stages(ebpf, &old)?;
-        }
+        self.enter_stages(ebpf, &old)?;
         for port in &self.ports {
             let program: &mut Xdp = ebpf
                 .program_mut(port.program)
@@ -76,14 +78,18 @@ impl Loading<'_> {
 
     /// Enters the stages' programs into their map. The gate is closed: no packet is on its way from one to another.
     fn enter_stages(&mut self, ebpf: &Ebpf, old: &BTreeMap<&'static str, PathBuf>) -> Result<(), LoadError> {
-        for stage in Stage::ALL {
-            let name = stage.program();
-            self.tables.set_stage(*stage, &programs::fd(ebpf, name)?)?;
+        let stages: &[Stage] = match self.gateway.role {
+            Role::CustomerEdge => Stage::ALL,
+            Role::BorderRelay => &[],
+        };
+        let stages = stages.iter().map(|stage| (stage.number(), stage.program()));
+        for (number, name) in stages.chain([(stage::TRACE, names::TRACE)]) {
+            self.tables.set_stage(number, &programs::fd(ebpf, name)?)?;
             if let Some(path) = old.get(name).cloned() {
                 let tables = self.tables.clone();
                 self.undo.push(format!("put the old program {name} back"), move || {
                     let program = Xdp::from_pin(path, XdpAttachType::Interface)?;
-                    tables.set_stage(*stage, program.fd()?).map_err(Into::into)
+                    tables.set_stage(number, program.fd()?).map_err(Into::into)
                 });
             }
         }
