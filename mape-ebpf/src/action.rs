@@ -20,7 +20,7 @@ use crate::{env::KernelEnv, maps, packet::xdp::XdpPacket};
 /// Customer edge, from the LAN.
 #[inline(always)]
 pub(crate) fn lan(ctx: &XdpContext) -> u32 {
-    edge(
+    hand(
         ctx,
         Direction::Outbound,
         #[inline(always)]
@@ -31,7 +31,7 @@ pub(crate) fn lan(ctx: &XdpContext) -> u32 {
 /// Customer edge, from the WAN.
 #[inline(always)]
 pub(crate) fn wan(ctx: &XdpContext) -> u32 {
-    edge(
+    hand(
         ctx,
         Direction::Inbound,
         #[inline(always)]
@@ -39,10 +39,10 @@ pub(crate) fn wan(ctx: &XdpContext) -> u32 {
     )
 }
 
-/// A stage of a customer edge.
+/// A stage.
 #[inline(always)]
 pub(crate) fn stage(ctx: &XdpContext, stage: Stage) -> u32 {
-    edge(
+    hand(
         ctx,
         stage.direction(),
         #[inline(always)]
@@ -59,7 +59,7 @@ pub(crate) fn one_arm(ctx: &XdpContext) -> u32 {
 /// Border relay, from the Internet.
 #[inline(always)]
 pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
-    run(
+    hand(
         ctx,
         Direction::Outbound,
         #[inline(always)]
@@ -70,7 +70,7 @@ pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
 /// Border relay, from the domain.
 #[inline(always)]
 pub(crate) fn relay_v6(ctx: &XdpContext) -> u32 {
-    run(
+    hand(
         ctx,
         Direction::Inbound,
         #[inline(always)]
@@ -90,9 +90,9 @@ fn is_ipv4(ctx: &XdpContext) -> bool {
     XdpPacket::new(ctx).read(eth::TYPE).map(EtherType) == Ok(EtherType::IPV4)
 }
 
-/// Gives the frame to a stage of a customer edge, and on to the next one where that stage says so.
+/// Gives the frame to a stage, and on to the next one where that stage says so.
 #[inline(always)]
-fn edge<'a>(
+fn hand<'a>(
     ctx: &'a XdpContext,
     direction: Direction,
     stage: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv, u32) -> Attempt,

@@ -24,8 +24,8 @@ impl Loading<'_> {
         let mut wanted: Vec<&'static str> = self.ports.iter().map(|port| port.program).collect();
         if self.gateway.role == Role::CustomerEdge {
             wanted.extend([names::SWEEP, names::PORT]);
-            wanted.extend(Stage::ALL.iter().map(|stage| stage.program()));
         }
+        wanted.extend(self.stages().map(Stage::program));
         wanted.sort_unstable();
         wanted.dedup();
         wanted
@@ -45,9 +45,7 @@ impl Loading<'_> {
     /// Puts each program on its interface.
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
         let old = self.old_programs()?;
-        if self.gateway.role == Role::CustomerEdge {
-            self.enter_stages(ebpf, &old)?;
-        }
+        self.enter_stages(ebpf, &old)?;
         for port in &self.ports {
             let program: &mut Xdp = ebpf
                 .program_mut(port.program)
@@ -74,16 +72,25 @@ impl Loading<'_> {
         Ok(())
     }
 
+    /// The stages of this gateway's role.
+    fn stages(&self) -> impl Iterator<Item = Stage> + use<> {
+        let is_relay = self.gateway.role == Role::BorderRelay;
+        Stage::ALL
+            .iter()
+            .copied()
+            .filter(move |stage| stage.is_of_relay() == is_relay)
+    }
+
     /// Enters the stages' programs into their map. The gate is closed: no packet is on its way from one to another.
     fn enter_stages(&mut self, ebpf: &Ebpf, old: &BTreeMap<&'static str, PathBuf>) -> Result<(), LoadError> {
-        for stage in Stage::ALL {
+        for stage in self.stages() {
             let name = stage.program();
-            self.tables.set_stage(*stage, &programs::fd(ebpf, name)?)?;
+            self.tables.set_stage(stage, &programs::fd(ebpf, name)?)?;
             if let Some(path) = old.get(name).cloned() {
                 let tables = self.tables.clone();
                 self.undo.push(format!("put the old program {name} back"), move || {
                     let program = Xdp::from_pin(path, XdpAttachType::Interface)?;
-                    tables.set_stage(*stage, program.fd()?).map_err(Into::into)
+                    tables.set_stage(stage, program.fd()?).map_err(Into::into)
                 });
             }
         }
