@@ -83,7 +83,7 @@ fn to_domain(env: &HostEnv, frame: Frame) -> Result<(Verdict, Seen), &'static st
         }
         .bytes(),
     );
-    outcome(relay::to_domain(&mut packet, env, LAN), &packet)
+    outcome(relay::all(&mut packet, env, LAN, Direction::Outbound), &packet)
 }
 
 /// From a customer edge.
@@ -103,7 +103,7 @@ fn from_domain(env: &HostEnv, outer: &str, frame: Frame) -> Result<(Verdict, See
         }
         .bytes(),
     );
-    outcome(relay::from_domain(&mut packet, env, WAN), &packet)
+    outcome(relay::all(&mut packet, env, WAN, Direction::Inbound), &packet)
 }
 
 const CUSTOMER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 12);
@@ -198,6 +198,108 @@ fn a_relay_lets_its_own_stack_find_a_neighbour() {
     let (verdict, seen) = from_domain(&env, CUSTOMER_ADDRESS, Frame::new(CUSTOMER, SERVER, udp(16_606, 4000))).unwrap();
     assert_eq!((verdict, seen.outer), (Verdict::Deliver, None));
     assert_eq!(seen.macs.0, WAN_MAC.0, "for this machine");
+}
+
+fn large(from: u16, to: u16) -> Payload {
+    Payload::Udp {
+        from,
+        to,
+        data: vec![7; 4_000],
+        checksum: true,
+    }
+}
+
+#[test]
+fn a_relay_sends_fragments_where_their_first_has_gone() {
+    let env = border_relay();
+    let packet = Frame::new(SERVER, CUSTOMER, large(4000, 16_606));
+    let pieces = packet.split(1_400);
+    assert_eq!(
+        to_domain(&env, pieces[1].clone()).unwrap_err(),
+        "fragment-first-missing"
+    );
+    let mut label = None;
+    for (n, piece) in pieces.into_iter().enumerate() {
+        let (verdict, seen) = to_domain(&env, piece).unwrap();
+        assert_eq!(verdict, Verdict::Forward { ifindex: WAN });
+        let (from, to, _, of, _) = seen.outer.unwrap();
+        assert_eq!((from, to), (RELAY, CUSTOMER_ADDRESS.parse().unwrap()));
+        assert_eq!(*label.get_or_insert(of), of, "one way for all of them");
+        assert_eq!((seen.addresses, seen.ttl), ((SERVER, CUSTOMER), 63));
+        assert_eq!(
+            (seen.fragment.0, usize::from(seen.fragment.1 & 0x1fff)),
+            (0x1c46, n * 175)
+        );
+    }
+    assert_eq!(
+        to_domain(&env, Frame::new(SERVER, HOST, large(1, 2)).split(1_400).remove(1)).unwrap_err(),
+        "no-rule",
+        "none of the domain's"
+    );
+    assert_eq!(
+        to_domain(
+            &env,
+            Frame::new(SERVER, CUSTOMER, large(1, 1023)).split(1_400).remove(0)
+        )
+        .unwrap_err(),
+        "foreign-port"
+    );
+}
+
+#[test]
+fn a_relay_decapsulates_fragments_from_who_sent_the_first() {
+    let env = border_relay();
+    let pieces = Frame::new(CUSTOMER, SERVER, large(16_606, 4000)).split(1_400);
+    for spoofed in ["2001:db8:f0:c30:0:c612:c:4", "2001:db8:f0:a00:0:c612:c:3"] {
+        assert_eq!(
+            from_domain(&env, spoofed, pieces[0].clone()).unwrap_err(),
+            "security-invalid-v4"
+        );
+        assert_eq!(
+            from_domain(&env, spoofed, pieces[1].clone()).unwrap_err(),
+            "fragment-first-missing",
+            "what is spoofed is not noted"
+        );
+    }
+    for piece in &pieces {
+        let (verdict, seen) = from_domain(&env, CUSTOMER_ADDRESS, piece.clone()).unwrap();
+        assert_eq!((verdict, seen.outer), (Verdict::Forward { ifindex: LAN }, None));
+        assert_eq!((seen.addresses, seen.ttl), ((CUSTOMER, SERVER), 63));
+    }
+    assert_eq!(
+        from_domain(&env, "2001:db8:f0:c30:0:c612:c:4", pieces[1].clone()).unwrap_err(),
+        "fragment-first-missing",
+        "only the outer source of the first (RFC 7597 section 8.1)"
+    );
+    assert_eq!(
+        from_domain(&env, "2001:db9::1", pieces[1].clone()).unwrap_err(),
+        "fragment-first-missing"
+    );
+}
+
+#[test]
+fn a_relay_sends_fragments_from_one_customer_edge_to_another() {
+    let env = border_relay();
+    for piece in Frame::new(CUSTOMER, SHARED, large(16_606, 1232)).split(1_400) {
+        let (verdict, seen) = from_domain(&env, CUSTOMER_ADDRESS, piece).unwrap();
+        assert_eq!(verdict, Verdict::Forward { ifindex: WAN });
+        let (from, to, class, ..) = seen.outer.unwrap();
+        assert_eq!((from, to, class), (RELAY, CE, 2));
+    }
+}
+
+#[test]
+fn a_relay_lets_no_more_bytes_follow_than_a_packet_can_have() {
+    let env = border_relay();
+    let pieces = Frame::new(CUSTOMER, SERVER, large(16_606, 4000)).split(1_400);
+    from_domain(&env, CUSTOMER_ADDRESS, pieces[0].clone()).unwrap();
+    for _ in 0..(65_515 - 1_400) / 1_400 {
+        from_domain(&env, CUSTOMER_ADDRESS, pieces[1].clone()).unwrap();
+    }
+    assert_eq!(
+        from_domain(&env, CUSTOMER_ADDRESS, pieces[1].clone()).unwrap_err(),
+        "fragment-too-long"
+    );
 }
 
 /// A customer edge with a forwarding rule that holds its own address and others'.

@@ -37,6 +37,8 @@ fn every_reason_that_a_frame_alone_can_have_has_a_row() {
         ("error-without-session", "tests/icmp.rs"),
         ("tunnel-error", "tests/icmp.rs"),
         ("contended", "tests/nat.rs"),
+        ("fragment", "handed on; only where a stage is missing"),
+        ("fragments-exhausted", "tests/fragment.rs"),
         ("no-headroom", "needs a NIC that leaves no room before frames"),
         ("write-failed", "impossible by construction"),
     ];

@@ -5,6 +5,7 @@ use crate::{
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport},
     map::rule::Rule,
     nat::{
+        fragment,
         part::{Done, Part},
         session::{Session, State},
         table::{self, Draft, Ending},
@@ -140,6 +141,8 @@ pub trait Env {
     fn overlap(&self, cell: u32) -> Option<&Word>;
     /// A remembered refusal; see [`crate::nat::refusal`].
     fn refusal(&self, index: u32) -> Option<&Word>;
+    /// A record of a packet that comes in fragments, and the sender's count of them; see [`crate::nat::fragment`].
+    fn fragment(&self, index: u32) -> Option<&fragment::Record>;
     /// When a remote host was last sent to from a mapping.
     fn permission(&self, key: &PermissionKey) -> Option<Tick>;
     /// Notes that a remote host may send to a mapping. Of several that note the same anew at once, one is told so.

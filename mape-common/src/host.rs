@@ -9,11 +9,12 @@ use crate::{
     env::{Env, InsertError, Noted, Route, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     layout::{
-        Config, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS, RuleRef,
-        SessionRef, Timeouts, Transport,
+        Config, FRAGMENTS, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS,
+        RuleRef, SessionRef, Timeouts, Transport,
     },
     map::{psid::PortSet, rule::Rule},
     nat::{
+        fragment,
         overlap::{self, Fingerprint},
         port::PortState,
         session::{Hold, Phase, Session},
@@ -50,6 +51,7 @@ pub struct HostEnv {
     ports: Vec<Word>,
     overlap: Vec<Word>,
     refused: Vec<Word>,
+    fragments: Vec<fragment::Record>,
     permissions: RefCell<HashMap<PermissionKey, Tick>>,
     hosts: RefCell<HashMap<[u8; 4], usize>>,
     host_uses: Vec<HostUse>,
@@ -98,6 +100,7 @@ impl HostEnv {
             ports: words(config.ports.saturating_mul(3)),
             overlap: words(OVERLAP_CELLS),
             refused: words(REFUSALS),
+            fragments: (0..FRAGMENTS).map(|_| fragment::Record::default()).collect(),
             permissions: RefCell::default(),
             hosts: RefCell::default(),
             host_uses: (0..LAN_HOSTS).map(|_| HostUse::default()).collect(),
@@ -153,6 +156,7 @@ impl HostEnv {
             host_ports: 0,
             mapping_permissions: 1_024,
             quarantine: Tick::at_least_seconds(120),
+            fragment_timeout: Tick::at_least_seconds(30),
         }
     }
 
@@ -561,6 +565,10 @@ impl Env for HostEnv {
 
     fn refusal(&self, index: u32) -> Option<&Word> {
         self.refused.get(usize::try_from(index).ok()?)
+    }
+
+    fn fragment(&self, index: u32) -> Option<&fragment::Record> {
+        self.fragments.get(usize::try_from(index).ok()?)
     }
 
     fn permission(&self, key: &PermissionKey) -> Option<Tick> {

@@ -26,6 +26,8 @@ pub const NEXT_HOPS: u32 = 4_096;
 pub const STATIC_HOPS: u32 = 64;
 /// LAN hosts whose use is counted one by one.
 pub const LAN_HOSTS: u32 = 4_096;
+/// Packets in fragments that can be on their way at once, a power of two.
+pub const FRAGMENTS: u32 = 4_096;
 /// Remembered refusals, a power of two.
 pub const REFUSALS: u32 = 4_096;
 /// Bytes of the ring buffer of events: a power of two, and of pages.
@@ -63,6 +65,8 @@ pub mod maps {
     pub const OVERLAP: &str = "OVERLAP";
     /// `Array<u64>`: refusals of the last second, see `nat::refusal`.
     pub const REFUSED: &str = "REFUSED";
+    /// `Array<nat::fragment::Record>`: packets in fragments that are on their way.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// `HashMap<PermissionKey, u64>`: who may send to an endpoint-independent mapping.
     pub const PERMISSIONS: &str = "PERMISSIONS";
     /// `HashMap<[u8; 4], HostUse>`: what LAN hosts have, by address; all zeros for those that found no room.
@@ -77,14 +81,14 @@ pub mod maps {
     pub const SWEEP_ORDER: &str = "SWEEP_ORDER";
     /// `Array<PortOrder>`, one entry: what the next direct call of [`super::programs::PORT`] shall do.
     pub const PORT_ORDER: &str = "PORT_ORDER";
-    /// `ProgramArray`: the stages of a customer edge that others hand packets on to, see `step::stage`.
+    /// `ProgramArray`: the stages that others hand packets on to, see `step::stage`.
     pub const STAGES: &str = "STAGES";
     /// `Array<Watch>`, one entry: what those who follow packets are told.
     pub const WATCH: &str = "WATCH";
     /// `RingBuf` of `trace::Event`.
     pub const EVENTS: &str = "EVENTS";
     /// All maps that are pinned, in the order above.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 25] = [
         CONFIG,
         GATE,
         LINKS,
@@ -99,6 +103,7 @@ pub mod maps {
         PORTS,
         OVERLAP,
         REFUSED,
+        FRAGMENTS,
         PERMISSIONS,
         HOSTS,
         COUNTERS,
@@ -134,12 +139,20 @@ pub mod programs {
     pub const ANSWER: &str = "mape_answer";
     /// XDP, customer edge, a stage: from one LAN host to another by the shared address.
     pub const HAIRPIN: &str = "mape_hairpin";
+    /// XDP, customer edge, a stage: a LAN host's packets that come in fragments.
+    pub const OUTBOUND_FRAGMENT: &str = "mape_lan_frag";
+    /// XDP, customer edge, a stage: the same for packets from the tunnel.
+    pub const INBOUND_FRAGMENT: &str = "mape_wan_frag";
     /// XDP, border relay, a NIC towards the IPv4 Internet.
     pub const RELAY_V4: &str = "mape_relay4_xdp";
     /// XDP, border relay, a NIC towards the domain.
     pub const RELAY_V6: &str = "mape_relay6_xdp";
     /// XDP, border relay, one NIC for both.
     pub const RELAY_ONE_ARM: &str = "mape_relay_xdp";
+    /// XDP, border relay, a stage: packets from the Internet that come in fragments.
+    pub const RELAY_OUTBOUND_FRAGMENT: &str = "mape_relay4_frg";
+    /// XDP, border relay, a stage: the same for packets from the domain.
+    pub const RELAY_INBOUND_FRAGMENT: &str = "mape_relay6_frg";
     /// XDP that passes everything: for the far end of a veth.
     pub const PASS: &str = "mape_pass_xdp";
     /// XDP for measurements: redirects everything to REDIRECT_TO.
@@ -369,6 +382,10 @@ pub enum Gauge {
     AnswersSuppressed,
     /// How many of them in this tick: `tick << 32 | count`; see `step::answer`.
     AnswersThisTick,
+    /// Packets noted since loading because they come in fragments.
+    Fragmented,
+    /// Such packets forgotten before all of their fragments had come, for want of room.
+    FragmentsDisplaced,
     /// When the protocol was last short of ports, or any of records: a [`Tick`], zero for never; see `nat::pressure`.
     Pressed(Transport),
     /// Sessions ended before their idle time was over because what they held was needed.
@@ -399,6 +416,8 @@ impl Gauge {
             Self::Answers => 32,
             Self::AnswersSuppressed => 33,
             Self::AnswersThisTick => 34,
+            Self::Fragmented => 40,
+            Self::FragmentsDisplaced => 41,
             Self::Pressed(t) => 52_u32.wrapping_add(t.index()),
             Self::Reclaimed => 56,
             Self::Records => 57,
@@ -467,7 +486,7 @@ pub struct Config {
     pub tunnel_address: [u8; 16],
     /// Customer edge: the border relay's address. Border relay: the same as `tunnel_address`.
     pub relay_address: [u8; 16],
-    /// Secret of the overlap and refusal tables.
+    /// Secret of the overlap, refusal and fragment tables.
     pub hash_key: [u64; 2],
     /// Idle times.
     pub timeouts: Timeouts,
@@ -509,6 +528,8 @@ pub struct Config {
     pub mapping_permissions: u32,
     /// How long a port stays unused after a mapping that anybody could send to (RFC 6888 REQ-8).
     pub quarantine: Tick,
+    /// How long a packet's later fragments may come after its first.
+    pub fragment_timeout: Tick,
 }
 
 impl Config {

@@ -139,6 +139,7 @@ reasons! {
     OuterExtension = 22, "outer-extension", PassSlow, "the tunnel packet has IPv6 extension headers (fragmented on the way)";
     LinkUnproven = 23, "link-unproven", PassSlow, "the NIC to leave by has not yet shown that its XDP program runs";
     ErrorElsewhere = 24, "error-elsewhere", PassSlow, "an ICMP message about no packet of ours: a redirect, a router's, another protocol's";
+    FragmentFirstMissing = 28, "fragment-first-missing", Drop, "a later fragment of a packet whose first fragment has not come through here";
 
     BadLength = 32, "bad-length", Drop, "lengths in the headers contradict each other or the frame";
     NoSession = 33, "no-session", Drop, "nobody on the LAN has opened this port";
@@ -159,6 +160,10 @@ reasons! {
     ErrorWithoutSession = 47, "error-without-session", Drop, "an ICMP error about a packet that no session has sent (RFC 5508 REQ-4)";
     ErrorUnusable = 48, "error-unusable", Drop, "an ICMP error that quotes too little to know whom it is for, or contradicts itself";
     TunnelError = 49, "tunnel-error", Drop, "an ICMPv6 error about a tunnel packet: what it says has been noted, and nobody is to be told";
+    FragmentTiny = 50, "fragment-tiny", Drop, "a first fragment without the whole transport header (RFC 1858, 3128)";
+    FragmentOverlap = 51, "fragment-overlap", Drop, "a fragment that overlaps the first one, or is another first one of the same packet (RFC 1858, 3128)";
+    FragmentTooLong = 52, "fragment-too-long", Drop, "fragments that end beyond, or together are more than, the largest packet there is";
+    FragmentsExhausted = 53, "fragments-exhausted", Drop, "no room to note one more packet that comes in fragments";
     ForwardUnrouted = 54, "forward-unrouted", Drop, "the port is forwarded to an address that the routing table does not have on the LAN";
     HostSessions = 56, "host-sessions", Drop, "the LAN host has as many sessions as one may have";
 

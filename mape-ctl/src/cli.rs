@@ -241,6 +241,9 @@ pub struct NatFlags {
     /// Seconds after which an idle established TCP session ends [default: 7440]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub timeout_tcp_established: Option<i64>,
+    /// Seconds for which a packet's later fragments may come after its first, at most 120 [default: 30]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timeout_fragment: Option<i64>,
 }
 
 /// Arguments of `stat`.

@@ -93,15 +93,7 @@ pub struct Explanation {
 pub fn explain<E: Env>(observer: &Observer<E>, port: &Port, before: &[u8]) -> Explanation {
     let direction = port.direction(before);
     let mut frame = VecPacket(before.to_vec());
-    let outcome = if port.is_relay() {
-        observer.begin(&port.program, "Border relay: keeps no state, goes by the rules");
-        match direction {
-            Direction::Outbound => relay::to_domain(&mut frame, observer, port.ifindex),
-            Direction::Inbound => relay::from_domain(&mut frame, observer, port.ifindex),
-        }
-    } else {
-        through_stages(observer, port, direction, &mut frame)
-    };
+    let outcome = through_stages(observer, port, direction, &mut frame);
     Explanation {
         port: port.clone(),
         direction,
@@ -119,10 +111,19 @@ fn through_stages<E: Env>(
     direction: Direction,
     frame: &mut VecPacket,
 ) -> Result<Verdict, Failure> {
-    observer.begin(&port.program, "Forwards by a session in use, and looks at nothing else");
-    let mut attempt: Attempt = match direction {
-        Direction::Outbound => edge::outbound(frame, observer, port.ifindex),
-        Direction::Inbound => edge::inbound(frame, observer, port.ifindex),
+    observer.begin(
+        &port.program,
+        if port.is_relay() {
+            "Border relay: keeps no state of sessions, goes by the rules"
+        } else {
+            "Forwards by a session in use, and looks at nothing else"
+        },
+    );
+    let mut attempt: Attempt = match (port.is_relay(), direction) {
+        (true, Direction::Outbound) => relay::to_domain(frame, observer, port.ifindex),
+        (true, Direction::Inbound) => relay::from_domain(frame, observer, port.ifindex),
+        (false, Direction::Outbound) => edge::outbound(frame, observer, port.ifindex),
+        (false, Direction::Inbound) => edge::inbound(frame, observer, port.ifindex),
     };
     loop {
         match attempt.outcome() {

@@ -155,10 +155,12 @@ pub struct Seconds {
     pub tcp_closing: u32,
     /// TCP established.
     pub tcp_established: u32,
+    /// A packet's later fragments, after its first.
+    pub fragment: u32,
 }
 
 impl Default for Seconds {
-    /// What the RFCs ask for (5508 REQ-2, 4787 REQ-5, 5382 REQ-5).
+    /// What the RFCs ask for (5508 REQ-2, 4787 REQ-5, 5382 REQ-5); for fragments, what Linux waits.
     fn default() -> Self {
         Self {
             icmp: 60,
@@ -167,6 +169,7 @@ impl Default for Seconds {
             tcp_opening: 240,
             tcp_closing: 240,
             tcp_established: 7_440,
+            fragment: 30,
         }
     }
 }

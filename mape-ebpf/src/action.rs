@@ -25,7 +25,7 @@ use crate::{
 /// Customer edge, from the LAN.
 #[inline(always)]
 pub(crate) fn lan(ctx: &XdpContext) -> u32 {
-    edge::<Kept>(
+    hand::<Kept>(
         ctx,
         Direction::Outbound,
         #[inline(always)]
@@ -36,7 +36,7 @@ pub(crate) fn lan(ctx: &XdpContext) -> u32 {
 /// Customer edge, from the WAN.
 #[inline(always)]
 pub(crate) fn wan(ctx: &XdpContext) -> u32 {
-    edge::<Kept>(
+    hand::<Kept>(
         ctx,
         Direction::Inbound,
         #[inline(always)]
@@ -44,10 +44,10 @@ pub(crate) fn wan(ctx: &XdpContext) -> u32 {
     )
 }
 
-/// A stage of a customer edge.
+/// A stage.
 #[inline(always)]
 pub(crate) fn stage(ctx: &XdpContext, stage: Stage) -> u32 {
-    edge::<()>(
+    hand::<()>(
         ctx,
         stage.direction(),
         #[inline(always)]
@@ -64,7 +64,7 @@ pub(crate) fn one_arm(ctx: &XdpContext) -> u32 {
 /// Border relay, from the Internet.
 #[inline(always)]
 pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
-    run::<Kept>(
+    hand::<Kept>(
         ctx,
         Direction::Outbound,
         #[inline(always)]
@@ -75,7 +75,7 @@ pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
 /// Border relay, from the domain.
 #[inline(always)]
 pub(crate) fn relay_v6(ctx: &XdpContext) -> u32 {
-    run::<Kept>(
+    hand::<Kept>(
         ctx,
         Direction::Inbound,
         #[inline(always)]
@@ -95,9 +95,9 @@ fn is_ipv4(ctx: &XdpContext) -> bool {
     XdpPacket::new(ctx).read(eth::TYPE).map(EtherType) == Ok(EtherType::IPV4)
 }
 
-/// Gives the frame to a stage of a customer edge, and on to the next one where that stage says so.
+/// Gives the frame to a stage, and on to the next one where that stage says so.
 #[inline(always)]
-fn edge<'a, M: Memory>(
+fn hand<'a, M: Memory>(
     ctx: &'a XdpContext,
     direction: Direction,
     stage: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv<M>, u32) -> Attempt,

@@ -17,6 +17,7 @@ use mape_common::{
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport},
     map::rule::Rule,
     nat::{
+        fragment,
         part::{Done, Part},
         session::{Session, State},
         table::{Draft, Ending},
@@ -249,6 +250,11 @@ impl<M: Memory> Env for KernelEnv<M> {
     #[inline(always)]
     fn refusal(&self, index: u32) -> Option<&Word> {
         maps::REFUSED.get(index)
+    }
+
+    #[inline(always)]
+    fn fragment(&self, index: u32) -> Option<&fragment::Record> {
+        maps::FRAGMENTS.get(index)
     }
 
     #[inline(always)]

@@ -85,6 +85,18 @@ fn mape_hairpin(ctx: XdpContext) -> u32 {
     action::stage(&ctx, Stage::Hairpin)
 }
 
+/// Customer edge, a stage: a fragment of a LAN host's packet.
+#[xdp]
+fn mape_lan_frag(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::OutboundFragment)
+}
+
+/// Customer edge, a stage: the same for packets from the tunnel.
+#[xdp]
+fn mape_wan_frag(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::InboundFragment)
+}
+
 /// Border relay, a NIC towards the IPv4 Internet.
 #[xdp]
 fn mape_relay4_xdp(ctx: XdpContext) -> u32 {
@@ -95,6 +107,18 @@ fn mape_relay4_xdp(ctx: XdpContext) -> u32 {
 #[xdp]
 fn mape_relay6_xdp(ctx: XdpContext) -> u32 {
     action::relay_v6(&ctx)
+}
+
+/// Border relay, a stage: a fragment from the Internet.
+#[xdp]
+fn mape_relay4_frg(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::RelayOutboundFragment)
+}
+
+/// Border relay, a stage: a fragment from the domain.
+#[xdp]
+fn mape_relay6_frg(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::RelayInboundFragment)
 }
 
 /// Border relay, one NIC for both.

@@ -14,11 +14,11 @@ use aya_ebpf::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, EVENT_BYTES, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey,
-        PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder,
+        Config, Counter, EVENT_BYTES, FRAGMENTS as FRAGMENT_RECORDS, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS,
+        OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder,
     },
     map::rule::Rule,
-    nat::session::Session,
+    nat::{fragment, session::Session},
     step::stage::{self, Next},
     trace::Watch,
     verdict::{Direction, OUTCOMES, Reason},
@@ -73,6 +73,9 @@ pub(crate) static OVERLAP: Array<Word> = Array::with_max_entries(OVERLAP_CELLS, 
 /// The programs.
 #[map]
 pub(crate) static REFUSED: Array<Word> = Array::with_max_entries(REFUSALS, 0);
+/// The programs.
+#[map]
+pub(crate) static FRAGMENTS: Array<fragment::Record> = Array::with_max_entries(FRAGMENT_RECORDS, 0);
 /// The programs.
 #[map]
 pub(crate) static PERMISSIONS: HashMap<PermissionKey, u64> = HashMap::with_max_entries(1, 0);

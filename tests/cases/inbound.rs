@@ -171,16 +171,6 @@ fn passes() -> Vec<Case> {
             "outer-extension",
         ),
         refused(
-            "an inner fragment goes the slow way",
-            wan,
-            Frame {
-                fragment: 0x2000,
-                ..down(udp(4000, IN_SET))
-            }
-            .bytes(),
-            "fragment",
-        ),
-        refused(
             "an ICMP error that quotes too little to tell whose it is",
             wan,
             unreachable.bytes(),

@@ -1,6 +1,7 @@
 //! The step tables: one row a behaviour. The same rows run on the host and in the kernel.
 
 mod forward;
+mod fragment;
 mod inbound;
 mod outbound;
 
@@ -32,7 +33,8 @@ pub(crate) struct Case {
 
 /// All rows, each with the forwards that the gateway has.
 pub(crate) fn all() -> Vec<(Vec<Forwarded>, Case)> {
-    let plain = outbound::cases().into_iter().chain(inbound::cases());
+    let plain = [outbound::cases(), inbound::cases(), fragment::cases()];
+    let plain = plain.into_iter().flatten();
     plain.map(|case| (Vec::new(), case)).chain(forward::cases()).collect()
 }
 

@@ -311,26 +311,6 @@ fn passes() -> Vec<Case> {
             "ttl-expired",
         ),
         refused(
-            "a first fragment goes the slow way",
-            lan,
-            Frame {
-                fragment: 0x2000,
-                ..up(udp(IN_SET, 4000))
-            }
-            .bytes(),
-            "fragment",
-        ),
-        refused(
-            "a later fragment goes the slow way",
-            lan,
-            Frame {
-                fragment: 185,
-                ..up(udp(IN_SET, 4000))
-            }
-            .bytes(),
-            "fragment",
-        ),
-        refused(
             "options go the slow way",
             lan,
             Frame {

@@ -56,6 +56,10 @@ pub enum Class {
     Quota,
     /// A LAN host answers what a remote host has opened, but the mapping has expired meanwhile; its next packet opens another.
     Unmapped,
+    /// A later fragment without its first.
+    Fragment,
+    /// A later fragment that ends beyond the longest packet.
+    LongFragment,
 }
 
 impl Class {
@@ -74,6 +78,8 @@ impl Class {
             "hairpin" => Self::Hairpin,
             "host-sessions" => Self::Quota,
             "contended" => Self::Unmapped,
+            "fragment-first-missing" => Self::Fragment,
+            "fragment-too-long" => Self::LongFragment,
             _ => return None,
         })
     }

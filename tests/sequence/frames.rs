@@ -243,7 +243,10 @@ fn finish(mut frame: Frame, twist: Twist) -> Vec<u8> {
         Twist::Flip(bit) => {
             // Not the sender's MAC address: the kernel learns it.
             let bit = usize::from(bit) % ((bytes.len() - 12) * 8);
-            bytes[12 + bit / 8] ^= 1 << (bit % 8);
+            // Nor what says that it is a fragment: the model knows no first one.
+            if !(at + 6..at + 8).contains(&(12 + bit / 8)) {
+                bytes[12 + bit / 8] ^= 1 << (bit % 8);
+            }
         }
         _ => {}
     }

@@ -5,10 +5,12 @@
 //! * [`allocate`]: choosing a port; * [`mapping`]: endpoint-independent mappings and who may send to them;
 //! * [`forward`]: mappings and reservations that an operator makes;
 //! * [`open`]: a flow without a session gets one, [`part`] by part; * [`tcp`]: what a TCP packet does to its session;
-//! * [`refusal`]: what was refused a moment ago; [`pressure`]: whether anything is short; [`quota`]: what each LAN host has; * [`sweep`]: returning what has expired.
+//! * [`refusal`]: what was refused a moment ago; [`pressure`]: whether anything is short; [`quota`]: what each LAN host has; * [`sweep`]: returning what has expired;
+//! * [`fragment`]: packets that come in fragments.
 
 pub mod allocate;
 pub mod forward;
+pub mod fragment;
 pub mod mapping;
 pub mod open;
 pub mod overlap;

@@ -191,7 +191,14 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, reason
     let link = env.link(arrival.ifindex).ok_or(reason)?;
     let macs = (arrival.source, Mac::from_bits(link.mac()));
     let room = frame.len().saturating_sub(eth::LEN);
-    let packet = inner::whole::<P, { eth::LEN }>(frame, room)?;
+    let packet = inner::whole::<P, { eth::LEN }>(frame, room).map_err(|other| {
+        // A first fragment is not answered; it is counted by what befell it.
+        if matches!(other, Reason::Fragment) {
+            reason
+        } else {
+            other
+        }
+    })?;
     let header = packet.header;
     if !ipv4::is_routable(header.source()) {
         return Err(Reason::NotUnicast);

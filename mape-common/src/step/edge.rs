@@ -23,7 +23,9 @@ use crate::{
 use super::{
     Need, Stop,
     admit::{Arrival, admit},
-    answer, error, hairpin, inbound, outbound, path,
+    answer, error,
+    fragment::customer as fragment,
+    hairpin, inbound, outbound, path, relay,
     stage::{Attempt, Stage},
     tunnel_error,
 };
@@ -53,6 +55,7 @@ fn outbound_else(reason: Reason) -> Attempt {
             Attempt::go_on(Stage::Answer, reason)
         }
         Reason::Hairpin => Attempt::go_on(Stage::Hairpin, reason),
+        Reason::Fragment => Attempt::go_on(Stage::OutboundFragment, reason),
         reason => Attempt::refused(reason),
     }
 }
@@ -153,6 +156,7 @@ fn inbound_else(reason: Reason) -> Attempt {
     match reason {
         Reason::IcmpError => Attempt::go_on(Stage::InboundError, reason),
         Reason::Icmpv6 => Attempt::go_on(Stage::TunnelError, reason),
+        Reason::Fragment => Attempt::go_on(Stage::InboundFragment, reason),
         reason => Attempt::refused(reason),
     }
 }
@@ -326,6 +330,10 @@ pub fn run<P: Packet, E: Env>(stage: Stage, reason: Reason, frame: &mut P, env: 
         Stage::TunnelError => tunnel_error(frame, env, ifindex),
         Stage::Answer => answer(frame, env, ifindex, reason),
         Stage::Hairpin => hairpin(frame, env, ifindex),
+        Stage::OutboundFragment => fragment::outbound(frame, env, ifindex),
+        Stage::InboundFragment => fragment::inbound(frame, env, ifindex),
+        Stage::RelayOutboundFragment => relay::to_domain_fragment(frame, env, ifindex),
+        Stage::RelayInboundFragment => relay::from_domain_fragment(frame, env, ifindex),
     }
 }
 
@@ -340,16 +348,32 @@ pub fn all<P: Packet, E: Env>(
     ifindex: u32,
     direction: crate::verdict::Direction,
 ) -> Result<Verdict, Failure> {
-    let mut attempt = match direction {
+    let attempt = match direction {
         crate::verdict::Direction::Outbound => outbound(frame, env, ifindex),
         crate::verdict::Direction::Inbound => inbound(frame, env, ifindex),
     };
-    loop {
+    to_its_end(attempt, frame, env, ifindex)
+}
+
+/// So many times the kernel lets one program hand on to the next.
+#[cfg(any(test, feature = "host"))]
+const TAIL_CALLS: u32 = 33;
+
+/// From stage to stage until the packet has come to its end.
+#[cfg(any(test, feature = "host"))]
+pub(super) fn to_its_end<P: Packet, E: Env>(
+    mut attempt: Attempt,
+    frame: &mut P,
+    env: &E,
+    ifindex: u32,
+) -> Result<Verdict, Failure> {
+    for _ in 0..TAIL_CALLS {
         match attempt.outcome() {
             Ok(outcome) => return outcome,
             Err(next) => attempt = run(next.stage, next.reason, frame, env, ifindex),
         }
     }
+    attempt.outcome().unwrap_or_else(|next| Err(next.reason.into()))
 }
 
 /// The arrival of a frame of one type.

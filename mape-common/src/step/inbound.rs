@@ -7,7 +7,7 @@ use crate::{
     nat::{
         mapping,
         open::{self, Flow, Path},
-        session::{Hold, Phase},
+        session::{Facts, Hold, Phase},
         table::{self, Draft},
         tcp,
     },
@@ -39,14 +39,36 @@ pub struct Plan {
     decapsulation: Decapsulation,
 }
 
+/// A packet whose session was used a moment ago.
+pub struct Found {
+    /// The outer header.
+    pub outer: Outer,
+    /// The packet.
+    pub inner: Inner,
+    /// The session.
+    pub session: SessionRef,
+    /// What it says.
+    pub facts: Facts,
+    /// The next hop towards the LAN host.
+    pub hop: Hop,
+}
+
 /// Decides what becomes of an IPv6 frame from the WAN whose session was used a moment ago; looks, and changes nothing.
 ///
 /// # Errors
-/// [`Stop::Refused`] with the reason, or [`Stop::Unsettled`] where [`prepare`] has to look after the session first.
+/// [`Stop::Refused`] with the reason, or [`Stop::Unsettled`] where the session has to be looked after first.
 #[inline(always)]
 pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
-    let config = arrival.config;
-    let (outer, inner, flow) = read::<P, E, true>(frame, env, config)?;
+    plan_part::<P, E, false>(frame, env, arrival)
+}
+
+/// Finds the session of a packet, or of one whose `FIRST` fragment this is, if it was used a moment ago.
+///
+/// # Errors
+/// As [`plan`].
+#[inline(always)]
+pub fn find<P: Packet, E: Env, const FIRST: bool>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Found, Stop> {
+    let (outer, inner, flow) = read::<P, E, true, FIRST>(frame, env, arrival.config)?;
     let session = env.find(Side::Outside, &flow.key()).ok_or(Stop::Unsettled)?;
     let (state, facts) = env
         .session(session.slot)
@@ -67,6 +89,32 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
         .hop(facts.lan_hop)
         .and_then(|hop| hop.get(facts.inside))
         .ok_or(Reason::NextHopUnknown)?;
+    Ok(Found {
+        outer,
+        inner,
+        session,
+        facts,
+        hop,
+    })
+}
+
+/// As [`plan`], for a whole packet or, where `FIRST` says so, its first fragment.
+///
+/// # Errors
+/// As [`plan`].
+#[inline(always)]
+pub fn plan_part<P: Packet, E: Env, const FIRST: bool>(
+    frame: &P,
+    env: &E,
+    arrival: &Arrival<'_>,
+) -> Result<Plan, Stop> {
+    let Found {
+        outer,
+        inner,
+        facts,
+        hop,
+        ..
+    } = find::<P, E, FIRST>(frame, env, arrival)?;
     tunnel::fits(&inner.header, &hop)?;
     let translation = translate::plan::<P, INNER>(
         frame,
@@ -75,7 +123,7 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
         facts.inside,
         facts.inside_port,
         if mss::is_candidate(&inner) {
-            mss::limit(config, &outbound::way(env, facts.wan_hop, arrival.now)?)
+            mss::limit(arrival.config, &outbound::way(env, facts.wan_hop, arrival.now)?)
         } else {
             0
         },
@@ -105,13 +153,13 @@ pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
 /// The packet and its flow, if it is for this customer edge and, where that is still to be checked, its sender may have
 /// sent it (RFC 7597 §8.1).
 #[inline(always)]
-fn read<P: Packet, E: Env, const CHECK: bool>(
+fn read<P: Packet, E: Env, const CHECK: bool, const FIRST: bool>(
     frame: &P,
     env: &E,
     config: &Config,
 ) -> Result<(Outer, Inner, Flow), Reason> {
     let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
-    let inner = inner::read::<P, INNER>(frame, usize::from(outer.payload_len))?;
+    let inner = inner::read_part::<P, INNER, FIRST>(frame, usize::from(outer.payload_len))?;
     let flow = Flow {
         transport: inner.transport,
         local: inner.header.destination(),
@@ -145,7 +193,7 @@ pub fn next_phase(phase: Phase, inner: &Inner) -> Phase {
     }
 }
 
-/// Says what the session of a packet needs before the packet can be forwarded. [`plan`] has checked its sender.
+/// Says what the session of a packet, or of one whose first fragment this is, needs before the packet can be forwarded. [`plan`] has checked its sender.
 ///
 /// # Errors
 /// Why the packet is not forwarded.
@@ -157,7 +205,7 @@ pub fn look<P: Packet, E: Env>(
     need: &mut Option<Need>,
 ) -> Result<(), Reason> {
     let (config, now) = (arrival.config, arrival.now);
-    let (_, inner, flow) = read::<P, E, false>(frame, env, config)?;
+    let (_, inner, flow) = read::<P, E, false, true>(frame, env, config)?;
     if let Some((session, state)) = table::find(env, Side::Outside, &flow.key())
         && let Some(record) = env.session(session.slot)
         && !table::is_over(env, config, record, state, now)

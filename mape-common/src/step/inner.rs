@@ -43,18 +43,43 @@ pub const QUERY: tcp::Flags = tcp::Flags(1);
 /// [`Reason::Fragment`], [`Reason::IcmpError`], [`Reason::UnsupportedProtocol`].
 #[inline(always)]
 pub fn read<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Inner, Reason> {
+    read_part::<P, L3, false>(frame, room)
+}
+
+/// The same for a whole packet or, where `FIRST` says so, its first fragment, which has the ports.
+///
+/// # Errors
+/// As [`read`]; and [`Reason::FragmentTiny`] where the first fragment does not hold the whole transport header.
+#[inline(always)]
+pub fn read_part<P: Packet, const L3: usize, const FIRST: bool>(frame: &P, room: usize) -> Result<Inner, Reason> {
     let Whole {
         header,
         payload,
         excess,
-    } = whole::<P, L3>(frame, room)?;
+    } = part::<P, L3, FIRST>(frame, room)?;
+    let is_part = FIRST && header.is_fragment();
+    let short = if is_part {
+        Reason::FragmentTiny
+    } else {
+        Reason::BadLength
+    };
+    // No header is shorter, and all but the last fragment of a packet hold a multiple of eight bytes.
+    if is_part && payload < udp::LEN {
+        return Err(short);
+    }
+    if is_part && payload & 7 != 0 {
+        return Err(Reason::BadLength);
+    }
     let l4 = L3.wrapping_add(ipv4::LEN);
     match header.protocol() {
         Protocol::TCP => {
-            let tcp = tcp::Header::from_bytes(frame.read(l4).map_err(|_| Reason::BadLength)?);
+            let tcp = tcp::Header::from_bytes(frame.read(l4).map_err(|_| short)?);
             let header_len = tcp.header_len();
-            if usize::from(header_len) < tcp::LEN || usize::from(header_len) > payload {
+            if usize::from(header_len) < tcp::LEN {
                 return Err(Reason::BadLength);
+            }
+            if usize::from(header_len) > payload {
+                return Err(short);
             }
             Ok(Inner {
                 header,
@@ -69,7 +94,9 @@ pub fn read<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Inner,
         }
         Protocol::UDP => {
             let udp = udp::Header::from_bytes(frame.read(l4).map_err(|_| Reason::BadLength)?);
-            if usize::from(udp.length()) < udp::LEN || usize::from(udp.length()) > payload {
+            // A fragment's is the whole datagram's.
+            let is_longer = !is_part && usize::from(udp.length()) > payload;
+            if usize::from(udp.length()) < udp::LEN || is_longer {
                 return Err(Reason::BadLength);
             }
             Ok(Inner {
@@ -122,6 +149,12 @@ pub struct Whole {
 /// [`Reason::BadLength`], [`Reason::IpOptions`], [`Reason::Fragment`].
 #[inline(always)]
 pub fn whole<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Whole, Reason> {
+    part::<P, L3, false>(frame, room)
+}
+
+/// The same, for the first fragment of a packet, too, where `FIRST` says so.
+#[inline(always)]
+fn part<P: Packet, const L3: usize, const FIRST: bool>(frame: &P, room: usize) -> Result<Whole, Reason> {
     let header = ipv4::Header::from_bytes(frame.read(L3).map_err(|_| Reason::BadLength)?);
     let total = usize::from(header.total_len());
     if !header.is_ipv4() || header.is_short() || total > room {
@@ -131,7 +164,7 @@ pub fn whole<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Whole
     if header.has_options() {
         return Err(Reason::IpOptions);
     }
-    if header.is_fragment() {
+    if header.is_fragment() && !(FIRST && header.offset() == 0) {
         return Err(Reason::Fragment);
     }
     let Some(payload) = total.checked_sub(ipv4::LEN) else {

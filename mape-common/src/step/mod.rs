@@ -2,7 +2,7 @@
 //!
 //! * [`admit`]: is the frame for us at all; * [`inner`]: the IPv4 packet and its transport header;
 //! * [`translate`]: rewriting one end of it; * [`mss`]: the TCP MSS clamp; * [`tunnel`]: TTL, ECN, MTU and the outer header;
-//! * [`path`]: where a new session's packets go; * [`error`]: ICMP errors, and [`quoted`], the packet in them;
+//! * [`path`]: where a new session's packets go; * [`fragment`]: packets that come in fragments; * [`error`]: ICMP errors, and [`quoted`], the packet in them;
 //! * [`hairpin`]: from one LAN host to another; * [`tunnel_error`]: ICMPv6 errors about the tunnel; * [`answer`]: errors of our own;
 //! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's.
 
@@ -10,6 +10,7 @@ pub mod admit;
 pub mod answer;
 pub mod edge;
 pub mod error;
+pub mod fragment;
 pub mod hairpin;
 pub mod inbound;
 pub mod inner;

@@ -1,13 +1,14 @@
 //! LAN to WAN on a customer edge: find or open the session, translate the source, encapsulate.
 
 use crate::{
+    checksum::Delta,
     env::{Env, Side},
     hop::{Hop, NextHop},
-    layout::Transport,
+    layout::{Config, SessionRef, Transport},
     nat::{
         mapping,
         open::{self, Flow, Path},
-        session::{Hold, Phase},
+        session::{Facts, Hold, Phase},
         table::{self, Draft},
         tcp,
     },
@@ -33,14 +34,35 @@ pub struct Plan {
     encapsulation: Encapsulation,
 }
 
+/// A packet whose session was used a moment ago.
+pub struct Found {
+    /// The packet.
+    pub inner: Inner,
+    /// The session.
+    pub session: SessionRef,
+    /// What it says.
+    pub facts: Facts,
+    /// The next hop towards the far end of the tunnel.
+    pub hop: Hop,
+}
+
 /// Decides what becomes of an IPv4 frame from the LAN whose session was used a moment ago; looks, and changes nothing.
 ///
 /// # Errors
-/// [`Stop::Refused`] with the reason, or [`Stop::Unsettled`] where [`prepare`] has to look after the session first.
+/// [`Stop::Refused`] with the reason, or [`Stop::Unsettled`] where the session has to be looked after first.
 #[inline(always)]
 pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
-    let config = arrival.config;
-    let (inner, flow) = read(frame)?;
+    let found = find::<P, E, false>(frame, env, arrival)?;
+    Ok(plan_found(frame, arrival.config, &found, Delta::ZERO)?)
+}
+
+/// Finds the session of a packet, or of one whose `FIRST` fragment this is, if it was used a moment ago.
+///
+/// # Errors
+/// As [`plan`].
+#[inline(always)]
+pub fn find<P: Packet, E: Env, const FIRST: bool>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Found, Stop> {
+    let (inner, flow) = read_part::<P, FIRST>(frame)?;
     let session = env.find(Side::Inside, &flow.key()).ok_or(Stop::Unsettled)?;
     let (state, facts) = env
         .session(session.slot)
@@ -55,33 +77,53 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
         return Err(Stop::Unsettled);
     }
     let hop = way(env, facts.wan_hop, arrival.now)?;
+    Ok(Found {
+        inner,
+        session,
+        facts,
+        hop,
+    })
+}
+
+/// Decides what becomes of a packet whose session is found; `change` is what else changes in its header's checksum.
+///
+/// # Errors
+/// The reason why it is not forwarded.
+#[inline(always)]
+pub fn plan_found<P: Packet>(frame: &P, config: &Config, found: &Found, change: Delta) -> Result<Plan, Reason> {
+    let Found { inner, facts, .. } = found;
     let translation = translate::plan::<P, { eth::LEN }>(
         frame,
-        &inner,
+        inner,
         End::Source,
         facts.external,
         facts.external_port,
-        mss::limit(config, &hop),
-    );
-    let label = tunnel::flow_label(
-        facts.external_port,
-        flow.remote,
-        flow.remote_port,
-        flow.transport.protocol(),
+        mss::limit(config, &found.hop),
     );
     let encapsulation = tunnel::plan_encapsulation(
         config,
         &inner.header,
-        translation.header,
-        hop,
+        translation.header.and(change),
+        found.hop,
         facts.far_end,
-        label,
+        label(facts),
         inner.excess,
     )?;
     Ok(Plan {
         translation,
         encapsulation,
     })
+}
+
+/// The flow label of a session's packets, whole or in fragments.
+#[inline(always)]
+pub const fn label(facts: &Facts) -> u32 {
+    tunnel::flow_label(
+        facts.external_port,
+        facts.remote,
+        facts.remote_port,
+        facts.transport.protocol(),
+    )
 }
 
 /// The next hop towards a far end, its MTU no larger than the path behind it.
@@ -123,8 +165,14 @@ pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
 /// Why it can have none.
 #[inline(always)]
 pub fn read<P: Packet>(frame: &P) -> Result<(Inner, Flow), Reason> {
+    read_part::<P, false>(frame)
+}
+
+/// The same for a whole packet or, where `FIRST` says so, its first fragment.
+#[inline(always)]
+fn read_part<P: Packet, const FIRST: bool>(frame: &P) -> Result<(Inner, Flow), Reason> {
     let room = frame.len().saturating_sub(eth::LEN);
-    let inner = inner::read::<P, { eth::LEN }>(frame, room)?;
+    let inner = inner::read_part::<P, { eth::LEN }, FIRST>(frame, room)?;
     let flow = Flow {
         transport: inner.transport,
         local: inner.header.source(),
@@ -176,7 +224,7 @@ pub fn ours_or_not<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>,
     }
 }
 
-/// Says what the session of a packet needs before the packet can be forwarded. `HAIRPIN` where a host of the same LAN may be meant.
+/// Says what the session of a packet, or of one whose first fragment this is, needs before the packet can be forwarded. `HAIRPIN` where a host of the same LAN may be meant.
 ///
 /// # Errors
 /// Why the packet is not forwarded.
@@ -188,7 +236,11 @@ pub fn look<P: Packet, E: Env, const HAIRPIN: bool>(
     need: &mut Option<Need>,
 ) -> Result<(), Reason> {
     let config = arrival.config;
-    let (inner, flow) = read(frame)?;
+    let (inner, flow) = read_part::<P, true>(frame)?;
+    // Fragments are not turned round: the receiver's part has nothing to follow.
+    if HAIRPIN && inner.header.is_fragment() {
+        return Err(Reason::Hairpin);
+    }
     let here = config.owns(flow.remote) && config.port_set.contains(inner.destination_port);
     if here != HAIRPIN {
         return Err(Reason::Hairpin);

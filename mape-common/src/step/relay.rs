@@ -6,8 +6,9 @@ use crate::{
     hop::{Hop, Link, Mac, NextHop},
     layout::{Config, Transport},
     map::address::map_address,
+    nat::fragment::Note,
     packet::Packet,
-    verdict::{Failure, Reason, Verdict},
+    verdict::{Direction, Failure, Reason, Verdict},
     wire::{
         eth::{self, EtherType},
         ipv4,
@@ -17,48 +18,217 @@ use crate::{
 
 use super::{
     admit::{Arrival, admit, is_proven},
+    fragment::{self, relay as ports},
     inner::{self, Inner},
     path,
-    tunnel::{self, Encapsulation, INNER, Outer},
+    stage::{Attempt, Stage},
+    tunnel::{self, Encapsulation, INNER, OUTER_SOURCE, Outer},
 };
 
 /// Internet to domain: takes a frame from the IPv4 side.
+#[inline(always)]
+pub fn to_domain<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    or_fragment(
+        into::<P, E, false>(frame, env, ifindex, &Note::EMPTY),
+        Stage::RelayOutboundFragment,
+    )
+}
+
+/// The same for a fragment.
+#[inline(always)]
+pub fn to_domain_fragment<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    let mut note = Note::EMPTY;
+    let looked = look_to_domain(frame, env, ifindex, &mut note).and_then(|()| {
+        if fragment::is_first::<P, { eth::LEN }>(frame) {
+            fragment::note::<P, E, { eth::LEN }, { fragment::NO_OUTER }>(frame, env, Direction::Outbound, &mut note)
+        } else {
+            Ok(())
+        }
+    });
+    match looked {
+        Ok(()) => fragment_into(frame, env, ifindex, &note),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// Out of the tunnel, or from one customer edge to another: takes a frame from the IPv6 side.
+#[inline(always)]
+pub fn from_domain<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    or_fragment(out_of(frame, env, ifindex), Stage::RelayInboundFragment)
+}
+
+/// The same for a fragment.
+#[inline(always)]
+pub fn from_domain_fragment<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    let mut note = Note::EMPTY;
+    // One after the other, since all in one are more than a program's stack.
+    let looked = look_from_domain(frame, env, ifindex, &mut note).and_then(|()| {
+        if fragment::is_first::<P, INNER>(frame) {
+            fragment::note::<P, E, INNER, OUTER_SOURCE>(frame, env, Direction::Inbound, &mut note)
+        } else {
+            Ok(())
+        }
+    });
+    if let Err(reason) = looked {
+        return Attempt::refused(reason);
+    }
+    let is_across = frame.read(INNER).is_ok_and(|bytes| {
+        let header = ipv4::Header::from_bytes(bytes);
+        env.rule_by_ipv4(header.destination()).is_some()
+    });
+    if is_across {
+        fragment_across(frame, env, ifindex, &note)
+    } else {
+        fragment_out(frame, env, ifindex, &note)
+    }
+}
+
+/// A frame's whole way through a border relay, as [`edge::all`](super::edge::all) is through a customer edge.
 ///
 /// # Errors
 /// [`Failure`].
+#[cfg(any(test, feature = "host"))]
+pub fn all<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, direction: Direction) -> Result<Verdict, Failure> {
+    let attempt = match direction {
+        Direction::Outbound => to_domain(frame, env, ifindex),
+        Direction::Inbound => from_domain(frame, env, ifindex),
+    };
+    super::edge::to_its_end(attempt, frame, env, ifindex)
+}
+
 #[inline(always)]
-pub fn to_domain<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Result<Verdict, Failure> {
-    let arrival = admit(frame, env, ifindex)?;
-    if arrival.ether_type != EtherType::IPV4 {
-        return Err(Reason::OtherEtherType.into());
+fn or_fragment(outcome: Result<Verdict, Failure>, stage: Stage) -> Attempt {
+    match outcome {
+        Err(Failure::Refused(reason @ Reason::Fragment)) => Attempt::go_on(stage, reason),
+        outcome => Attempt::ended(outcome),
     }
-    let plan = plan_to_domain(frame, env, &arrival)?;
+}
+
+#[inline(always)]
+fn into<P: Packet, E: Env, const FRAGMENT: bool>(
+    frame: &mut P,
+    env: &E,
+    ifindex: u32,
+    note: &Note,
+) -> Result<Verdict, Failure> {
+    let arrival = of_type(frame, env, ifindex, EtherType::IPV4)?;
+    let plan = plan_to_domain::<P, E, FRAGMENT>(frame, env, &arrival, note)?;
     tunnel::encapsulate(frame, &plan)?;
     Ok(Verdict::Forward {
         ifindex: plan.hop.ifindex,
     })
 }
 
-/// Out of the tunnel, or from one customer edge to another: takes a frame from the IPv6 side.
-///
-/// # Errors
-/// [`Failure`].
 #[inline(always)]
-pub fn from_domain<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Result<Verdict, Failure> {
-    let arrival = admit(frame, env, ifindex)?;
-    if arrival.ether_type != EtherType::IPV6 {
-        return Err(Reason::OtherEtherType.into());
-    }
-    let (outer, inner) = read_from_domain(frame, env, arrival.config)?;
+fn out_of<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Result<Verdict, Failure> {
+    let (arrival, outer, inner) = arrived::<P, E, false>(frame, env, ifindex, &Note::EMPTY)?;
     if env.rule_by_ipv4(inner.header.destination()).is_some() {
-        let plan = plan_across(env, arrival.config, &outer, &inner)?;
-        tunnel::exchange(frame, &plan)?;
-        return Ok(Verdict::Forward {
-            ifindex: plan.hop.ifindex,
-        });
+        across(frame, env, arrival.config, &outer, &inner)
+    } else {
+        out(frame, env, &arrival, &outer, &inner)
     }
-    let plan = tunnel::plan_decapsulation(&outer, &inner.header, Delta::ZERO, inner.excess)?;
-    if let Some(hop) = neighbour(env, &arrival, &inner)? {
+}
+
+/// The ports of a fragment from the Internet, if it is for the domain.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn look_to_domain<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, note: &mut Note) -> Result<(), Reason> {
+    of_type(frame, env, ifindex, EtherType::IPV4)?;
+    is_for_domain(frame, env)?;
+    let room = frame.len().saturating_sub(eth::LEN);
+    ports::look::<P, E, { eth::LEN }, { fragment::NO_OUTER }>(frame, env, Direction::Outbound, room, note)
+}
+
+/// The ports of a fragment from the domain, if its sender may have sent it.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn look_from_domain<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, note: &mut Note) -> Result<(), Reason> {
+    let arrival = of_type(frame, env, ifindex, EtherType::IPV6)?;
+    let outer = tunnel::read_outer(frame, &arrival.config.tunnel_address)?;
+    let room = usize::from(outer.payload_len);
+    ports::look::<P, E, INNER, OUTER_SOURCE>(frame, env, Direction::Inbound, room, note)?;
+    let header = ipv4::Header::from_bytes(frame.read(INNER).map_err(|_| Reason::BadLength)?);
+    path::check_source(env, &outer.source, header.source(), note.ports().0)
+}
+
+/// A fragment into the domain.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn fragment_into<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, note: &Note) -> Attempt {
+    Attempt::ended(into::<P, E, true>(frame, env, ifindex, note))
+}
+
+/// A fragment from one customer edge to another.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn fragment_across<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, note: &Note) -> Attempt {
+    Attempt::ended(match arrived::<P, E, true>(frame, env, ifindex, note) {
+        Ok((arrival, outer, inner)) => across(frame, env, arrival.config, &outer, &inner),
+        Err(reason) => Err(reason.into()),
+    })
+}
+
+/// A fragment to the Internet.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn fragment_out<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, note: &Note) -> Attempt {
+    Attempt::ended(match arrived::<P, E, true>(frame, env, ifindex, note) {
+        Ok((arrival, outer, inner)) => out(frame, env, &arrival, &outer, &inner),
+        Err(reason) => Err(reason.into()),
+    })
+}
+
+#[inline(always)]
+fn of_type<'a, P: Packet, E: Env>(
+    frame: &P,
+    env: &'a E,
+    ifindex: u32,
+    wanted: EtherType,
+) -> Result<Arrival<'a>, Reason> {
+    let arrival = admit(frame, env, ifindex)?;
+    if arrival.ether_type == wanted {
+        Ok(arrival)
+    } else {
+        Err(Reason::OtherEtherType)
+    }
+}
+
+#[inline(always)]
+fn arrived<'a, P: Packet, E: Env, const FRAGMENT: bool>(
+    frame: &P,
+    env: &'a E,
+    ifindex: u32,
+    note: &Note,
+) -> Result<(Arrival<'a>, Outer, Inner), Reason> {
+    let arrival = of_type(frame, env, ifindex, EtherType::IPV6)?;
+    let (outer, inner) = read_from_domain::<P, E, FRAGMENT>(frame, env, arrival.config, note)?;
+    Ok((arrival, outer, inner))
+}
+
+/// To another customer edge: a new outer header.
+#[inline(always)]
+fn across<P: Packet, E: Env>(
+    frame: &mut P,
+    env: &E,
+    config: &Config,
+    outer: &Outer,
+    inner: &Inner,
+) -> Result<Verdict, Failure> {
+    let (far_end, hop) = customer_edge(env, inner.header.destination(), inner.destination_port)?;
+    let plan = tunnel::plan_exchange(config, outer, &inner.header, hop, far_end, label(inner), inner.excess)?;
+    tunnel::exchange(frame, &plan)?;
+    Ok(Verdict::Forward {
+        ifindex: plan.hop.ifindex,
+    })
+}
+
+/// To the Internet: without an outer header.
+#[inline(always)]
+fn out<P: Packet, E: Env>(
+    frame: &mut P,
+    env: &E,
+    arrival: &Arrival<'_>,
+    outer: &Outer,
+    inner: &Inner,
+) -> Result<Verdict, Failure> {
+    let plan = tunnel::plan_decapsulation(outer, &inner.header, Delta::ZERO, inner.excess)?;
+    let hop = neighbour(env, arrival, inner)?;
+    if let Some(hop) = hop {
         tunnel::decapsulate(
             frame,
             &plan,
@@ -66,23 +236,30 @@ pub fn from_domain<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> R
         )?;
         return Ok(Verdict::Forward { ifindex: hop.ifindex });
     }
-    let here = eth::Header::new(link_mac(env, ifindex), arrival.source, EtherType::IPV4);
+    let here = eth::Header::new(link_mac(env, arrival.ifindex), arrival.source, EtherType::IPV4);
     tunnel::decapsulate(frame, &plan, &here)?;
     Ok(Verdict::Deliver)
 }
 
+/// Whether an IPv4 frame from the Internet is for an address of the domain.
+#[inline(always)]
+fn is_for_domain<P: Packet, E: Env>(frame: &P, env: &E) -> Result<(), Reason> {
+    let bytes = frame.read(eth::LEN).map_err(|_| Reason::BadLength)?;
+    let header = ipv4::Header::from_bytes(bytes);
+    env.rule_by_ipv4(header.destination()).map(|_| ()).ok_or(Reason::NoRule)
+}
+
 /// Decides what becomes of an IPv4 frame from the Internet.
 #[inline(always)]
-fn plan_to_domain<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Encapsulation, Reason> {
-    let bytes = frame.read(eth::LEN).map_err(|_| Reason::BadLength)?;
-    if env
-        .rule_by_ipv4(ipv4::Header::from_bytes(bytes).destination())
-        .is_none()
-    {
-        return Err(Reason::NoRule);
-    }
+fn plan_to_domain<P: Packet, E: Env, const FRAGMENT: bool>(
+    frame: &P,
+    env: &E,
+    arrival: &Arrival<'_>,
+    note: &Note,
+) -> Result<Encapsulation, Reason> {
+    is_for_domain(frame, env)?;
     let room = frame.len().saturating_sub(eth::LEN);
-    let inner = inner::read::<P, { eth::LEN }>(frame, room)?;
+    let inner = read::<P, { eth::LEN }, FRAGMENT>(frame, room, note)?;
     let (far_end, hop) = customer_edge(env, inner.header.destination(), inner.destination_port)?;
     tunnel::plan_encapsulation(
         arrival.config,
@@ -95,24 +272,39 @@ fn plan_to_domain<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) 
     )
 }
 
+/// The packet at `L3`, or a `FRAGMENT` with the ports that are noted.
+#[inline(always)]
+fn read<P: Packet, const L3: usize, const FRAGMENT: bool>(
+    frame: &P,
+    room: usize,
+    note: &Note,
+) -> Result<Inner, Reason> {
+    if FRAGMENT {
+        ports::with_ports::<P, L3>(frame, room, note)
+    } else {
+        inner::read::<P, L3>(frame, room)
+    }
+}
+
 /// The packet of an IPv6 frame from the domain, if its sender may have sent it and it can be forwarded at all.
 #[inline(always)]
-fn read_from_domain<P: Packet, E: Env>(frame: &P, env: &E, config: &Config) -> Result<(Outer, Inner), Reason> {
+fn read_from_domain<P: Packet, E: Env, const FRAGMENT: bool>(
+    frame: &P,
+    env: &E,
+    config: &Config,
+    note: &Note,
+) -> Result<(Outer, Inner), Reason> {
     let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
-    let inner = inner::read::<P, INNER>(frame, usize::from(outer.payload_len))?;
-    path::check_source(env, &outer.source, inner.header.source(), inner.source_port)?;
+    let inner = read::<P, INNER, FRAGMENT>(frame, usize::from(outer.payload_len), note)?;
+    // Of a fragment's ports that has been asked when they were looked up.
+    if !FRAGMENT {
+        path::check_source(env, &outer.source, inner.header.source(), inner.source_port)?;
+    }
     if ipv4::is_routable(inner.header.destination()) {
         Ok((outer, inner))
     } else {
         Err(Reason::NotUnicast)
     }
-}
-
-/// To another customer edge: a new outer header.
-#[inline(always)]
-fn plan_across<E: Env>(env: &E, config: &Config, outer: &Outer, inner: &Inner) -> Result<Encapsulation, Reason> {
-    let (far_end, hop) = customer_edge(env, inner.header.destination(), inner.destination_port)?;
-    tunnel::plan_exchange(config, outer, &inner.header, hop, far_end, label(inner), inner.excess)
 }
 
 /// To the Internet: the neighbour, or none where this machine's stack has to find it, as if the packet had come over this

@@ -1,4 +1,4 @@
-//! The parts that a customer edge is made of, and what a part comes to.
+//! The parts that a gateway is made of, and what a part comes to.
 //!
 //! In the kernel each part is a program of its own, entered by a tail call: it has 512 bytes of stack for itself, the verifier
 //! looks at it alone, and the parts that most packets never enter take no room beside the one that all do.
@@ -43,6 +43,11 @@ macro_rules! stages {
                 match self { $(Self::$name => concat!($($doc),*),)* }
             }
 
+            /// Whether a border relay has it, which has no other; else a customer edge.
+            pub const fn is_of_relay(self) -> bool {
+                matches!(self, Self::RelayOutboundFragment | Self::RelayInboundFragment)
+            }
+
             /// Which way the packets go that it is for; they are counted there.
             pub const fn direction(self) -> Direction {
                 match self { $(Self::$name => Direction::$direction,)* }
@@ -64,8 +69,16 @@ stages! {
     TunnelError = 4, TUNNEL_ERROR, Inbound;
     /// Answers a LAN host whose packet was refused for the reason that led here.
     Answer = 5, ANSWER, Outbound;
+    /// Forwards a fragment of a LAN host's packet.
+    OutboundFragment = 6, OUTBOUND_FRAGMENT, Outbound;
+    /// Forwards a fragment of a packet from the tunnel.
+    InboundFragment = 7, INBOUND_FRAGMENT, Inbound;
     /// From one LAN host to another by the shared address.
     Hairpin = 8, HAIRPIN, Outbound;
+    /// Forwards a fragment into the domain of a border relay.
+    RelayOutboundFragment = 9, RELAY_OUTBOUND_FRAGMENT, Outbound;
+    /// Forwards a fragment from the domain of a border relay.
+    RelayInboundFragment = 10, RELAY_INBOUND_FRAGMENT, Inbound;
 }
 
 /// Entries of STAGES: room for more stages than there are.

@@ -16,6 +16,8 @@ use crate::{
 
 /// Where the inner packet stands in a tunnelled frame.
 pub const INNER: usize = eth::LEN + ipv6::LEN;
+/// Where the outer source address stands.
+pub const OUTER_SOURCE: usize = eth::LEN + 8;
 /// Hop limit of the outer header.
 const HOP_LIMIT: u8 = 64;
 const ECN: u8 = 3;
@@ -112,11 +114,8 @@ fn plan_outer(
     (traffic_class, label): (u8, u32),
     excess: u16,
 ) -> Result<Encapsulation, Reason> {
-    let ttl = lowered(header)?;
+    let ttl = enters(config, header, &hop)?;
     let total = header.total_len();
-    if total > config.tunnel_mtu || total > hop.mtu.saturating_sub(40) {
-        return Err(Reason::TooBig);
-    }
     Ok(Encapsulation {
         hop,
         near_end: config.tunnel_address,
@@ -126,6 +125,19 @@ fn plan_outer(
         header_checksum: ttl_change(header, ttl, change).apply(header.checksum()),
         excess,
     })
+}
+
+/// The TTL of a packet that enters the tunnel, if it may and fits.
+///
+/// # Errors
+/// [`Reason::TtlExpired`], [`Reason::TooBig`].
+#[inline(always)]
+pub const fn enters(config: &Config, header: &ipv4::Header, hop: &Hop) -> Result<u8, Reason> {
+    let total = header.total_len();
+    match lowered(header) {
+        Ok(_) if total > config.tunnel_mtu || total > hop.mtu.saturating_sub(40) => Err(Reason::TooBig),
+        ttl => ttl,
+    }
 }
 
 /// Puts the outer header and the Ethernet header before the packet that starts at [`eth::LEN`].
@@ -160,7 +172,7 @@ fn write_outer<P: Packet>(frame: &mut P, plan: &Encapsulation) -> Result<(), Tru
         eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV6).as_bytes(),
     )?;
     frame.write(eth::LEN, &plan.start)?;
-    frame.write(eth::LEN.wrapping_add(8), &plan.near_end)?;
+    frame.write(OUTER_SOURCE, &plan.near_end)?;
     frame.write(eth::LEN.wrapping_add(24), &plan.far_end)?;
     frame.write(INNER.wrapping_add(ipv4::TTL), &[plan.ttl])?;
     frame.write(INNER.wrapping_add(ipv4::CHECKSUM), &plan.header_checksum.to_be_bytes())

@@ -27,6 +27,8 @@ pub struct Header([u8; LEN]);
 pub const LEN: usize = 20;
 /// Where the type-of-service byte is.
 pub const TOS: usize = 1;
+/// Where the identification is.
+pub const IDENTIFICATION: usize = 4;
 /// Where TTL and protocol are.
 pub const TTL: usize = 8;
 /// Where the checksum is.
@@ -110,10 +112,34 @@ impl Header {
         u16::from_be_bytes([self.0[2], self.0[3]])
     }
 
+    /// Bytes after the header; none where the length is less than the header's.
+    #[inline(always)]
+    pub const fn payload_len(&self) -> u16 {
+        self.total_len().saturating_sub(20)
+    }
+
     /// Whether this is a part of a packet, the first or another.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         u16::from_be_bytes([self.0[6], self.0[7]]) & 0x3fff != 0
+    }
+
+    /// What the fragments of one packet have in common.
+    #[inline(always)]
+    pub const fn identification(&self) -> u16 {
+        u16::from_be_bytes([self.0[IDENTIFICATION], self.0[5]])
+    }
+
+    /// Where in the packet's payload this fragment's stands, bytes.
+    #[inline(always)]
+    pub const fn offset(&self) -> u16 {
+        (u16::from_be_bytes([self.0[6], self.0[7]]) & 0x1fff) << 3
+    }
+
+    /// Whether fragments follow this one.
+    #[inline(always)]
+    pub const fn has_more(&self) -> bool {
+        self.0[6] & 0x20 != 0
     }
 
     /// Hops left.
@@ -187,6 +213,13 @@ mod tests {
             bytes[6..8].copy_from_slice(&flags.to_be_bytes());
             assert_eq!(Header::from_bytes(bytes).is_fragment(), fragment, "{flags:#x}");
         }
+        let mut bytes = PING;
+        bytes[6..8].copy_from_slice(&0x3fff_u16.to_be_bytes());
+        let header = Header::from_bytes(bytes);
+        assert_eq!(
+            (header.identification(), header.offset(), header.has_more()),
+            (0x1c46, 65_528, true)
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 #![cfg(loom)]
 #![expect(clippy::unwrap_used, reason = "what is not as assumed here is a failed test")]
 
+mod fragments;
 mod world;
 
 use loom::{model::Builder, thread};

@@ -15,6 +15,7 @@ use mape_common::{
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, SweepOrder, Transport},
     map::{psid::PortSet, rule::Rule},
     nat::{
+        fragment,
         session::{Facts, Session, State},
         sweep::Sweep,
     },
@@ -125,6 +126,7 @@ pub(crate) struct Gateway {
     free: Mutex<Vec<u32>>,
     ports: Vec<Word>,
     overlap: Vec<Word>,
+    pub(crate) fragments: Vec<fragment::Record>,
     permissions: Mutex<Vec<(PermissionKey, Tick)>>,
     uses: Vec<HostUse>,
     /// Not the model checker's: nothing is decided by a gauge, and sums do not depend on the order of the summands.
@@ -213,6 +215,7 @@ impl Gateway {
             free: Mutex::new((0..sessions).rev().collect()),
             ports: words(3 * cells),
             overlap: words(cells),
+            fragments: (0..8).map(|_| fragment::Record::default()).collect(),
             permissions: Mutex::new(Vec::new()),
             uses: (0..2).map(|_| HostUse::default()).collect(),
             gauges: (0..Gauge::COUNT).map(|_| AtomicU64::new(0)).collect(),
@@ -453,6 +456,11 @@ impl Env for Processor {
 
     fn refusal(&self, _: u32) -> Option<&Word> {
         None
+    }
+
+    fn fragment(&self, index: u32) -> Option<&fragment::Record> {
+        // One set is enough, whatever the hash.
+        self.gateway.fragments.get(usize::try_from(index).unwrap() % 8)
     }
 
     fn permission(&self, key: &PermissionKey) -> Option<Tick> {

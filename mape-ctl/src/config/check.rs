@@ -31,6 +31,8 @@ const DEFAULT_MTU: u16 = 1460;
 const LEAST_MSS: u16 = 536;
 const DEFAULT_OVERLAP_PORTS: [u16; 3] = [53, 123, 443];
 const MOST_SECONDS: u32 = 10_000_000;
+/// Longer than any receiver waits.
+const MOST_FRAGMENT_SECONDS: u32 = 120;
 const DEFAULT_PERMISSIONS: u32 = 1_024;
 
 /// Checks everything.
@@ -259,6 +261,8 @@ fn timeouts(low: &LowTimeouts, warnings: &mut Vec<String>) -> Result<Seconds, Mi
             7_440,
             "RFC 5382 REQ-5",
         )?,
+        // RFC 1122 §3.3.2 has the receiver wait for 60 to 120 s.
+        fragment: number(&low.fragment, "fragment", 1, MOST_FRAGMENT_SECONDS)?.unwrap_or(usual.fragment),
     })
 }
 

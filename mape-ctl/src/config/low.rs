@@ -164,6 +164,7 @@ pub(super) struct LowTimeouts {
     pub(super) tcp_opening: Number,
     pub(super) tcp_closing: Number,
     pub(super) tcp_established: Number,
+    pub(super) fragment: Number,
 }
 
 /// `[[forward]]`.
@@ -283,6 +284,7 @@ impl Low {
             nat.timeout_tcp_established,
             "--timeout-tcp-established",
         );
+        over(&mut times.fragment, nat.timeout_fragment, "--timeout-fragment");
         let pressed = &mut self.nat.pressed;
         over(&mut pressed.udp_query, nat.pressed_udp_query, "--pressed-udp-query");
         over(

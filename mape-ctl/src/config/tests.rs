@@ -60,6 +60,7 @@ udp-query = 30
 tcp-opening = 241
 tcp-closing = 242
 tcp-established = 7441
+fragment = 15
 
 [nat.pressed]
 udp-query = 5
@@ -148,6 +149,7 @@ fn every_key_of_the_file_arrives() {
         tcp_opening: 241,
         tcp_closing: 242,
         tcp_established: 7441,
+        fragment: 15,
     };
     assert_eq!(nat.timeouts, seconds);
 }

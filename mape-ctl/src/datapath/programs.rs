@@ -10,11 +10,11 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, EVENT_BYTES, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey,
-        PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
+        Config, Counter, EVENT_BYTES, FRAGMENTS, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS,
+        PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
     },
     map::rule::Rule,
-    nat::session::Session,
+    nat::{fragment, session::Session},
     step::stage::STAGES,
     trace::Watch,
     verdict::OUTCOMES,
@@ -123,6 +123,7 @@ impl Sizes {
             maps::PORTS => (index, word, self.ports.saturating_mul(3).max(1), Fit::AtLeast),
             maps::OVERLAP => (index, word, OVERLAP_CELLS, Fit::Exactly),
             maps::REFUSED => (index, word, REFUSALS, Fit::Exactly),
+            maps::FRAGMENTS => (index, size_of::<fragment::Record>(), FRAGMENTS, Fit::Exactly),
             maps::PERMISSIONS => (
                 size_of::<PermissionKey>(),
                 word,

@@ -92,6 +92,7 @@ pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Con
         } else {
             Tick::at_least_seconds(nat.quarantine)
         },
+        fragment_timeout: Tick::at_least_seconds(nat.timeouts.fragment),
     };
     if let Some(domain) = &gateway.domain {
         let set = domain.port_set();

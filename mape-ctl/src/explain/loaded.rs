@@ -24,7 +24,7 @@ use mape_common::{
         Config, FlowKey, Gauge, HostUse, LAN_HOSTS, PermissionKey, RuleRef, SessionRef, Transport, maps, programs,
     },
     map::rule::Rule,
-    nat::session::Session,
+    nat::{fragment, session::Session},
     time::Tick,
     word::Word,
 };
@@ -153,6 +153,7 @@ pub struct Loaded {
     links: Copies<Link, 2>,
     hops: Copies<NextHop, 4>,
     sessions: Copies<Session, 8>,
+    fragments: Copies<fragment::Record, 8>,
     ports: Copies<Word, 1>,
     overlap: Copies<Word, 1>,
     refused: Copies<Word, 1>,
@@ -196,6 +197,7 @@ impl Loaded {
             links: Copies::open(tables, maps::LINKS, Link::from_words)?,
             hops: Copies::open(tables, maps::HOPS, NextHop::from_words)?,
             sessions: Copies::open(tables, maps::SESSIONS, Session::from_words)?,
+            fragments: Copies::open(tables, maps::FRAGMENTS, fragment::Record::from_words)?,
             ports: Copies::open(tables, maps::PORTS, word)?,
             overlap: Copies::open(tables, maps::OVERLAP, word)?,
             refused: Copies::open(tables, maps::REFUSED, word)?,
@@ -361,6 +363,10 @@ impl Env for Loaded {
 
     fn overlap(&self, cell: u32) -> Option<&Word> {
         self.overlap.get(cell, &self.failure)
+    }
+
+    fn fragment(&self, index: u32) -> Option<&fragment::Record> {
+        self.fragments.get(index, &self.failure)
     }
 
     fn refusal(&self, index: u32) -> Option<&Word> {

@@ -13,6 +13,7 @@ use mape_common::{
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, STATIC_HOPS, SessionRef, Transport},
     map::rule::Rule,
     nat::{
+        fragment,
         part::{Done, Part},
         port::PortState,
         session::{Facts, Hold, Phase, Session, State},
@@ -416,6 +417,10 @@ impl<E: Env> Env for Observer<E> {
     fn overlap(&self, cell: u32) -> Option<&Word> {
         self.look(|looks| looks.cells = looks.cells.saturating_add(1));
         self.inner.overlap(cell)
+    }
+
+    fn fragment(&self, index: u32) -> Option<&fragment::Record> {
+        self.inner.fragment(index)
     }
 
     fn refusal(&self, index: u32) -> Option<&Word> {

@@ -42,6 +42,7 @@ pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Ra
         "directions": directions.into_iter().collect::<Map<_, _>>(),
         "sessions": sessions.collect::<Map<_, _>>(),
         "session_slots": config.sessions,
+        "fragmented": { "noted": shot.fragmented.0, "displaced": shot.fragmented.1 },
         "permissions": { "noted": shot.permissions.0, "lost": shot.permissions.1 },
         "rates": rates.map(|rates| {
             rates.iter().map(|(direction, rate)| (direction.name().to_owned(), json!(rate))).collect::<Map<_, _>>()

@@ -57,6 +57,8 @@ pub struct Snapshot {
     pub use_of: Vec<(Transport, Use)>,
     /// Permissions noted, and lost because their table was full.
     pub permissions: (u64, u64),
+    /// Packets noted because they come in fragments, and those of them forgotten before they were complete.
+    pub fragmented: (u64, u64),
 }
 
 /// A NIC that a program of ours is attached to.
@@ -190,6 +192,7 @@ impl Snapshot {
                 .into_iter()
                 .map(|transport| (transport, of(transport)))
                 .collect(),
+            fragmented: (gauges.get(Gauge::Fragmented), gauges.get(Gauge::FragmentsDisplaced)),
             permissions: (gauges.get(Gauge::Permissions), gauges.get(Gauge::PermissionsLost)),
             // Last, so that the time stands beside the counters that rates are computed of.
             counters: Counters(tables.counters()?),

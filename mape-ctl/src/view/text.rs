@@ -44,6 +44,7 @@ pub fn stat(
     if !is_border_relay(&shot.config) {
         sessions(&mut out, shot)?;
     }
+    fragmented(&mut out, shot, all)?;
     reasons(&mut out, shot, all)?;
     Ok(out)
 }
@@ -238,6 +239,16 @@ fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
         (_, lost) => writeln!(
             out,
             "{lost} permissions could not be noted because their table was full"
+        ),
+    }
+}
+
+fn fragmented(out: &mut String, shot: &Snapshot, all: bool) -> fmt::Result {
+    match shot.fragmented {
+        (0, _) if !all => Ok(()),
+        (noted, displaced) => writeln!(
+            out,
+            "{noted} packets came in fragments; {displaced} of them were forgotten before they were complete, for want of room"
         ),
     }
 }

@@ -17,7 +17,7 @@ impl Model {
             Ok(packet) => packet,
             Err(Stop::Pass | Stop::Elsewhere) => return Answer::Pass,
             Err(Stop::Message) => return Answer::Message,
-            Err(Stop::Drop(class)) => return Answer::Drop(vec![class]),
+            Err(Stop::Drop(class) | Stop::Later(class)) => return Answer::Drop(vec![class]),
         };
         let remote = match packet.transport {
             Transport::Icmp => (packet.source.0, 0),

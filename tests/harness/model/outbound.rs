@@ -23,6 +23,7 @@ impl Model {
                 self.make_room();
                 return Ok(Answer::Drop(vec![class]));
             }
+            Err(Stop::Later(class)) => return Ok(Answer::Drop(vec![class])),
             Err(Stop::Elsewhere) => {
                 self.make_room();
                 return Ok(Answer::Pass);

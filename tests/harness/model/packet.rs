@@ -19,6 +19,8 @@ pub enum Stop {
     Drop(Class),
     /// It is an ICMP message that is no echo.
     Message,
+    /// It is a later fragment, and dropped where that is found.
+    Later(Class),
     /// It would be dropped if it went into the tunnel, but the stack sends it elsewhere.
     Elsewhere,
 }
@@ -79,6 +81,12 @@ pub fn from_lan(frame: &[u8]) -> Result<Packet, Stop> {
     link(frame, LAN_MAC.0, [0x08, 0x00])?;
     let packet = match inner(frame, ETHERNET, frame.len() - ETHERNET) {
         Err(Stop::Drop(class)) => return Err(unless_elsewhere(frame, class)),
+        Err(Stop::Later(class)) => {
+            return Err(match unless_elsewhere(frame, class) {
+                Stop::Elsewhere => Stop::Pass,
+                _ => Stop::Later(class),
+            });
+        }
         read => read?,
     };
     if !is_routable(packet.source.0) || !is_routable(packet.destination.0) || packet.ttl <= 1 {
@@ -111,7 +119,13 @@ pub fn from_wan(frame: &[u8], policy: &super::policy::Policy) -> Result<Packet, 
     if room > frame.len() - TUNNELLED {
         return Err(Stop::Drop(Class::Malformed));
     }
-    let mut packet = inner(frame, TUNNELLED, room)?;
+    let mut packet = match inner(frame, TUNNELLED, room) {
+        Err(Stop::Later(Class::Fragment)) if address(frame, TUNNELLED + 16) != Some(SHARED.octets()) => {
+            return Err(Stop::Drop(Class::Foreign));
+        }
+        Err(Stop::Later(class)) => return Err(Stop::Drop(class)),
+        read => read?,
+    };
     packet.class = outer[0] << 4 | outer[1] >> 4;
     if packet.destination.0 != SHARED.octets() || !policy.has(packet.destination.1) {
         return Err(Stop::Drop(Class::Foreign));
@@ -140,9 +154,13 @@ fn inner(frame: &[u8], at: usize, room: usize) -> Result<Packet, Stop> {
     if header[0] >> 4 != 4 || words < 5 || total > room {
         return Err(BAD);
     }
-    // Options and fragments are the slow path's.
-    if words > 5 || word(header, 6).ok_or(BAD)? & 0x3fff != 0 {
+    // Options are the slow path's.
+    if words > 5 {
         return Err(Stop::Pass);
+    }
+    let place = word(header, 6).ok_or(BAD)?;
+    if place & 0x1fff != 0 {
+        return Err(Stop::Later(later(total, place)));
     }
     let carried = total.checked_sub(20).ok_or(BAD)?;
     let body = frame.get(at + 20..).ok_or(BAD)?;
@@ -192,6 +210,16 @@ fn inner(frame: &[u8], at: usize, room: usize) -> Result<Packet, Stop> {
         tos: header[1],
         class: 0,
     })
+}
+
+/// Why a later fragment is dropped: nothing here has sent a first one (that is for tests of fragments alone).
+fn later(total: usize, place: u16) -> Class {
+    match total.checked_sub(20) {
+        None | Some(0) => Class::Malformed,
+        Some(carried) if place & 0x2000 != 0 && carried % 8 != 0 => Class::Malformed,
+        Some(_) if usize::from(place & 0x1fff) * 8 + total > 65_535 => Class::LongFragment,
+        Some(_) => Class::Fragment,
+    }
 }
 
 /// An address for messages.

@@ -83,6 +83,8 @@ pub struct Frame {
     pub tos: u8,
     /// Time to live.
     pub ttl: u8,
+    /// Identification.
+    pub id: u16,
     /// Flags and fragment offset as they stand in the header.
     pub fragment: u16,
     /// IPv4 options, a multiple of four bytes.
@@ -105,6 +107,7 @@ impl Frame {
             to,
             tos: 0,
             ttl: 64,
+            id: 0x1c46,
             fragment: 0x4000,
             options: Vec::new(),
             payload,
@@ -142,6 +145,28 @@ impl Frame {
         frame
     }
 
+    /// The fragments that the packet is sent in, in order: each but the last holds that many bytes after its IPv4 header.
+    ///
+    /// # Panics
+    /// Where that is no multiple of eight.
+    pub fn split(&self, size: usize) -> Vec<Self> {
+        assert_eq!(size % 8, 0, "offsets are counted in eights");
+        let (protocol, body) = self.body();
+        let count = body.len().div_ceil(size);
+        let piece = |(number, bytes): (usize, &[u8])| {
+            let more = if number + 1 < count { 0x2000 } else { 0 };
+            Self {
+                fragment: more | u16_of(number * size / 8),
+                payload: Payload::Other {
+                    protocol,
+                    bytes: bytes.to_vec(),
+                },
+                ..self.clone()
+            }
+        };
+        body.chunks(size).enumerate().map(piece).collect()
+    }
+
     /// The IPv4 packet alone.
     /// The IPv4 packet, without what is around it.
     ///
@@ -152,7 +177,7 @@ impl Frame {
         let header_len = 20 + self.options.len();
         let mut header = vec![0x40 | u8::try_from(header_len / 4).expect("at most 60 bytes"), self.tos];
         header.extend(u16_of(header_len + body.len()).to_be_bytes());
-        header.extend([0x1c, 0x46]);
+        header.extend(self.id.to_be_bytes());
         header.extend(self.fragment.to_be_bytes());
         header.extend([self.ttl, protocol, 0, 0]);
         header.extend(self.from.octets());
@@ -296,6 +321,41 @@ fn u16_of(len: usize) -> u16 {
     u16::try_from(len).expect("a packet has at most 65535 bytes")
 }
 
+/// Puts the fragments of one packet together as they came out, in order, and reads the whole: every checksum with it.
+///
+/// # Panics
+/// Where they are no packet's, or a checksum is wrong.
+pub fn join(frames: &[Vec<u8>]) -> Seen {
+    let first = frames.first().expect("a fragment");
+    let ip = if first[12..14] == [0x08, 0x00] { 14 } else { 54 };
+    let mut whole = first[..ip + 20].to_vec();
+    for frame in frames {
+        let seen = Seen::of(frame);
+        assert_eq!(&frame[ip + 4..ip + 6], &whole[ip + 4..ip + 6], "one identification");
+        assert_eq!(
+            &frame[ip + 12..ip + 20],
+            &whole[ip + 12..ip + 20],
+            "one pair of addresses"
+        );
+        assert_eq!(
+            usize::from(seen.fragment.1 & 0x1fff) * 8,
+            whole.len() - ip - 20,
+            "in order"
+        );
+        whole.extend(seen.rest);
+    }
+    let total = u16_of(whole.len() - ip);
+    whole[ip + 2..ip + 4].copy_from_slice(&total.to_be_bytes());
+    whole[ip + 6..ip + 8].copy_from_slice(&[0, 0]);
+    whole[ip + 10..ip + 12].copy_from_slice(&[0, 0]);
+    let sum = checksum::of([&whole[ip..ip + 20]]);
+    whole[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
+    if ip == 54 {
+        whole[18..20].copy_from_slice(&total.to_be_bytes());
+    }
+    Seen::of(&whole)
+}
+
 /// What a frame holds, read without the code under test; addresses and ports of the inner packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -307,11 +367,13 @@ pub struct Seen {
     pub addresses: (Ipv4Addr, Ipv4Addr),
     /// Source and destination port; the identifier twice for ICMP.
     pub ports: (u16, u16),
+    /// Identification, flags and fragment offset as they stand in the header.
+    pub fragment: (u16, u16),
     /// Type of service.
     pub tos: u8,
     /// Time to live.
     pub ttl: u8,
-    /// What follows the ports.
+    /// What follows the ports, or of a fragment all that follows the header.
     pub rest: Vec<u8>,
 }
 
@@ -352,6 +414,20 @@ impl Seen {
         );
         let address = |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
         let body = &packet[header_len..];
+        let word = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+        let fragment = (word(4), word(6));
+        if fragment.1 & 0x3fff != 0 {
+            return Self {
+                macs,
+                outer,
+                addresses: (address(12), address(16)),
+                ports: (0, 0),
+                fragment,
+                tos: packet[1],
+                ttl: packet[8],
+                rest: body.to_vec(),
+            };
+        }
         let port = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
         let mut pseudo = packet[12..20].to_vec();
         pseudo.extend([0, packet[9]]);
@@ -378,6 +454,7 @@ impl Seen {
             outer,
             addresses: (address(12), address(16)),
             ports,
+            fragment,
             tos: packet[1],
             ttl: packet[8],
             rest: body[4..].to_vec(),

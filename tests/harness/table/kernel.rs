@@ -11,7 +11,8 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FlowKey, Gauge, PermissionKey, PortOrder, SessionRef, SweepOrder, Transport, maps, programs,
+        Config, Counter, FRAGMENTS, FlowKey, Gauge, PermissionKey, PortOrder, SessionRef, SweepOrder, Transport, maps,
+        programs,
     },
     nat::{
         port::PortState,
@@ -198,12 +199,16 @@ impl KernelWorld {
         &mut self.ebpf
     }
 
-    /// Ends every forward that a test has made, and every session, as `mape-ctl sessions --flush` does; gives how many records
-    /// the sweeper ended.
+    /// Ends every forward that a test has made, and every session, as `mape-ctl sessions --flush` does, and forgets all fragments;
+    /// gives how many records the sweeper ended.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn flush(&mut self) -> Result<u32> {
+        let mut fragments = array::<[u64; 8]>(&mut self.ebpf, maps::FRAGMENTS)?;
+        for index in 0..FRAGMENTS {
+            fragments.set(index, [0; 8], 0)?;
+        }
         for made in std::mem::take(&mut self.forwards) {
             self.carry_out(PortOrder {
                 action: PortOrder::UNFORWARD,

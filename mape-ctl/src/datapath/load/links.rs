@@ -28,8 +28,8 @@ impl Loading<'_> {
         wanted.extend([names::TRACE, names::ROUTE]);
         if self.gateway.role == Role::CustomerEdge {
             wanted.extend([names::SWEEP, names::PORT]);
-            wanted.extend(Stage::ALL.iter().map(|stage| stage.program()));
         }
+        wanted.extend(self.stages().map(Stage::program));
         wanted.sort_unstable();
         wanted.dedup();
         wanted
@@ -76,13 +76,18 @@ impl Loading<'_> {
         Ok(())
     }
 
+    /// The stages of this gateway's role.
+    fn stages(&self) -> impl Iterator<Item = Stage> + use<> {
+        let is_relay = self.gateway.role == Role::BorderRelay;
+        Stage::ALL
+            .iter()
+            .copied()
+            .filter(move |stage| stage.is_of_relay() == is_relay)
+    }
+
     /// Enters the stages' programs into their map. The gate is closed: no packet is on its way from one to another.
     fn enter_stages(&mut self, ebpf: &Ebpf, old: &BTreeMap<&'static str, PathBuf>) -> Result<(), LoadError> {
-        let stages: &[Stage] = match self.gateway.role {
-            Role::CustomerEdge => Stage::ALL,
-            Role::BorderRelay => &[],
-        };
-        let stages = stages.iter().map(|stage| (stage.number(), stage.program()));
+        let stages = self.stages().map(|stage| (stage.number(), stage.program()));
         for (number, name) in stages.chain([(stage::TRACE, names::TRACE)]) {
             self.tables.set_stage(number, &programs::fd(ebpf, name)?)?;
             if let Some(path) = old.get(name).cloned() {
