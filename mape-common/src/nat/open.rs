@@ -152,10 +152,7 @@ pub fn outbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Re
             Ok(())
         }
         Err(reason) => {
-            if matches!(
-                reason,
-                Reason::PortsExhausted | Reason::SessionsExhausted | Reason::HostSessions
-            ) {
+            if matches!(reason, Reason::PortsExhausted | Reason::HostSessions) {
                 note_refusal(env, config, draft);
             }
             draft.give_back(env);

@@ -231,7 +231,9 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, reason
         // A soft error (RFC 6888 REQ-11 b). But whoever opens a TCP connection takes it for the end, so it is said to a host that
         // has tried again in vain: mostly something has become free before that.
         let (_, flow) = outbound::read(frame)?;
-        if !open::is_refused_again(env, arrival.config, &flow) {
+        let is_lasting =
+            matches!(reason, Reason::SessionsExhausted) || open::is_refused_again(env, arrival.config, &flow);
+        if !is_lasting {
             return Err(reason);
         }
         (icmp::HOST, 0)
