@@ -337,7 +337,7 @@ fn explain_knows_when_no_port_is_left() {
     let told = ce
         .agree(
             "tcp 192.168.10.2:30000 198.51.100.9:443",
-            "answered",
+            "dropped",
             Some("ports-exhausted"),
             false,
         )
@@ -352,7 +352,7 @@ fn explain_knows_when_no_port_is_left() {
     assert_eq!(seen.len(), 1, "{seen:#?}");
     assert_eq!(
         (&seen[0]["alert"], &seen[0]["action"]),
-        (&true.into(), &"answered".into())
+        (&true.into(), &"dropped".into())
     );
     // It was refused, so the next one of the same host is dropped at once; another destination shares.
     ce.agree(
