@@ -93,15 +93,15 @@ impl Lab {
     pub fn open(id: &str) -> Result<Self> {
         // Also what is left of one that was interrupted half-way: it must be possible to take that down.
         let open = |node: &'static str| Some((node, Netns::open(&format!("{PREFIX}{id}-{node}")).ok()?));
-        let all = [Shape::LanRouter, Shape::OneArm, Shape::ThreeEdges]
-            .into_iter()
-            .flat_map(Shape::nodes);
+        let all = [Shape::LanRouter, Shape::OneArm, Shape::ThreeEdges, Shape::FarServer];
+        let all = all.into_iter().flat_map(Shape::nodes);
         let nodes: BTreeMap<&str, Netns> = all.copied().filter_map(open).collect();
-        let has = |node: &str| nodes.contains_key(node);
+        let has = |node| nodes.contains_key(node);
         let shape = match (has("ce2"), has("lanrouter"), has("switch")) {
             (true, ..) => Shape::ThreeEdges,
             (false, true, _) => Shape::LanRouter,
             (false, false, true) => Shape::OneArm,
+            (false, false, false) if has("farserver") => Shape::FarServer,
             (false, false, false) => Shape::TwoLans,
         };
         if nodes.is_empty() {

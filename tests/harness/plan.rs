@@ -16,6 +16,8 @@ pub enum Shape {
     OneArm,
     /// Three customer edges with a host each ([`edges::ALL`]), two of which share one IPv4 address.
     ThreeEdges,
+    /// As the first, and the node on the Internet is a router with one more server behind it.
+    FarServer,
 }
 
 impl Shape {
@@ -36,6 +38,7 @@ impl Shape {
             ],
             Self::OneArm => &["host1", "host2", "switch", "ce", "transit", "br", "internet"],
             Self::ThreeEdges => &edges::NODES,
+            Self::FarServer => &["host1", "host2", "ce", "transit", "br", "internet", "farserver"],
         }
     }
 
@@ -67,6 +70,14 @@ impl Shape {
                 ["transit", "br0", "br", "wan0"],
                 ["br", "inet0", "internet", "eth0"],
             ],
+            Self::FarServer => &[
+                ["host1", "eth0", "ce", "lan0"],
+                ["host2", "eth0", "ce", "lan1"],
+                ["ce", "wan0", "transit", "ce0"],
+                ["transit", "br0", "br", "wan0"],
+                ["br", "inet0", "internet", "eth0"],
+                ["internet", "far0", "farserver", "eth0"],
+            ],
             Self::ThreeEdges => &edges::LINKS,
         }
     }
@@ -74,7 +85,7 @@ impl Shape {
     /// The nodes with a gateway, in the order in which they are loaded.
     pub fn gateways(self) -> &'static [&'static str] {
         match self {
-            Self::TwoLans | Self::LanRouter | Self::OneArm => &["br", "ce"],
+            Self::TwoLans | Self::LanRouter | Self::OneArm | Self::FarServer => &["br", "ce"],
             Self::ThreeEdges => &["br", "ce", "ce2", "ce3"],
         }
     }
@@ -87,6 +98,7 @@ impl Shape {
             Self::LanRouter => [&TWO_LANS[..], &LAN_ROUTER[..]].concat(),
             Self::OneArm => ONE_ARM.to_vec(),
             Self::ThreeEdges => edges::ADDRESSES.to_vec(),
+            Self::FarServer => [&TWO_LANS[..], &FAR_SERVER_LINK[..]].concat(),
         });
         lists
     }
@@ -94,7 +106,7 @@ impl Shape {
     /// A CE's LAN interfaces.
     pub fn lan_devices(self) -> &'static [&'static str] {
         match self {
-            Self::TwoLans | Self::LanRouter => &["lan0", "lan1"],
+            Self::TwoLans | Self::LanRouter | Self::FarServer => &["lan0", "lan1"],
             Self::OneArm => &["wan0"],
             Self::ThreeEdges => &["lan0"],
         }
@@ -114,6 +126,9 @@ impl Shape {
         if self == Self::ThreeEdges {
             settings.extend(["ce2", "ce3"].map(|edge| (edge, "ipv4/conf/all/forwarding")));
         }
+        if self == Self::FarServer {
+            settings.push(("internet", "ipv4/conf/all/forwarding"));
+        }
         settings
     }
 
@@ -130,6 +145,8 @@ impl Shape {
 
 /// The server most checks talk to; all of 198.51.100.0/24 answers.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The server behind a router on the Internet, where there is one.
+pub const FAR_SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 194);
 /// The two addresses that a STUN server needs to tell kinds of NAT apart (RFC 5780).
 pub const STUN: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 3), Ipv4Addr::new(198, 51, 100, 4)];
 /// The name server.
@@ -282,6 +299,18 @@ const ONE_ARM: [(&str, &[&str]); 3] = [
             "link set lan up",
         ],
     ),
+];
+
+const FAR_SERVER_LINK: [(&str, &[&str]); 3] = [
+    ("internet", &["address add 203.0.113.193/30 dev far0"]),
+    (
+        "farserver",
+        &[
+            "address add 203.0.113.194/30 dev eth0",
+            "route add default via 203.0.113.193",
+        ],
+    ),
+    ("br", &["route add 203.0.113.192/30 via 203.0.113.2"]),
 ];
 
 /// What makes the lab an ordinary routed IPv4 network without any MAP-E: the lab's and its tools' own proof.

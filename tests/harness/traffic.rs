@@ -9,4 +9,5 @@ pub mod ping;
 pub mod ports;
 pub mod storm;
 pub mod stun;
+pub mod trace;
 pub mod web;

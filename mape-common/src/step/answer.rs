@@ -24,7 +24,7 @@ use super::{admit::Arrival, inner, outbound, path};
 /// Bytes of a packet that an error quotes: its header and eight.
 const QUOTED: usize = ipv4::LEN + 8;
 /// Bytes that an error has before them, the Ethernet header not counted.
-const BEFORE: usize = ipv4::LEN + icmp::LEN;
+pub const BEFORE: usize = ipv4::LEN + icmp::LEN;
 /// Bytes of an error's frame.
 pub const LEN: usize = eth::LEN + BEFORE + QUOTED;
 /// Traffic class of errors: internetwork control (RFC 1812 §4.3.2.5).
@@ -103,7 +103,7 @@ pub fn write<P: Packet>(frame: &mut P, error: &Error) -> Result<(), Broken> {
 /// The IPv4 header of an error.
 #[inline(always)]
 #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "56 bytes")]
-const fn header(from: [u8; 4], to: [u8; 4]) -> [u8; ipv4::LEN] {
+pub const fn header(from: [u8; 4], to: [u8; 4]) -> [u8; ipv4::LEN] {
     // Never fragmented, so its identification says nothing (RFC 6864 §4).
     let start = [0x45, TOS, 0, (BEFORE + QUOTED) as u8, 0, 0, 0x40, 0];
     let checksum = Sum::ZERO

@@ -113,16 +113,23 @@ fn write<P: Packet, const L3: usize, const AT: usize>(frame: &mut P, plan: &Rewr
 }
 
 /// An error and the packet that it quotes.
-struct Message {
-    header: ipv4::Header,
-    checksum: u16,
-    excess: u16,
-    quoted: Quoted,
+pub struct Message {
+    /// Its IPv4 header.
+    pub header: ipv4::Header,
+    /// ICMP's checksum.
+    pub checksum: u16,
+    /// Bytes of the frame after the packet's end.
+    pub excess: u16,
+    /// The packet that it is about.
+    pub quoted: Quoted,
 }
 
 /// Reads the error at `L3`, whose quoted packet is at `AT`.
+///
+/// # Errors
+/// As [`inner::whole`] and [`quoted::read`]; [`Reason::ErrorElsewhere`] where it is no error.
 #[inline(always)]
-fn read<P: Packet, const L3: usize, const AT: usize>(frame: &P, room: usize) -> Result<Message, Reason> {
+pub fn read<P: Packet, const L3: usize, const AT: usize>(frame: &P, room: usize) -> Result<Message, Reason> {
     let packet = inner::whole::<P, L3>(frame, room)?;
     let Ok(bytes) = frame.read(L3.wrapping_add(ipv4::LEN)) else {
         return Err(Reason::BadLength);
@@ -157,9 +164,9 @@ fn session<E: Env>(env: &E, side: Side, key: &FlowKey, now: Tick) -> Result<Fact
 }
 
 /// Where the packet that an error from the LAN quotes begins.
-const QUOTED_OUTBOUND: usize = eth::LEN + ipv4::LEN + icmp::LEN;
+pub const QUOTED_OUTBOUND: usize = eth::LEN + ipv4::LEN + icmp::LEN;
 /// The same for one in the tunnel.
-const QUOTED_INBOUND: usize = INNER + ipv4::LEN + icmp::LEN;
+pub const QUOTED_INBOUND: usize = INNER + ipv4::LEN + icmp::LEN;
 
 /// LAN to WAN: an error of a LAN host, or of a router on the LAN, about a packet that came out of the tunnel.
 ///

@@ -14,6 +14,8 @@ pub const UNREACHABLE: u8 = 3;
 pub const HOST: u8 = 1;
 /// Code of UNREACHABLE: larger than the next link, and not to be fragmented (RFC 1191).
 pub const TOO_BIG: u8 = 4;
+/// The TTL has ended.
+pub const TIME_EXCEEDED: u8 = 11;
 /// Where the checksum is.
 pub const CHECKSUM: usize = 2;
 /// Where an echo message's identifier is.
@@ -30,7 +32,7 @@ impl Header {
     /// obsolete (RFC 6633), and a redirect says something about one link only.
     #[inline(always)]
     pub const fn is_error(&self) -> bool {
-        matches!(self.0[0], UNREACHABLE | 11 | 12)
+        matches!(self.0[0], UNREACHABLE | TIME_EXCEEDED | 12)
     }
 
     /// A query.

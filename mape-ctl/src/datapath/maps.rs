@@ -124,6 +124,8 @@ pub struct HopEntry {
     pub hop: Hop,
     /// When a frame last came from there.
     pub confirmed: Tick,
+    /// The largest IPv6 packet of the path behind it, if a router on it has told that lately.
+    pub path_mtu: Option<u16>,
 }
 
 /// The maps of one gateway, opened by their pins as they are wanted.
@@ -271,7 +273,7 @@ impl Tables {
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn hops(&self) -> Result<Vec<HopEntry>, TableError> {
+    pub fn hops(&self, now: Tick) -> Result<Vec<HopEntry>, TableError> {
         let table = self.array::<[u64; 4]>(maps::HOPS)?;
         let mut hops = Vec::new();
         for index in 0..NEXT_HOPS {
@@ -285,6 +287,7 @@ impl Tables {
                     address,
                     hop,
                     confirmed: record.confirmed(),
+                    path_mtu: record.path_mtu(now),
                 });
             }
         }

@@ -44,6 +44,7 @@ pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Ra
         "session_slots": config.sessions,
         "fragmented": { "noted": shot.fragmented.0, "displaced": shot.fragmented.1 },
         "permissions": { "noted": shot.permissions.0, "lost": shot.permissions.1 },
+        "icmp_errors": { "sent": shot.answers.0, "suppressed": shot.answers.1 },
         "rates": rates.map(|rates| {
             rates.iter().map(|(direction, rate)| (direction.name().to_owned(), json!(rate))).collect::<Map<_, _>>()
         }),
@@ -85,6 +86,7 @@ fn hop(view: &HopView) -> Value {
         "mac": mac(view.hop.destination),
         "source_mac": mac(view.hop.source),
         "mtu": view.hop.mtu,
+        "path_mtu": view.path_mtu,
         "silent_seconds": view.silent,
     })
 }

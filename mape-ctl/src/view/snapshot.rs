@@ -59,6 +59,8 @@ pub struct Snapshot {
     pub permissions: (u64, u64),
     /// Packets noted because they come in fragments, and those of them forgotten before they were complete.
     pub fragmented: (u64, u64),
+    /// ICMP errors sent, and not sent because there were too many.
+    pub answers: (u64, u64),
 }
 
 /// A NIC that a program of ours is attached to.
@@ -93,6 +95,8 @@ pub struct HopView {
     pub interface: Option<String>,
     /// Where and how.
     pub hop: Hop,
+    /// The largest IPv6 packet of the path to a far end, as a router on it has told; none where nobody has, lately.
+    pub path_mtu: Option<u16>,
     /// Seconds since a frame came from there; none for a border relay's far ends, which nobody confirms.
     pub silent: Option<u32>,
 }
@@ -194,6 +198,7 @@ impl Snapshot {
                 .collect(),
             fragmented: (gauges.get(Gauge::Fragmented), gauges.get(Gauge::FragmentsDisplaced)),
             permissions: (gauges.get(Gauge::Permissions), gauges.get(Gauge::PermissionsLost)),
+            answers: (gauges.get(Gauge::Answers), gauges.get(Gauge::AnswersSuppressed)),
             // Last, so that the time stands beside the counters that rates are computed of.
             counters: Counters(tables.counters()?),
             taken: Instant::now(),
@@ -271,6 +276,7 @@ fn hops(
             address,
             hop,
             confirmed,
+            path_mtu,
         } = entry;
         let is_far = index < STATIC_HOPS;
         HopView {
@@ -279,10 +285,11 @@ fn hops(
             router: if is_far { router(index) } else { None },
             interface: interfaces.get(&hop.ifindex).map(|found| found.name.clone()),
             hop,
+            path_mtu,
             silent: (!is_far || !is_relay).then(|| now.since(confirmed).seconds()),
         }
     };
-    Ok(tables.hops()?.into_iter().map(view).collect())
+    Ok(tables.hops(now)?.into_iter().map(view).collect())
 }
 
 /// Packets and bits per second of one direction.

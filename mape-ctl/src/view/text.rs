@@ -46,6 +46,13 @@ pub fn stat(
     }
     fragmented(&mut out, shot, all)?;
     reasons(&mut out, shot, all)?;
+    match shot.answers {
+        (0, 0) => {}
+        (sent, suppressed) => writeln!(
+            out,
+            "\n{sent} ICMP errors of our own sent; {suppressed} not sent because there were too many"
+        )?,
+    }
     Ok(out)
 }
 
@@ -149,7 +156,7 @@ fn hops(out: &mut String, shot: &Snapshot) -> fmt::Result {
         return writeln!(out, "\nNo next hop is known yet.");
     }
     let is_br = is_border_relay(&shot.config);
-    let mut table = table(&["NEXT HOP", "ROUTER", "INTERFACE", "MAC", ">SILENT FOR"]);
+    let mut table = table(&["NEXT HOP", "ROUTER", "INTERFACE", "MAC", ">PATH MTU", ">SILENT FOR"]);
     for view in &shot.hops {
         table.add_row([
             view.address.map_or_else(
@@ -161,6 +168,7 @@ fn hops(out: &mut String, shot: &Snapshot) -> fmt::Result {
                 .clone()
                 .unwrap_or_else(|| format!("number {}", view.hop.ifindex)),
             mac(view.hop.destination),
+            view.path_mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string()),
             view.silent
                 .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s")),
         ]);

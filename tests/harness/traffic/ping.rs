@@ -1,6 +1,6 @@
 //! Owns echo requests.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -32,6 +32,38 @@ pub fn ping(lab: &Lab, host: &str, target: &str, count: u32, size: u32) -> Resul
     parse(&finished.stdout).with_context(|| format!("ping said: {}{}", finished.stdout, finished.stderr))
 }
 
+/// What a host is told of packets that must not be fragmented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whole {
+    /// Answers received.
+    pub received: u32,
+    /// Who said first that they are too big, and for what MTU.
+    pub told: Option<(Ipv4Addr, u16)>,
+}
+
+/// Sends three requests with `size` bytes of payload that must not be fragmented.
+///
+/// # Errors
+/// When ping cannot run.
+pub fn whole(lab: &Lab, host: &str, target: &str, size: u32) -> Result<Whole> {
+    let size = size.to_string();
+    let words = [
+        "ping", "-n", "-M", "do", "-i", "0.2", "-W", "1", "-c", "3", "-s", &size, target,
+    ];
+    let finished = lab.exec(host, &words, Duration::from_mins(1))?;
+    let sum = parse(&finished.stdout).with_context(|| format!("ping said: {}{}", finished.stdout, finished.stderr))?;
+    Ok(Whole {
+        received: sum.received,
+        told: finished.stdout.lines().find_map(told),
+    })
+}
+
+fn told(line: &str) -> Option<(Ipv4Addr, u16)> {
+    let from = line.strip_prefix("From ")?.split_whitespace().next()?;
+    let mtu = line.split_once("Frag needed and DF set (mtu = ")?.1;
+    Some((from.parse().ok()?, mtu.trim_end_matches(')').parse().ok()?))
+}
+
 fn parse(text: &str) -> Option<Ping> {
     let line = text.lines().find(|line| line.contains("packets transmitted"))?;
     let number = |what: &str| {
@@ -51,7 +83,7 @@ fn parse(text: &str) -> Option<Ping> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ping, parse};
+    use super::{Ipv4Addr, Ping, parse, told};
 
     #[test]
     fn loss_duplicates_and_the_mean_are_read() {
@@ -67,6 +99,13 @@ mod tests {
                 mean_ms: Some(0.034)
             })
         );
+    }
+
+    #[test]
+    fn who_says_too_big_and_for_what_mtu_is_read() {
+        let line = "From 192.168.10.1 icmp_seq=1 Frag needed and DF set (mtu = 1360)";
+        assert_eq!(told(line), Some((Ipv4Addr::new(192, 168, 10, 1), 1360)));
+        assert_eq!(told("From 192.168.10.1 icmp_seq=1 Time to live exceeded"), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use mape_tests::process::run;
 use super::progress;
 
 /// Each program that the lab runs, and the package that brings it.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 18] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     // The package `dnsmasq` would start a service on the machine; this one is the program alone.
@@ -16,12 +16,15 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
+    ("mtr", "mtr-tiny"),
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
     ("sha256sum", "coreutils"),
     ("ss", "iproute2"),
     ("tc", "iproute2"),
     ("tcpdump", "tcpdump"),
+    ("tracepath", "iputils-tracepath"),
+    ("traceroute", "traceroute"),
     ("tshark", "tshark"),
     ("turnserver", SERVICE.1),
     ("turnutils_natdiscovery", SERVICE.1),

@@ -1,0 +1,228 @@
+//! Owns the tests of what lives on ICMP errors, with the real programs: traceroute, mtr and tracepath show the routers that they
+//! show through the kernel's NAT, and who sends too large packets is told what fits.
+
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context, Result, ensure};
+use mape_tests::{
+    gateway::{self, Role},
+    lab::{Lab, LabOptions},
+    plan::{self, Shape},
+    process::watch_signals,
+    recipe,
+    servers::Servers,
+    traffic::{
+        iperf::Direction,
+        ping,
+        trace::{self, Probe},
+        web,
+    },
+};
+use serde_json::Value;
+
+/// The narrow link's MTU, and what of it is left in the tunnel.
+const NARROW: u16 = 1400;
+const INNER: u16 = NARROW - 40;
+const PROBES: [Probe; 3] = [Probe::Udp, Probe::Icmp, Probe::Tcp];
+
+/// One lab at a time: two would share the processors, and what is timed here is over after a second.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Prints the reason in the form that `cargo xtask test` counts, and says whether the test can run.
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("SKIPPED: network namespaces need root");
+    }
+    root
+}
+
+/// A lab with a server behind a router on the Internet.
+fn lab() -> Result<Lab> {
+    let lab = Lab::up(&LabOptions {
+        shape: Shape::FarServer,
+        ..LabOptions::default()
+    })?;
+    for node in Shape::FarServer.nodes() {
+        // Three programs ask each router in turn: the kernel would leave some without an answer.
+        lab.node(node)?.sysctl("ipv4/icmp_ratelimit", "0")?;
+    }
+    Ok(lab)
+}
+
+/// Makes the link between the provider's router and the border relay narrow.
+fn narrow(lab: &Lab) -> Result<()> {
+    for (node, device) in [("transit", "br0"), ("br", "wan0")] {
+        lab.node(node)?.tool(&format!("ip link set {device} mtu {NARROW}"))?;
+    }
+    Ok(())
+}
+
+/// Whose address it is that a trace shows to a host on the first LAN.
+fn node(address: Ipv4Addr) -> Result<&'static str> {
+    Ok(match address.octets() {
+        [192, 168, 10, 1] => "ce",
+        [10, 0, 0, 2] => "transit",
+        [10, 0, 1, 2] | [203, 0, 113, 1] => "br",
+        [203, 0, 113, 2] => "internet",
+        _ if address == plan::FAR_SERVER => "farserver",
+        _ => anyhow::bail!("nobody has {address}"),
+    })
+}
+
+fn nodes(hops: impl IntoIterator<Item = Option<Ipv4Addr>>) -> Result<Vec<&'static str>> {
+    hops.into_iter().map(|hop| hop.map_or(Ok("nobody"), node)).collect()
+}
+
+/// The routers and the server, as each program shows them.
+fn traces(lab: &Lab) -> Result<BTreeMap<String, Vec<&'static str>>> {
+    let mut found = BTreeMap::new();
+    for probe in PROBES {
+        let hops = trace::traceroute(lab, "host1", plan::FAR_SERVER, probe)?;
+        ensure!(hops.iter().all(|hop| !hop.is_refusal), "{probe:?}: {hops:?}");
+        found.insert(format!("traceroute {probe:?}"), nodes(hops.iter().map(|hop| hop.from))?);
+        let report = trace::mtr(lab, "host1", plan::FAR_SERVER, probe, 3)?;
+        ensure!(report.iter().all(|line| line.lost == 0.0), "{probe:?}: {report:?}");
+        found.insert(format!("mtr {probe:?}"), nodes(report.iter().map(|line| line.from))?);
+    }
+    let way = trace::tracepath(lab, "host1", plan::FAR_SERVER)?;
+    ensure!(way.is_reached, "{way:?}");
+    found.insert("tracepath".to_owned(), nodes(way.hops)?);
+    Ok(found)
+}
+
+#[test]
+fn traces_show_the_routers_that_they_show_through_the_kernels_nat() {
+    let _alone = alone();
+    if !is_root() {
+        return;
+    }
+    watch_signals().unwrap();
+    let kernel = {
+        let lab = lab().unwrap();
+        recipe::apply(&lab).unwrap();
+        traces(&lab).unwrap()
+    };
+    for (program, shown) in &kernel {
+        assert_eq!(
+            *shown,
+            ["ce", "transit", "br", "internet", "farserver"],
+            "{program} through the kernel"
+        );
+    }
+    let mut lab = lab().unwrap();
+    lab.load(&gateway::program().unwrap()).unwrap();
+    lab.wait_until_reachable("host1").unwrap();
+    let mut expected = kernel;
+    for shown in expected.values_mut() {
+        // The tunnel is one hop, whatever is on its way.
+        shown.retain(|node| *node != "transit");
+    }
+    assert_eq!(traces(&lab).unwrap(), expected, "{}", stats(&lab));
+}
+
+/// For who reads of a failure.
+fn stats(lab: &Lab) -> String {
+    let stat = |role: Role| {
+        let gateway = lab.gateway(role)?;
+        Ok::<_, anyhow::Error>(gateway.ctl(lab.node(role.node())?, &["stat"])?.stdout)
+    };
+    [Role::Ce, Role::Br]
+        .map(|role| stat(role).unwrap_or_else(|error| error.to_string()))
+        .concat()
+}
+
+/// What the customer edge knows of the way to the border relay.
+fn path_mtu(lab: &Lab) -> Result<Option<u64>> {
+    let stat = lab.gateway(Role::Ce)?.stat(lab.node("ce")?)?;
+    let mtu = stat
+        .pointer("/next_hops/0/path_mtu")
+        .context("`mape-ctl stat --json` shows no path MTU")?;
+    Ok(Value::as_u64(mtu))
+}
+
+/// Files both ways in the narrow lab, before anybody has learned what fits.
+fn transfer(first: Direction) -> Result<()> {
+    let mut lab = lab()?;
+    narrow(&lab)?;
+    let servers = Servers::start(&lab)?;
+    lab.load(&gateway::program()?)?;
+    lab.wait_until_reachable("host1")?;
+    ensure!(path_mtu(&lab)?.is_none(), "learned before anything large was sent");
+    let other = match first {
+        Direction::Up => Direction::Down,
+        Direction::Down => Direction::Up,
+    };
+    for direction in [first, other] {
+        let file = web::transfer(&lab, &servers, "host1", direction, 4)
+            .with_context(|| format!("{direction:?}\n{}", stats(&lab)))?;
+        println!(
+            "narrow, {first:?} first, {direction:?}: {:.0} Mbit/s",
+            file.bits_per_second / 1e6
+        );
+        ensure!(file.is_intact(), "{file:?}");
+    }
+    ensure!(path_mtu(&lab)? == Some(u64::from(NARROW)), "{}", stats(&lab));
+    Ok(())
+}
+
+#[test]
+fn a_file_gets_through_a_narrow_link_from_the_host_first() {
+    let _alone = alone();
+    if is_root() {
+        watch_signals().unwrap();
+        transfer(Direction::Up).unwrap();
+    }
+}
+
+#[test]
+fn a_file_gets_through_a_narrow_link_to_the_host_first() {
+    let _alone = alone();
+    if is_root() {
+        watch_signals().unwrap();
+        transfer(Direction::Down).unwrap();
+    }
+}
+
+#[test]
+fn who_pings_with_too_much_is_told_what_fits() {
+    let _alone = alone();
+    if !is_root() {
+        return;
+    }
+    watch_signals().unwrap();
+    let mut lab = lab().unwrap();
+    narrow(&lab).unwrap();
+    lab.load(&gateway::program().unwrap()).unwrap();
+    lab.wait_until_reachable("host1").unwrap();
+    let ce = Ipv4Addr::new(192, 168, 10, 1);
+    // Twenty bytes of IPv4 and eight of ICMP are around what ping sends.
+    let largest = u32::from(INNER) - 28;
+    // Larger than the tunnel, then larger than the narrow link; a host remembers by destination what it was told.
+    for (target, size, mtu) in [
+        ("198.51.100.7", 1472, 1460),
+        ("198.51.100.8", 1432, INNER),
+        ("198.51.100.9", largest + 1, INNER),
+    ] {
+        let reached = ping::whole(&lab, "host1", target, size).unwrap();
+        assert_eq!(
+            (reached.received, reached.told),
+            (0, Some((ce, mtu))),
+            "{size} bytes\n{}",
+            stats(&lab)
+        );
+    }
+    let reached = ping::whole(&lab, "host1", "198.51.100.10", largest).unwrap();
+    assert_eq!((reached.received, reached.told), (3, None), "{}", stats(&lab));
+    let far = plan::FAR_SERVER;
+    let way = trace::tracepath(&lab, "host1", far).unwrap();
+    assert!(way.is_reached, "{way:?}\n{}", stats(&lab));
+    assert_eq!((way.mtu, way.hops.last()), (INNER, Some(&Some(far))), "{way:?}");
+}
