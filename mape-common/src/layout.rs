@@ -153,6 +153,10 @@ pub mod programs {
     pub const RELAY_OUTBOUND_FRAGMENT: &str = "mape_relay4_frg";
     /// XDP, border relay, a stage: the same for packets from the domain.
     pub const RELAY_INBOUND_FRAGMENT: &str = "mape_relay6_frg";
+    /// XDP, border relay, a stage: ICMP errors from the Internet, and packets that are too big.
+    pub const RELAY_OUTBOUND_ICMP: &str = "mape_relay4_icm";
+    /// XDP, border relay, a stage: ICMP errors from the domain, and packets that end here.
+    pub const RELAY_INBOUND_ICMP: &str = "mape_relay6_icm";
     /// XDP that passes everything: for the far end of a veth.
     pub const PASS: &str = "mape_pass_xdp";
     /// XDP for measurements: redirects everything to REDIRECT_TO.

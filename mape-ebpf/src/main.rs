@@ -121,6 +121,18 @@ fn mape_relay6_frg(ctx: XdpContext) -> u32 {
     action::stage(&ctx, Stage::RelayInboundFragment)
 }
 
+/// Border relay, a stage: ICMP errors from the Internet, and packets that are too big.
+#[xdp]
+fn mape_relay4_icm(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::RelayOutboundIcmp)
+}
+
+/// Border relay, a stage: ICMP errors from the domain, and packets that end here.
+#[xdp]
+fn mape_relay6_icm(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::RelayInboundIcmp)
+}
+
 /// Border relay, one NIC for both.
 #[xdp]
 fn mape_relay_xdp(ctx: XdpContext) -> u32 {

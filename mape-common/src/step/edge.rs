@@ -25,7 +25,7 @@ use super::{
     admit::{Arrival, admit},
     answer, error,
     fragment::customer as fragment,
-    hairpin, inbound, outbound, path, relay,
+    hairpin, inbound, outbound, path, relay, relay_icmp,
     stage::{Attempt, Stage},
     tunnel_error,
 };
@@ -334,6 +334,8 @@ pub fn run<P: Packet, E: Env>(stage: Stage, reason: Reason, frame: &mut P, env: 
         Stage::InboundFragment => fragment::inbound(frame, env, ifindex),
         Stage::RelayOutboundFragment => relay::to_domain_fragment(frame, env, ifindex),
         Stage::RelayInboundFragment => relay::from_domain_fragment(frame, env, ifindex),
+        Stage::RelayOutboundIcmp => relay_icmp::to_domain(frame, env, ifindex, reason),
+        Stage::RelayInboundIcmp => relay_icmp::from_domain(frame, env, ifindex, reason),
     }
 }
 

@@ -4,7 +4,7 @@
 //! * [`translate`]: rewriting one end of it; * [`mss`]: the TCP MSS clamp; * [`tunnel`]: TTL, ECN, MTU and the outer header;
 //! * [`path`]: where a new session's packets go; * [`fragment`]: packets that come in fragments; * [`error`]: ICMP errors, and [`quoted`], the packet in them;
 //! * [`hairpin`]: from one LAN host to another; * [`tunnel_error`]: ICMPv6 errors about the tunnel; * [`answer`]: errors of our own;
-//! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's.
+//! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's, and [`relay_icmp`], its ICMP.
 
 pub mod admit;
 pub mod answer;
@@ -19,6 +19,7 @@ pub mod outbound;
 pub mod path;
 pub mod quoted;
 pub mod relay;
+pub mod relay_icmp;
 pub mod stage;
 pub mod translate;
 pub mod tunnel;

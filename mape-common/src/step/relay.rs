@@ -28,10 +28,13 @@ use super::{
 /// Internet to domain: takes a frame from the IPv4 side.
 #[inline(always)]
 pub fn to_domain<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
-    or_fragment(
-        into::<P, E, false>(frame, env, ifindex, &Note::EMPTY),
-        Stage::RelayOutboundFragment,
-    )
+    match into::<P, E, false>(frame, env, ifindex, &Note::EMPTY) {
+        Err(Failure::Refused(reason @ Reason::Fragment)) => Attempt::go_on(Stage::RelayOutboundFragment, reason),
+        Err(Failure::Refused(reason @ (Reason::IcmpError | Reason::TooBig))) => {
+            Attempt::go_on(Stage::RelayOutboundIcmp, reason)
+        }
+        outcome => Attempt::ended(outcome),
+    }
 }
 
 /// The same for a fragment.
@@ -54,7 +57,13 @@ pub fn to_domain_fragment<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u3
 /// Out of the tunnel, or from one customer edge to another: takes a frame from the IPv6 side.
 #[inline(always)]
 pub fn from_domain<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
-    or_fragment(out_of(frame, env, ifindex), Stage::RelayInboundFragment)
+    match out_of(frame, env, ifindex) {
+        Err(Failure::Refused(reason @ Reason::Fragment)) => Attempt::go_on(Stage::RelayInboundFragment, reason),
+        Err(Failure::Refused(reason @ (Reason::IcmpError | Reason::TooBig | Reason::TtlExpired))) => {
+            Attempt::go_on(Stage::RelayInboundIcmp, reason)
+        }
+        outcome => Attempt::ended(outcome),
+    }
 }
 
 /// The same for a fragment.
@@ -94,14 +103,6 @@ pub fn all<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, direction: D
         Direction::Inbound => from_domain(frame, env, ifindex),
     };
     super::edge::to_its_end(attempt, frame, env, ifindex)
-}
-
-#[inline(always)]
-fn or_fragment(outcome: Result<Verdict, Failure>, stage: Stage) -> Attempt {
-    match outcome {
-        Err(Failure::Refused(reason @ Reason::Fragment)) => Attempt::go_on(stage, reason),
-        outcome => Attempt::ended(outcome),
-    }
 }
 
 #[inline(always)]
@@ -201,8 +202,11 @@ fn arrived<'a, P: Packet, E: Env, const FRAGMENT: bool>(
 }
 
 /// To another customer edge: a new outer header.
+///
+/// # Errors
+/// [`Failure`].
 #[inline(always)]
-fn across<P: Packet, E: Env>(
+pub fn across<P: Packet, E: Env>(
     frame: &mut P,
     env: &E,
     config: &Config,
@@ -218,8 +222,11 @@ fn across<P: Packet, E: Env>(
 }
 
 /// To the Internet: without an outer header.
+///
+/// # Errors
+/// [`Failure`].
 #[inline(always)]
-fn out<P: Packet, E: Env>(
+pub fn out<P: Packet, E: Env>(
     frame: &mut P,
     env: &E,
     arrival: &Arrival<'_>,
@@ -318,8 +325,11 @@ fn neighbour<E: Env>(env: &E, arrival: &Arrival<'_>, inner: &Inner) -> Result<Op
 }
 
 /// The customer edge that has an address and port, and the next hop towards it.
+///
+/// # Errors
+/// [`Reason::NoRule`], [`Reason::ForeignPort`], [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`].
 #[inline(always)]
-fn customer_edge<E: Env>(env: &E, address: [u8; 4], port: Port) -> Result<([u8; 16], Hop), Reason> {
+pub fn customer_edge<E: Env>(env: &E, address: [u8; 4], port: Port) -> Result<([u8; 16], Hop), Reason> {
     let found = env.rule_by_ipv4(address).ok_or(Reason::NoRule)?;
     let rule = env.rule(found.rule).ok_or(Reason::NoRule)?;
     let far_end = map_address(rule, address, port).ok_or(Reason::ForeignPort)?;
@@ -335,8 +345,9 @@ fn customer_edge<E: Env>(env: &E, address: [u8; 4], port: Port) -> Result<([u8; 
     }
 }
 
+/// The flow label of a packet to a customer edge.
 #[inline(always)]
-fn label(inner: &Inner) -> u32 {
+pub fn label(inner: &Inner) -> u32 {
     let remote_port = if matches!(inner.transport, Transport::Icmp) {
         Port(0)
     } else {

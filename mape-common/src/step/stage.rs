@@ -45,7 +45,13 @@ macro_rules! stages {
 
             /// Whether a border relay has it, which has no other; else a customer edge.
             pub const fn is_of_relay(self) -> bool {
-                matches!(self, Self::RelayOutboundFragment | Self::RelayInboundFragment)
+                matches!(
+                    self,
+                    Self::RelayOutboundFragment
+                        | Self::RelayInboundFragment
+                        | Self::RelayOutboundIcmp
+                        | Self::RelayInboundIcmp
+                )
             }
 
             /// Which way the packets go that it is for; they are counted there.
@@ -79,6 +85,10 @@ stages! {
     RelayOutboundFragment = 9, RELAY_OUTBOUND_FRAGMENT, Outbound;
     /// Forwards a fragment from the domain of a border relay.
     RelayInboundFragment = 10, RELAY_INBOUND_FRAGMENT, Inbound;
+    /// Forwards an ICMP error into the domain of a border relay, or tells its sender that a packet is too big.
+    RelayOutboundIcmp = 11, RELAY_OUTBOUND_ICMP, Outbound;
+    /// Forwards an ICMP error from the domain of a border relay, or tells its sender why a packet ends there.
+    RelayInboundIcmp = 12, RELAY_INBOUND_ICMP, Inbound;
 }
 
 /// Entries of STAGES: room for more stages than there are.
