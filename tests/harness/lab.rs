@@ -74,9 +74,9 @@ impl Lab {
         lab.make_nodes(options)?;
         lab.make_links(options)?;
         lab.configure(&options.shape.addresses())?;
-        if let Some((node, device)) = options.shape.echoed_to() {
-            let file = lab.folder.join("pass.o");
-            fs::write(&file, pass::elf()).with_context(|| format!("cannot write {}", file.display()))?;
+        let file = lab.folder.join("pass.o");
+        fs::write(&file, pass::elf()).with_context(|| format!("cannot write {}", file.display()))?;
+        for (node, device) in options.shape.echoed_to() {
             let attach = format!("ip link set dev {device} xdpdrv obj {} sec xdp", file.display());
             lab.node(node)?.tool(&attach)?;
         }

@@ -132,13 +132,20 @@ impl Shape {
         settings
     }
 
-    /// The device, if any, on the far side of a NIC that sends frames back where they came from (XDP_TX): node, device.
-    pub fn echoed_to(self) -> Option<(&'static str, &'static str)> {
+    /// The devices on the far side of NICs that send frames back where they came from (XDP_TX): node, device.
+    pub fn echoed_to(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::TwoLans | Self::LanRouter => None,
-            Self::OneArm => Some(("switch", "port2")),
+            Self::TwoLans | Self::LanRouter => &[],
+            Self::OneArm => &[("switch", "port2")],
             // The border relay sends from one customer edge to another.
-            Self::ThreeEdges => Some(("transit", "br0")),
+            Self::ThreeEdges => &[("transit", "br0")],
+            // Gateways answer whom they cannot help.
+            Self::FarServer => &[
+                ("host1", "eth0"),
+                ("host2", "eth0"),
+                ("transit", "br0"),
+                ("internet", "eth0"),
+            ],
         }
     }
 }

@@ -121,7 +121,8 @@ pub fn tracepath(lab: &Lab, host: &str, target: Ipv4Addr) -> Result<Way> {
     way(&finished.stdout).with_context(|| format!("tracepath said: {}{}", finished.stdout, finished.stderr))
 }
 
-/// A hop has a line for each thing that it has said; the last line is the sum.
+/// A hop has a line for each answer to it: from a router before it that what was sent is too big, then its own. The last line is
+/// the sum.
 fn way(text: &str) -> Option<Way> {
     let mut hops: Vec<Option<Ipv4Addr>> = Vec::new();
     for line in text.lines() {
@@ -136,7 +137,7 @@ fn way(text: &str) -> Option<Way> {
             hops.resize(number, None);
         }
         if let Some(hop) = number.checked_sub(1).and_then(|at| hops.get_mut(at)) {
-            *hop = hop.or(from);
+            *hop = from.or(*hop);
         }
     }
     let (_, sum) = text.rsplit_once("pmtu ")?;
@@ -176,10 +177,10 @@ mod tests {
     #[test]
     fn of_a_path_the_last_mtu_counts() {
         let text = " 1?: [LOCALHOST]                      pmtu 1500\n 1:  192.168.10.1    0.050ms \n \
-                    1:  192.168.10.1    0.030ms pmtu 1460\n 2:  no reply\n 3:  198.51.100.1   0.060ms reached\n     \
+                    2:  192.168.10.1    0.030ms pmtu 1460\n 2:  no reply\n 3:  192.168.10.1    0.030ms pmtu 1360\n 3:  198.51.100.1   0.060ms reached\n     \
                     Resume: pmtu 1360 hops 3 back 3 \n";
         let found = Way {
-            hops: vec![Some(NEAR), None, Some(FAR)],
+            hops: vec![Some(NEAR), Some(NEAR), Some(FAR)],
             mtu: 1360,
             is_reached: true,
         };
