@@ -270,8 +270,8 @@ fn an_error_keeps_no_session_alive_and_ends_none() {
 }
 
 /// A frame of the provider's network to the tunnel's address: an ICMPv6 error about a tunnel packet.
-fn tunnel_error(kind: u8, code: u8, mtu: u16, far_end: Ipv6Addr, inner: &[u8]) -> Vec<u8> {
-    let mut body = vec![kind, code, 0, 0, 0, 0];
+fn tunnel_error(kind: u8, code: u8, mtu: u32, far_end: Ipv6Addr, inner: &[u8]) -> Vec<u8> {
+    let mut body = vec![kind, code, 0, 0];
     body.extend(mtu.to_be_bytes());
     body.extend([0x60, 0, 0, 0]);
     body.extend(u16::try_from(inner.len()).unwrap().to_be_bytes());
@@ -348,6 +348,25 @@ fn a_path_that_is_too_narrow_is_told_to_the_host_and_remembered() {
         };
         let (outcome, label) = world.give(Program::Lan, &may.bytes());
         assert!(matches!(outcome, Outcome::Passed(_)), "{label}");
+    });
+}
+
+#[test]
+fn who_says_that_a_path_is_wider_than_the_tunnel_changes_nothing() {
+    in_both(mape_ctl::object::object(), "ptbwide", |world| {
+        let (original, translated) = sent(world, udp(FROM, 4000));
+        // The field has 32 bits: the lower half of the first is zero.
+        for mtu in [0x0001_0000, 9_000] {
+            let (outcome, label) = world.give(Program::Wan, &tunnel_error(2, 0, mtu, RELAY, &translated));
+            let Outcome::Forwarded(frame) = outcome else {
+                panic!("{label}")
+            };
+            assert_eq!(told(&frame), (GATEWAY, 4, 1460, without_hops(&original[..28])), "{mtu}");
+        }
+        let (Outcome::Forwarded(frame), _) = world.give(Program::Lan, &up(HOST, SERVER, syn(FROM, 443, 1460))) else {
+            panic!("a connection")
+        };
+        assert_eq!(frame[54 + 20 + 22..54 + 20 + 24], 1420_u16.to_be_bytes());
     });
 }
 

@@ -49,7 +49,7 @@ pub struct Plan {
 #[inline(always)]
 pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Reason> {
     let config = arrival.config;
-    let Ok([kind, _, _, _, _, _, mtu_high, mtu_low]) = frame.read::<HEADER>(MESSAGE) else {
+    let Ok([kind, _, _, _, beyond_high, beyond_low, mtu_high, mtu_low]) = frame.read::<HEADER>(MESSAGE) else {
         return Err(Reason::Icmpv6);
     };
     let Ok(bytes) = frame.read(OUTER) else {
@@ -79,7 +79,11 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
         return Err(Reason::ErrorWithoutSession);
     }
     let far = env.hop(facts.wan_hop).ok_or(Reason::NextHopUnknown)?;
-    let told = u16::from_be_bytes([mtu_high, mtu_low]);
+    // The field has 32 bits: a router that says more than 16 can hold narrows nothing.
+    let told = match (beyond_high, beyond_low) {
+        (0, 0) => u16::from_be_bytes([mtu_high, mtu_low]),
+        _ => u16::MAX,
+    };
     if kind == PACKET_TOO_BIG {
         far.learn_path_mtu(told, arrival.now);
         if !quoted.header.dont_fragment() {
@@ -88,7 +92,7 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
     }
     let mtu = far
         .path_mtu(arrival.now)
-        .map_or(config.tunnel_mtu, |path| path.saturating_sub(40));
+        .map_or(config.tunnel_mtu, |path| path.saturating_sub(40).min(config.tunnel_mtu));
     let hop = env
         .hop(facts.lan_hop)
         .and_then(|hop| hop.get(facts.inside))
