@@ -184,7 +184,8 @@ pub fn hairpin<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attem
     {
         return opened_else(reason);
     }
-    let mut draft = None;
+    // The same place again: a second one would be more than the stack that the receiver's session leaves.
+    draft = None;
     let settled = match hairpin::settle_receiver(frame, env, ifindex) {
         Err(Reason::NoSession) => hairpin::open_receiver(frame, env, ifindex, &mut draft),
         settled => settled,
