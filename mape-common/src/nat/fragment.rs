@@ -51,9 +51,6 @@ pub struct Record([Word; 8]);
 const _: () = assert!(size_of::<Record>() == 64);
 
 impl Record {
-    /// Bytes of a record.
-    pub const SIZE: usize = 64;
-
     /// A record from the words that user space reads out of FRAGMENTS.
     pub fn from_words(words: [u64; 8]) -> Self {
         Self(words.map(Word::new))

@@ -84,7 +84,7 @@ pub fn from_lan(frame: &[u8]) -> Result<Packet, Stop> {
         Err(Stop::Later(class)) => {
             return Err(match unless_elsewhere(frame, class) {
                 Stop::Elsewhere => Stop::Pass,
-                _ => Stop::Later(class),
+                Stop::Pass | Stop::Drop(_) | Stop::Message | Stop::Later(_) => Stop::Later(class),
             });
         }
         read => read?,
