@@ -102,12 +102,12 @@ fn write(ctx: &XdpContext, fate: Fate) {
         watch.suppress();
         return;
     };
-    let event = entry.as_mut_ptr().cast::<u8>();
+    let event = entry.as_mut_ptr();
     let len = XdpPacket::new(ctx).len();
     // At least one and at most all that there is room for, in a form that the verifier sees too.
     let captured = (if len > SNAP { SNAP } else { len }.wrapping_sub(1) & (SNAP - 1)) as u32 + 1;
     // SAFETY: the event has room for that many bytes behind the offset of its frame.
-    let to = unsafe { event.add(Event::FRAME) };
+    let to = unsafe { event.cast::<u8>().add(Event::FRAME) };
     // SAFETY: as above; the context is the one that the kernel called this program with.
     let code = unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, to.cast(), captured) };
     let facts = Facts {
