@@ -354,14 +354,12 @@ fn explain_knows_when_no_port_is_left() {
         (&seen[0]["alert"], &seen[0]["action"]),
         (&true.into(), &"dropped".into())
     );
-    // It was refused, so the next one of the same host is dropped at once; another destination shares.
-    ce.agree(
-        "tcp 192.168.10.2:30001 198.51.100.9:443",
-        "dropped",
-        Some("recently-refused"),
-        false,
-    )
-    .unwrap();
+    // It was refused, so the next one of the same host is dropped at once; who tries again later is answered; another
+    // destination shares.
+    let again = "tcp 192.168.10.2:30001 198.51.100.9:443";
+    ce.agree(again, "dropped", Some("recently-refused"), false).unwrap();
+    thread::sleep(Duration::from_secs(2));
+    ce.agree(again, "answered", Some("ports-exhausted"), false).unwrap();
     ce.agree("tcp 192.168.10.2:30000 198.51.100.9:80", "forwarded", None, true)
         .unwrap();
 }

@@ -118,7 +118,14 @@ pub fn read(file: &Path, wanted: Option<usize>) -> Result<Vec<Frame>, CaptureErr
                     packet.original_len,
                     packet.data.into_owned(),
                 ),
-                _ => continue,
+                // Names, statistics, and the obsolete form of a packet, which nobody has written for many years.
+                Block::SectionHeader(_)
+                | Block::InterfaceDescription(_)
+                | Block::Packet(_)
+                | Block::NameResolution(_)
+                | Block::InterfaceStatistics(_)
+                | Block::SystemdJournalExport(_)
+                | Block::Unknown(_) => continue,
             };
             if sieve.take(link.unwrap_or(DataLink::ETHERNET), len, bytes)? {
                 break;
@@ -158,11 +165,10 @@ impl Sieve {
         if self.wanted.is_some_and(|wanted| wanted != number) {
             return Ok(false);
         }
-        let is_bare = match link {
-            DataLink::ETHERNET => false,
-            DataLink::RAW | DataLink::IPV4 | DataLink::IPV6 => true,
-            link => return Err(CaptureError::Link { number, link }),
-        };
+        let is_bare = matches!(link, DataLink::RAW | DataLink::IPV4 | DataLink::IPV6);
+        if !is_bare && link != DataLink::ETHERNET {
+            return Err(CaptureError::Link { number, link });
+        }
         if usize::try_from(len).is_ok_and(|len| len > bytes.len()) {
             return Err(CaptureError::Cut {
                 number,

@@ -71,7 +71,7 @@ struct Copies<V, const N: usize> {
     name: &'static str,
     map: Array<MapData, [u64; N]>,
     make: fn([u64; N]) -> V,
-    copies: FrozenMap<u32, Box<V>>,
+    read: FrozenMap<u32, Box<V>>,
 }
 
 impl<V, const N: usize> Copies<V, N> {
@@ -80,16 +80,16 @@ impl<V, const N: usize> Copies<V, N> {
             name,
             map: tables.array(name)?,
             make,
-            copies: FrozenMap::new(),
+            read: FrozenMap::new(),
         })
     }
 
     fn get(&self, index: u32, failure: &Failure) -> Option<&V> {
-        if let Some(copy) = self.copies.get(&index) {
+        if let Some(copy) = self.read.get(&index) {
             return Some(copy);
         }
         match self.map.get(&index, 0) {
-            Ok(words) => Some(self.copies.insert(index, Box::new((self.make)(words)))),
+            Ok(words) => Some(self.read.insert(index, Box::new((self.make)(words)))),
             Err(MapError::OutOfBounds { .. }) => None,
             Err(source) => {
                 failure.note(self.name, source);
@@ -144,6 +144,9 @@ impl Failure {
     }
 }
 
+/// What the routing table is asked: interface, source, destination.
+type Question = (u32, [u8; 4], [u8; 4]);
+
 /// A loaded gateway and what has been changed of it here.
 pub struct Loaded {
     config: Config,
@@ -171,7 +174,7 @@ pub struct Loaded {
     taken: RefCell<HashSet<u32>>,
     given: RefCell<Vec<u32>>,
     asker: Xdp,
-    answers: RefCell<HashMap<(u32, [u8; 4], [u8; 4]), Route>>,
+    answers: RefCell<HashMap<Question, Route>>,
     failure: Failure,
 }
 

@@ -187,8 +187,7 @@ impl<E: Env> Observer<E> {
                 ));
             }
             Part::Map => self.say(format!(
-                "no port can be had for the endpoint alone: {} of {ports} are free, or the host's quota of ports is used up",
-                free
+                "no port can be had for the endpoint alone: {free} of {ports} are free, or the host's quota of ports is used up"
             )),
             Part::Share if done.result().is_ok() => {
                 let taken = facts.external_port;
