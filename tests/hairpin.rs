@@ -15,12 +15,10 @@ const SYN: u8 = 2;
 const SYN_ACK: u8 = 18;
 const ACK: u8 = 16;
 
+type Endpoint = (Ipv4Addr, u16);
+
 /// Sends from a LAN host to the shared address; what arrives: from which address and port, at which.
-fn turn(
-    world: &mut dyn World,
-    from: Ipv4Addr,
-    payload: Payload,
-) -> Result<((Ipv4Addr, u16), (Ipv4Addr, u16)), &'static str> {
+fn turn(world: &mut dyn World, from: Ipv4Addr, payload: Payload) -> Result<(Endpoint, Endpoint), &'static str> {
     match world.give(Program::Lan, &up(from, SHARED, payload)) {
         (Outcome::Forwarded(frame), _) => {
             let seen = Seen::of(&frame);

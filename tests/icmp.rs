@@ -25,8 +25,11 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 200);
 const TRANSIT: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xeeee, 0, 0, 0, 0, 1);
 const FROM: u16 = 50_000;
 
-/// The packets of each protocol that a LAN host sends, and what answers them.
-fn kinds() -> [(Payload, fn(u16) -> Payload); 3] {
+/// A packet of a LAN host, and what answers it, by the external port or identifier it left by.
+type Kind = (Payload, fn(u16) -> Payload);
+
+/// One of each protocol.
+fn kinds() -> [Kind; 3] {
     [
         (udp(FROM, 4000), |port| udp(4000, port)),
         (tcp(FROM, 443, SYN), |port| tcp(443, port, SYN_ACK)),
@@ -274,7 +277,7 @@ fn tunnel_error(kind: u8, code: u8, mtu: u32, far_end: Ipv6Addr, inner: &[u8]) -
     let mut body = vec![kind, code, 0, 0];
     body.extend(mtu.to_be_bytes());
     body.extend([0x60, 0, 0, 0]);
-    body.extend(u16::try_from(inner.len()).unwrap().to_be_bytes());
+    body.extend(u16::try_from(inner.len()).expect("short").to_be_bytes());
     body.extend([4, 64]);
     body.extend(CE.octets());
     body.extend(far_end.octets());
@@ -283,7 +286,7 @@ fn tunnel_error(kind: u8, code: u8, mtu: u32, far_end: Ipv6Addr, inner: &[u8]) -
     frame.extend(WAN_MAC.0);
     frame.extend(ROUTER_MAC.0);
     frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-    frame.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
+    frame.extend(u16::try_from(body.len()).expect("short").to_be_bytes());
     frame.extend([58, 64]);
     frame.extend(TRANSIT.octets());
     frame.extend(CE.octets());

@@ -262,9 +262,9 @@ fn out_of_ports_for_one_alone_new_endpoints_share_before_any_is_refused() {
 /// Opens a connection and closes it from both sides.
 fn open_and_close(world: &mut HostWorld, from: u16) -> Result<u16, &'static str> {
     let port = send(world, HOST, SERVER, tcp(from, 443, SYN))?;
-    answer(world, SERVER, tcp(443, port, SYN | ACK)).unwrap();
-    answer(world, SERVER, tcp(443, port, FIN_ACK)).unwrap();
-    send(world, HOST, SERVER, tcp(from, 443, FIN_ACK)).unwrap();
+    answer(world, SERVER, tcp(443, port, SYN | ACK))?;
+    answer(world, SERVER, tcp(443, port, FIN_ACK))?;
+    send(world, HOST, SERVER, tcp(from, 443, FIN_ACK))?;
     Ok(port)
 }
 
