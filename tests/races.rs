@@ -18,7 +18,10 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, Stack};
 use mape_common::{
     layout::{FlowKey, Gauge, PermissionKey, SessionRef, SweepOrder, Transport, maps, programs},
-    nat::mapping,
+    nat::{
+        mapping,
+        session::{Facts, Hold, State},
+    },
     time::Tick,
 };
 use mape_tests::{
@@ -467,12 +470,56 @@ impl Fighter<'_> {
         if self.chance.below(3) != 0 {
             return;
         }
-        let slot = usize::try_from(self.chance.below(u64::from(SESSIONS))).expect("small");
-        let record = &self.records.all()[slot];
-        let state = record.state();
-        if state.phase.is_live() {
-            self.logs[self.index].end(|| mapping::age_member(record, state, self.now));
+        let slot = u32::try_from(self.chance.below(u64::from(SESSIONS))).expect("small");
+        let Some((state, facts)) = self.read(slot) else { return };
+        let reference = SessionRef {
+            slot,
+            generation: state.generation,
+        };
+        if facts.hold != Hold::Mapping {
+            self.logs[self.index].end(|| self.age(reference));
+        } else if self.has_host(facts.inside) {
+            self.logs[self.index].end(|| self.age_with_members(reference));
         }
+    }
+
+    /// A live record, whole.
+    fn read(&self, slot: u32) -> Option<(State, Facts)> {
+        let record = self.records.all().get(usize::try_from(slot).ok()?)?;
+        record.read(record.state().generation)
+    }
+
+    fn age(&self, session: SessionRef) {
+        let record = &self.records.all()[usize::try_from(session.slot).expect("small")];
+        // Whoever is faster changes the stamp or the phase; the generation stays as long as the record is the same one.
+        while record.is_alive(session.generation) {
+            let state = record.state();
+            mapping::age_member(record, state, self.now);
+            if record.state().used == self.now.long_before() {
+                return;
+            }
+        }
+    }
+
+    /// A mapping never is over before its members are: each use of one is a use of the other. Members may be left out only if
+    /// they come into being at this moment, so a mapping is aged by its own host's processor, which is here.
+    fn age_with_members(&self, mapping: SessionRef) {
+        self.age(mapping);
+        for slot in 0..SESSIONS {
+            if let Some((state, facts)) = self.read(slot)
+                && facts.hold == Hold::Member
+                && facts.mapping == mapping
+            {
+                self.age(SessionRef {
+                    slot,
+                    generation: state.generation,
+                });
+            }
+        }
+    }
+
+    fn has_host(&self, host: [u8; 4]) -> bool {
+        (host[3] < 100) == (self.index == 0)
     }
 }
 
