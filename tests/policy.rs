@@ -295,6 +295,22 @@ fn closed_connections_make_room_at_once_and_open_ones_never() {
 }
 
 #[test]
+fn what_comes_late_of_a_connection_holds_no_port() {
+    let mut world = eight_ports(64, |_| {});
+    for n in 0..8 {
+        send(&mut world, HOST, SERVER, tcp(10_000 + n, 443, FIN_ACK)).unwrap();
+    }
+    for n in 0..8 {
+        send(&mut world, HOST, SERVER, tcp(20_000 + n, 443, SYN)).unwrap();
+    }
+    assert_eq!(
+        send(&mut world, HOST, SERVER, tcp(10_000, 443, FIN_ACK)),
+        Err("ports-exhausted")
+    );
+    whole(&world);
+}
+
+#[test]
 fn a_reset_that_may_be_forged_makes_room_only_after_a_while() {
     let mut world = eight_ports(64, |_| {});
     let ports: Vec<u16> = (0..8)

@@ -41,6 +41,19 @@ pub const fn next(phase: Phase, direction: Direction, flags: Flags) -> Phase {
     }
 }
 
+/// The phase of a session that a LAN host's packet opens; a reset opens none.
+///
+/// A FIN without a session comes again, or late, after the connection's port went to another one. It is forwarded, for the remote
+/// host's reset to end what is left of the connection in the LAN host; it does not hold a port for what is over.
+#[inline(always)]
+pub const fn first(flags: Flags) -> Phase {
+    if flags.has(Flags::FIN) {
+        Phase::TcpClosing
+    } else {
+        Phase::TcpOpening
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -261,7 +261,7 @@ pub fn look<P: Packet, E: Env, const HAIRPIN: bool>(
     }
     let phase = match flow.transport {
         Transport::Tcp if inner.flags.has(Flags::RST) => return Err(Reason::ResetWithoutSession),
-        Transport::Tcp => tcp::next(Phase::TcpOpening, Direction::Outbound, inner.flags),
+        Transport::Tcp => tcp::first(inner.flags),
         Transport::Udp if is_query_port(flow.remote_port) => Phase::UdpQuery,
         Transport::Udp => Phase::Udp,
         // An answer to a query that never came through here has nobody to go to.

@@ -114,7 +114,9 @@ impl Model {
         let phase = match flow.transport {
             Transport::Udp if matches!(flow.remote.1, 53 | 123) => Phase::Query,
             Transport::Udp => Phase::Udp,
-            Transport::Tcp => tcp::after(Phase::Opening, From::Lan, flags),
+            // The rest of a connection that is over.
+            Transport::Tcp if flags & tcp::FIN != 0 => Phase::Closing,
+            Transport::Tcp => Phase::Opening,
             Transport::Icmp => Phase::Icmp,
         };
         let mapped = self
