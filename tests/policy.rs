@@ -463,3 +463,25 @@ fn unpreserved_ports_are_spread_over_the_whole_set() {
         first.len()
     );
 }
+
+#[test]
+fn bursts_of_connections_to_one_server_find_the_ports_of_those_before() {
+    let mut world = world(4_096, |_| {});
+    let ports = world.env.config.as_ref().expect("configured").ports;
+    assert_eq!(ports, 252);
+    for burst in 0..200_u16 {
+        let flows = || (0..200).map(|n| 10_000 + (burst * 200 + n) % 40_000);
+        let mut held = Vec::new();
+        for from in flows() {
+            let port = send(&mut world, HOST, SERVER, tcp(from, 443, SYN))
+                .unwrap_or_else(|reason| panic!("burst {burst}, source port {from}: {reason}"));
+            answer(&mut world, SERVER, tcp(443, port, SYN | ACK)).unwrap();
+            held.push((from, port));
+        }
+        for (from, port) in held {
+            assert_eq!(send(&mut world, HOST, SERVER, tcp(from, 443, FIN_ACK)), Ok(port));
+            answer(&mut world, SERVER, tcp(443, port, FIN_ACK)).unwrap();
+        }
+    }
+    whole(&world);
+}

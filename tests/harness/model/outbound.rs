@@ -115,7 +115,7 @@ impl Model {
             Transport::Udp if matches!(flow.remote.1, 53 | 123) => Phase::Query,
             Transport::Udp => Phase::Udp,
             // The rest of a connection that is over.
-            Transport::Tcp if flags & tcp::FIN != 0 => Phase::Closing,
+            Transport::Tcp if flags & tcp::FIN != 0 && !tcp::opens(flags) => Phase::Closing,
             Transport::Tcp => Phase::Opening,
             Transport::Icmp => Phase::Icmp,
         };

@@ -20,6 +20,11 @@ pub const RST: u8 = 4;
 /// Acknowledgment.
 pub const ACK: u8 = 16;
 
+/// Whether a packet asks for a new connection.
+pub fn opens(flags: u8) -> bool {
+    flags & (SYN | ACK) == SYN
+}
+
 /// The phase after a packet.
 ///
 /// RFC 6146 §3.5.2.2 has any packet after a reset establish the connection again. Here it takes one of the LAN host and then
@@ -27,7 +32,7 @@ pub const ACK: u8 = 16;
 pub fn after(phase: Phase, from: From, flags: u8) -> Phase {
     use self::From::{Lan, Remote};
     use Phase::{Closing, Established, LanClosed, Opening, RemoteClosed, Reset, Unanswered};
-    let (fin, opens, rst) = (flags & FIN != 0, flags & (SYN | ACK) == SYN, flags & RST != 0);
+    let (fin, opens, rst) = (flags & FIN != 0, opens(flags), flags & RST != 0);
     let is_over = matches!(phase, Closing | Reset);
     match (phase, from) {
         _ if rst && is_over => return phase,
