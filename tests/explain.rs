@@ -167,11 +167,8 @@ impl<'a> Edge<'a> {
     /// All that packets change, but for the counters: frames of the lab's own neighbours move those at any time.
     fn state(&self) -> Result<State> {
         let permissions: HashMap<MapData, PermissionKey, u64> = self.map(maps::PERMISSIONS)?;
-        let hosts: HashMap<MapData, [u8; 4], [u64; 2]> = self.map(maps::HOSTS)?;
         let mut permissions = permissions.iter().collect::<Result<Vec<_>, _>>()?;
         permissions.sort_by_key(|(key, _)| format!("{key:?}"));
-        let mut hosts = hosts.iter().collect::<Result<Vec<_>, _>>()?;
-        hosts.sort_unstable();
         Ok(State {
             inside: self.flows(maps::INSIDE)?,
             outside: self.flows(maps::OUTSIDE)?,
@@ -182,7 +179,7 @@ impl<'a> Edge<'a> {
                 .collect::<Result<_>>()?,
             hops: self.words(maps::HOPS)?,
             permissions,
-            hosts,
+            hosts: self.words(maps::HOSTS)?,
         })
     }
 
@@ -202,7 +199,7 @@ struct State {
     words: Vec<Vec<[u64; 1]>>,
     hops: Vec<[u64; 4]>,
     permissions: Vec<(PermissionKey, u64)>,
-    hosts: Vec<([u8; 4], [u64; 2])>,
+    hosts: Vec<[u64; 2]>,
 }
 
 fn bytes(hex: &Value) -> Result<Vec<u8>> {

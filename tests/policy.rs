@@ -7,6 +7,7 @@ use mape_common::{
     env::Env as _,
     layout::{Config, Filtering, Gauge, HostUse, Timeouts, Transport},
     map::psid::PortSet,
+    nat::quota,
     time::Tick,
 };
 use mape_tests::table::{
@@ -182,7 +183,15 @@ fn one_host_has_no_more_sessions_than_one_may_have() {
     world.env.pass_seconds(300);
     sweep(&world.env);
     assert!(send(&mut world, HOST, SERVER, tcp(11_000, 443, SYN)).is_ok());
-    assert_eq!(world.env.host_use(HOST.octets()).unwrap().sessions().load(), 1);
+    assert_eq!(
+        world
+            .env
+            .host_use(quota::place(HOST.octets()))
+            .unwrap()
+            .sessions()
+            .load(),
+        1
+    );
     whole(&world);
 }
 
@@ -192,7 +201,7 @@ fn beyond_its_ports_a_host_shares() {
     let ports: Vec<u16> = (0..6)
         .map(|n| send(&mut world, HOST, SERVER, udp(10_000 + n, 4000)).unwrap())
         .collect();
-    let held = world.env.host_use(HOST.octets()).unwrap().ports().load();
+    let held = world.env.host_use(quota::place(HOST.octets())).unwrap().ports().load();
     assert_eq!(HostUse::ports_of(held, Transport::Udp), 3);
     assert_eq!(HostUse::ports_of(held, Transport::Tcp), 0);
     assert_eq!(world.env.read(Gauge::Exclusive(Transport::Udp)), 3);

@@ -149,10 +149,8 @@ pub trait Env {
     fn permit(&self, key: &PermissionKey, now: Tick) -> Noted;
     /// Takes a permission away; true where there was one.
     fn forbid(&self, key: &PermissionKey) -> bool;
-    /// What a LAN host has, if that is counted for it alone.
-    fn host_use(&self, host: [u8; 4]) -> Option<&HostUse>;
-    /// Begins to count what a LAN host has; nothing happens where there is no room.
-    fn note_host(&self, host: [u8; 4]);
+    /// What the LAN hosts have that are counted at a place; see [`crate::nat::quota`].
+    fn host_use(&self, place: u32) -> Option<&HostUse>;
     /// Does a part of opening a session; see [`Part`].
     #[inline(always)]
     fn part(&self, part: Part, draft: Draft) -> Done

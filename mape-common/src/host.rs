@@ -17,6 +17,7 @@ use crate::{
         fragment,
         overlap::{self, Fingerprint},
         port::PortState,
+        quota,
         session::{Hold, Phase, Session},
     },
     time::Tick,
@@ -53,7 +54,6 @@ pub struct HostEnv {
     refused: Vec<Word>,
     fragments: Vec<fragment::Record>,
     permissions: RefCell<HashMap<PermissionKey, Tick>>,
-    hosts: RefCell<HashMap<[u8; 4], usize>>,
     host_uses: Vec<HostUse>,
     gauges: Vec<Word>,
     random: Cell<u64>,
@@ -102,7 +102,6 @@ impl HostEnv {
             refused: words(REFUSALS),
             fragments: (0..FRAGMENTS).map(|_| fragment::Record::default()).collect(),
             permissions: RefCell::default(),
-            hosts: RefCell::default(),
             host_uses: (0..LAN_HOSTS).map(|_| HostUse::default()).collect(),
             gauges: words(Gauge::COUNT),
             random: Cell::new(0x1234_5678_9abc_def1),
@@ -370,8 +369,8 @@ impl HostEnv {
         let mut exclusive: HashMap<(u32, u32), u32> = HashMap::new();
         let mut forwards: HashMap<(u32, u32), u32> = HashMap::new();
         let mut shares: HashMap<(u32, u32), u32> = HashMap::new();
-        let mut sessions: HashMap<[u8; 4], u64> = HashMap::new();
-        let mut ports: HashMap<[u8; 4], u64> = HashMap::new();
+        let mut sessions: HashMap<u32, u64> = HashMap::new();
+        let mut ports: HashMap<u32, u64> = HashMap::new();
         let mut used = 0_u64;
         for record in &self.sessions {
             let phase = record.state().phase;
@@ -390,16 +389,16 @@ impl HostEnv {
                 }
                 Hold::Mapping => (
                     exclusive.entry(port).or_default(),
-                    ports.entry(facts.inside).or_default(),
+                    ports.entry(quota::place(facts.inside)).or_default(),
                     HostUse::one_port(facts.transport),
                 ),
                 Hold::Overlap => (
                     shares.entry(port).or_default(),
-                    sessions.entry(facts.inside).or_default(),
+                    sessions.entry(quota::place(facts.inside)).or_default(),
                     1,
                 ),
                 Hold::Member => {
-                    let of = sessions.entry(facts.inside).or_default();
+                    let of = sessions.entry(quota::place(facts.inside)).or_default();
                     *of = of.saturating_add(1);
                     continue;
                 }
@@ -435,16 +434,13 @@ impl HostEnv {
                 self.read(Gauge::Records)
             ));
         }
-        for (host, index) in self.hosts.borrow().iter() {
-            let Some(counted) = self.host_uses.get(*index) else {
-                continue;
-            };
+        for (place, counted) in (0..).zip(&self.host_uses) {
             let right = (
-                sessions.get(host).copied().unwrap_or(0),
-                ports.get(host).copied().unwrap_or(0),
+                sessions.get(&place).copied().unwrap_or(0),
+                ports.get(&place).copied().unwrap_or(0),
             );
             if (counted.sessions().load(), counted.ports().load()) != right {
-                found.push(format!("host {host:?} has {right:?}, counted are {counted:?}"));
+                found.push(format!("hosts at {place} have {right:?}, counted are {counted:?}"));
             }
         }
         found
@@ -586,16 +582,8 @@ impl Env for HostEnv {
         self.permissions.borrow_mut().remove(key).is_some()
     }
 
-    fn host_use(&self, host: [u8; 4]) -> Option<&HostUse> {
-        self.host_uses.get(*self.hosts.borrow().get(&host)?)
-    }
-
-    fn note_host(&self, host: [u8; 4]) {
-        let mut hosts = self.hosts.borrow_mut();
-        let next = hosts.len();
-        if next < self.host_uses.len() {
-            hosts.entry(host).or_insert(next);
-        }
+    fn host_use(&self, place: u32) -> Option<&HostUse> {
+        self.host_uses.get(usize::try_from(place).ok()?)
     }
 
     fn gauge(&self, gauge: Gauge) -> Option<&Word> {

@@ -24,8 +24,8 @@ pub const DEFAULT_SESSIONS: u32 = 65_536;
 pub const NEXT_HOPS: u32 = 4_096;
 /// Next hops towards the WAN, by index; 0 is the border relay's.
 pub const STATIC_HOPS: u32 = 64;
-/// LAN hosts whose use is counted one by one.
-pub const LAN_HOSTS: u32 = 4_096;
+/// Places at which what LAN hosts have is counted, a power of two; see `nat::quota`.
+pub const LAN_HOSTS: u32 = 65_536;
 /// Packets in fragments that can be on their way at once, a power of two.
 pub const FRAGMENTS: u32 = 4_096;
 /// Remembered refusals, a power of two.
@@ -69,7 +69,7 @@ pub mod maps {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// `HashMap<PermissionKey, u64>`: who may send to an endpoint-independent mapping.
     pub const PERMISSIONS: &str = "PERMISSIONS";
-    /// `HashMap<[u8; 4], HostUse>`: what LAN hosts have, by address; all zeros for those that found no room.
+    /// `Array<HostUse>`, memory-mappable: what LAN hosts have, see `nat::quota`.
     pub const HOSTS: &str = "HOSTS";
     /// `PerCpuArray<Counter>`: `direction * OUTCOMES + outcome`.
     pub const COUNTERS: &str = "COUNTERS";

@@ -286,15 +286,8 @@ impl<M: Memory> Env for KernelEnv<M> {
     }
 
     #[inline(always)]
-    fn host_use(&self, host: [u8; 4]) -> Option<&HostUse> {
-        // SAFETY: made of words, and never deleted: what is read stays this host's.
-        unsafe { maps::HOSTS.get(host) }
-    }
-
-    #[inline(always)]
-    fn note_host(&self, host: [u8; 4]) {
-        // Where another processor was faster, or there is no room, nothing is to be done.
-        let _ = maps::HOSTS.insert(host, HostUse::default(), u64::from(BPF_NOEXIST));
+    fn host_use(&self, place: u32) -> Option<&HostUse> {
+        maps::HOSTS.get(place)
     }
 
     #[inline(always)]

@@ -79,9 +79,9 @@ pub(crate) static FRAGMENTS: Array<fragment::Record> = Array::with_max_entries(F
 /// The programs.
 #[map]
 pub(crate) static PERMISSIONS: HashMap<PermissionKey, u64> = HashMap::with_max_entries(1, 0);
-/// The programs.
+/// The programs; user space reads it through a memory mapping.
 #[map]
-pub(crate) static HOSTS: HashMap<[u8; 4], HostUse> = HashMap::with_max_entries(LAN_HOSTS, 0);
+pub(crate) static HOSTS: Array<HostUse> = Array::with_max_entries(LAN_HOSTS, BPF_F_MMAPABLE);
 /// The programs, each processor its own.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(2 * OUTCOMES, 0);

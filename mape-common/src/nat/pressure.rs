@@ -26,14 +26,25 @@ pub fn timeouts<'a, E: Env>(env: &E, config: &'a Config, transport: Transport, n
 
 /// Whether the protocol has been short of something.
 #[inline(always)]
+pub fn is_on<E: Env>(env: &E, transport: Transport, now: Tick) -> bool {
+    age(env.gauge(Gauge::Pressed(transport)).map_or(0, Word::load), now).is_some()
+}
+
+/// How long ago the shortage was that a gauge tells of, where it is remembered.
+#[inline(always)]
 #[expect(
     clippy::as_conversions,
     clippy::cast_possible_truncation,
     reason = "`note` writes a tick, which has 32 bits"
 )]
-pub fn is_on<E: Env>(env: &E, transport: Transport, now: Tick) -> bool {
-    let then = env.gauge(Gauge::Pressed(transport)).map_or(0, Word::load) as u32;
-    then != 0 && now.since(Tick(then)) <= MEMORY
+pub const fn age(noted: u64, now: Tick) -> Option<Tick> {
+    let then = noted as u32;
+    let age = now.since(Tick(then));
+    if then != 0 && age.0 <= MEMORY.0 {
+        Some(age)
+    } else {
+        None
+    }
 }
 
 /// Notes that the protocol is short of something.

@@ -487,12 +487,10 @@ impl Env for Processor {
         permissions.len() != before
     }
 
-    /// Both hosts are counted from the start.
-    fn host_use(&self, host: [u8; 4]) -> Option<&HostUse> {
-        self.gateway.uses.get(usize::from(host[3] % 2))
+    /// Two places are enough for two hosts.
+    fn host_use(&self, place: u32) -> Option<&HostUse> {
+        self.gateway.uses.get(usize::try_from(place % 2).unwrap())
     }
-
-    fn note_host(&self, _: [u8; 4]) {}
 
     fn gauge(&self, _: Gauge) -> Option<&Word> {
         None

@@ -130,7 +130,7 @@ impl Sizes {
                 (sessions / 4).max(1_024),
                 Fit::Exactly,
             ),
-            maps::HOSTS => (4, size_of::<HostUse>(), LAN_HOSTS, Fit::Exactly),
+            maps::HOSTS => (index, size_of::<HostUse>(), LAN_HOSTS, Fit::Exactly),
             maps::COUNTERS => (index, size_of::<Counter>(), 2 * OUTCOMES, Fit::Exactly),
             maps::GAUGES => (index, word, Gauge::COUNT, Fit::Exactly),
             maps::SWEEP => {

@@ -20,9 +20,7 @@ use mape_common::{
     env::{Env, InsertError, Noted, Route, Search, Side},
     hop::{Link, NextHop},
     inquiry,
-    layout::{
-        Config, FlowKey, Gauge, HostUse, LAN_HOSTS, PermissionKey, RuleRef, SessionRef, Transport, maps, programs,
-    },
+    layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport, maps, programs},
     map::rule::Rule,
     nat::{fragment, session::Session},
     time::Tick,
@@ -168,8 +166,7 @@ pub struct Loaded {
     inside: Entries<FlowKey, SessionRef>,
     outside: Entries<FlowKey, SessionRef>,
     permissions: Entries<PermissionKey, u64>,
-    hosts: KernelHash<MapData, [u8; 4], [u64; 2]>,
-    known_hosts: FrozenMap<[u8; 4], Box<HostUse>>,
+    hosts: Copies<HostUse, 2>,
     records: SessionTable,
     taken: RefCell<HashSet<u32>>,
     given: RefCell<Vec<u32>>,
@@ -212,8 +209,7 @@ impl Loaded {
             inside: Entries::open(tables, maps::INSIDE)?,
             outside: Entries::open(tables, maps::OUTSIDE)?,
             permissions: Entries::open(tables, maps::PERMISSIONS)?,
-            hosts: tables.typed(maps::HOSTS)?,
-            known_hosts: FrozenMap::new(),
+            hosts: Copies::open(tables, maps::HOSTS, |words| HostUse(words.map(Word::new)))?,
             records: SessionTable::open(tables)?,
             taken: RefCell::default(),
             given: RefCell::default(),
@@ -393,19 +389,8 @@ impl Env for Loaded {
         there
     }
 
-    fn host_use(&self, host: [u8; 4]) -> Option<&HostUse> {
-        if let Some(known) = self.known_hosts.get(&host) {
-            return Some(known);
-        }
-        let words = known(self.hosts.get(&host, 0), maps::HOSTS, &self.failure)?;
-        Some(self.known_hosts.insert(host, Box::new(HostUse(words.map(Word::new)))))
-    }
-
-    fn note_host(&self, host: [u8; 4]) {
-        let room = self.hosts.keys().count() < usize::try_from(LAN_HOSTS).unwrap_or(0);
-        if room && self.host_use(host).is_none() {
-            self.known_hosts.insert(host, Box::default());
-        }
+    fn host_use(&self, place: u32) -> Option<&HostUse> {
+        self.hosts.get(place, &self.failure)
     }
 
     fn gauge(&self, gauge: Gauge) -> Option<&Word> {

@@ -457,23 +457,18 @@ impl<E: Env> Env for Observer<E> {
         self.inner.forbid(key)
     }
 
-    fn host_use(&self, host: [u8; 4]) -> Option<&HostUse> {
-        let used = self.inner.host_use(host);
+    fn host_use(&self, place: u32) -> Option<&HostUse> {
+        let used = self.inner.host_use(place);
         if let (Some(used), Some(config)) = (used, self.inner.config())
             && config.host_sessions != 0
         {
             self.say(format!(
-                "quota: {} has {} of at most {} sessions",
-                Ipv4Addr::from(host),
+                "quota: the LAN host has {} of at most {} sessions",
                 used.sessions().load(),
                 config.host_sessions
             ));
         }
         used
-    }
-
-    fn note_host(&self, host: [u8; 4]) {
-        self.inner.note_host(host);
     }
 
     fn part(&self, part: Part, draft: Draft) -> Done {

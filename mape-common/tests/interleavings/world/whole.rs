@@ -4,6 +4,7 @@ use mape_common::{
     layout::{Gauge, HostUse, SessionRef, Transport},
     nat::{
         port::PortState,
+        quota,
         session::{Facts, Hold, Phase, Session, State},
     },
 };
@@ -121,7 +122,7 @@ impl Gateway {
                     .map(|(_, _, f)| wanted(f))
                     .sum()
             };
-            let counted = &self.uses[usize::from(host[3] % 2)];
+            let counted = &self.uses[usize::try_from(quota::place(host) % 2).unwrap()];
             assert_eq!(
                 counted.sessions().load(),
                 of(&|f| u64::from(f.hold != Hold::Mapping)),
