@@ -255,6 +255,9 @@ pub struct StatArgs {
     /// Show counters that are zero, too
     #[arg(long)]
     pub all: bool,
+    /// Show so many LAN hosts one by one, the heaviest first, or all [default: 10]
+    #[arg(long, value_name = "COUNT", num_args = 0..=1, default_missing_value = "4294967295")]
+    pub hosts: Option<u32>,
     /// Do not wait a second to measure rates
     #[arg(long, conflicts_with = "watch")]
     pub no_rates: bool,
@@ -285,6 +288,9 @@ pub struct SessionsArgs {
     /// Show endpoint-independent mappings, too
     #[arg(long)]
     pub mappings: bool,
+    /// Show what each LAN host has instead: sessions, and ports to itself
+    #[arg(long, conflicts_with_all = ["count", "flush", "mappings"])]
+    pub by_host: bool,
     /// Print JSON, with stable keys
     #[arg(long, conflicts_with = "count")]
     pub json: bool,

@@ -1,12 +1,14 @@
 //! Owns what is shown of a loaded gateway: [`snapshot`] reads it, [`text`] and [`json`] write it, [`entry`] is one session,
-//! [`ports`] the picture of the port set.
+//! [`ports`] the picture of the port set, [`hosts`] what LAN hosts use, [`pressure`] whether anything is short.
 
 pub mod entry;
 pub mod event;
+pub mod hosts;
 pub mod interface;
 pub mod json;
 pub mod packet;
 pub mod ports;
+pub mod pressure;
 pub mod snapshot;
 pub mod text;
 

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 
 use anyhow::Result;
 use clap::{CommandFactory as _, error::ErrorKind};
+use mape_common::nat::session::Facts;
 use serde_json::json;
 
 use crate::{
@@ -13,6 +14,8 @@ use crate::{
     view::{
         self,
         entry::{Filter, Row},
+        hosts::{Hosts, Quota},
+        pressure::Pressure,
         snapshot::{is_border_relay, now},
         text,
     },
@@ -65,11 +68,21 @@ fn flush(instance: &Instance, pins: &PinFolder, filter: &Filter) -> Result<()> {
 fn show(instance: &Instance, args: &SessionsArgs, tables: &Tables, filter: &Filter) -> Result<()> {
     let config = tables.config()?;
     let now = now();
-    let mut rows: Vec<Row> = SessionTable::open(tables)?
-        .live()
-        .filter(|entry| filter.matches(entry))
-        .filter_map(|entry| Row::new(&entry, &config.timeouts, now))
-        .collect();
+    let pressure = Pressure::new(&config, &tables.gauges()?, now);
+    let table = SessionTable::open(tables)?;
+    let entries = table.live().filter(|entry| filter.matches(entry)).filter_map(|entry| {
+        let row = Row::new(&entry, pressure.timeouts(entry.facts.transport), now)?;
+        Some((entry, row))
+    });
+    if args.by_host {
+        return by_host(
+            instance,
+            args,
+            Quota::from(&config),
+            entries.map(|(entry, _)| entry.facts),
+        );
+    }
+    let mut rows: Vec<Row> = entries.map(|(_, row)| row).collect();
     rows.sort();
     let mut out = io::stdout().lock();
     if args.count {
@@ -88,12 +101,28 @@ fn show(instance: &Instance, args: &SessionsArgs, tables: &Tables, filter: &Filt
         };
         writeln!(out, "{why}")?;
     } else {
-        write!(out, "{}", table(&rows)?)?;
+        write!(out, "{}", lines(&rows)?)?;
     }
     Ok(out.flush()?)
 }
 
-fn table(rows: &[Row]) -> Result<String> {
+fn by_host(instance: &Instance, args: &SessionsArgs, quota: Quota, records: impl Iterator<Item = Facts>) -> Result<()> {
+    // Of a filter's sessions no more is said than how many there are: a quota is for all that a host has.
+    let hosts = Hosts::new(quota, records, |_| None);
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(
+            out,
+            "{}",
+            json!({ "instance": instance.as_ref(), "hosts": hosts.json(usize::MAX) })
+        )?;
+    } else {
+        write!(out, "{}", hosts.text(usize::MAX, "")?)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn lines(rows: &[Row]) -> Result<String> {
     let columns = [
         "PROTOCOL", "INSIDE", "REMOTE", "EXTERNAL", "PORT", "STATE", ">IDLE", ">ENDS IN",
     ];

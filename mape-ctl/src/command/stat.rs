@@ -12,7 +12,9 @@ use crate::{
     cli::StatArgs,
     instance::Instance,
     view::{
-        self, json,
+        self,
+        hosts::HEAVIEST,
+        json,
         snapshot::{Snapshot, rates},
         text,
     },
@@ -46,15 +48,18 @@ pub fn run(instance: &Instance, args: &StatArgs) -> Result<()> {
 
 fn print(instance: &Instance, args: &StatArgs, earlier: Option<&Snapshot>, shot: &Snapshot) -> Result<()> {
     let rates = earlier.map(|earlier| rates(earlier, shot));
+    let hosts = args
+        .hosts
+        .map_or(HEAVIEST, |count| usize::try_from(count).unwrap_or(usize::MAX));
     let mut out = io::stdout().lock();
     if args.json {
         // One line each, so that a reader of --watch can tell them apart.
-        writeln!(out, "{}", json::stat(instance, shot, rates.as_ref()))?;
+        writeln!(out, "{}", json::stat(instance, shot, rates.as_ref(), hosts))?;
     } else {
         if args.watch.is_some() && out.is_terminal() {
             write!(out, "{CLEAR}")?;
         }
-        write!(out, "{}", text::stat(instance, shot, rates.as_ref(), args.all)?)?;
+        write!(out, "{}", text::stat(instance, shot, rates.as_ref(), args.all, hosts)?)?;
     }
     Ok(out.flush()?)
 }

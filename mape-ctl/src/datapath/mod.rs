@@ -5,6 +5,7 @@ pub mod events;
 pub mod forwards;
 pub mod gate;
 pub mod hops;
+pub mod hosts;
 pub mod load;
 pub mod mapped;
 pub mod maps;

@@ -111,7 +111,8 @@ impl Filter {
         Self {
             order,
             state: args.state.clone(),
-            with_mappings: args.mappings,
+            // A host's mappings are its ports.
+            with_mappings: args.mappings || args.by_host,
         }
     }
 

@@ -14,10 +14,14 @@ use super::{
 };
 use crate::instance::Instance;
 
-/// The whole snapshot.
-pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Rate); 2]>) -> Value {
+/// The whole snapshot; of LAN hosts the heaviest `hosts` one by one.
+pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Rate); 2]>, hosts: usize) -> Value {
     let config = &shot.config;
     let is_br = is_border_relay(config);
+    let mut lan_hosts = shot.hosts.json(hosts);
+    if let Value::Object(map) = &mut lan_hosts {
+        map.insert("refused_packets".to_owned(), shot.refused_by_quota().into());
+    }
     let directions = Direction::ALL.map(|direction| (direction.name().to_owned(), direction_of(shot, direction)));
     let sessions = shot
         .use_of
@@ -42,6 +46,8 @@ pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Ra
         "directions": directions.into_iter().collect::<Map<_, _>>(),
         "sessions": sessions.collect::<Map<_, _>>(),
         "session_slots": config.sessions,
+        "hosts": if is_br { Value::Null } else { lan_hosts },
+        "pressure": if is_br { Value::Null } else { shot.pressure.json() },
         "fragmented": { "noted": shot.fragmented.0, "displaced": shot.fragmented.1 },
         "permissions": { "noted": shot.permissions.0, "lost": shot.permissions.1 },
         "icmp_errors": { "sent": shot.answers.0, "suppressed": shot.answers.1 },

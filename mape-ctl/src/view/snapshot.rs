@@ -11,10 +11,15 @@ use mape_common::{
 };
 use rustix::time::{ClockId, clock_gettime};
 
-use super::interface::{Interface, Losses, interfaces};
+use super::{
+    hosts::Hosts,
+    interface::{Interface, Losses, interfaces},
+    pressure::Pressure,
+};
 use crate::{
     datapath::{
         attach::mode_name,
+        mapped::MappedError,
         maps::{Count, HopEntry, TableError, Tables},
     },
     gateway::Mode,
@@ -32,6 +37,9 @@ pub enum SnapshotError {
     /// The map of links.
     #[error("cannot read the map {}", maps::LINKS)]
     Links(#[source] MapError),
+    /// The session table, or what is counted of hosts.
+    #[error(transparent)]
+    Mapped(#[from] MappedError),
     /// The interfaces.
     #[error("cannot read the list of interfaces")]
     Interfaces(#[source] io::Error),
@@ -61,6 +69,10 @@ pub struct Snapshot {
     pub fragmented: (u64, u64),
     /// ICMP errors sent, and not sent because there were too many.
     pub answers: (u64, u64),
+    /// What is short.
+    pub pressure: Pressure,
+    /// What LAN hosts have.
+    pub hosts: Hosts,
 }
 
 /// A NIC that a program of ours is attached to.
@@ -199,10 +211,18 @@ impl Snapshot {
             fragmented: (gauges.get(Gauge::Fragmented), gauges.get(Gauge::FragmentsDisplaced)),
             permissions: (gauges.get(Gauge::Permissions), gauges.get(Gauge::PermissionsLost)),
             answers: (gauges.get(Gauge::Answers), gauges.get(Gauge::AnswersSuppressed)),
+            pressure: Pressure::new(&config, &gauges, now()),
+            hosts: Hosts::read(tables, &config)?,
             // Last, so that the time stands beside the counters that rates are computed of.
             counters: Counters(tables.counters()?),
             taken: Instant::now(),
         })
+    }
+
+    /// Packets refused because their LAN host had as many sessions as one may have.
+    pub fn refused_by_quota(&self) -> u64 {
+        let of = |direction| self.counters.get(direction, Reason::HostSessions.number()).packets;
+        Direction::ALL.into_iter().map(of).sum()
     }
 
     /// Records of the session table in use: sessions and mappings of all protocols.

@@ -26,7 +26,7 @@ pub fn table(columns: &[&str]) -> Table {
     table
 }
 
-/// The whole snapshot; `all` shows counters that are zero, too.
+/// The whole snapshot; `all` shows counters that are zero, too; of LAN hosts the heaviest `hosts` are shown one by one.
 ///
 /// # Errors
 /// None that a string can have.
@@ -35,6 +35,7 @@ pub fn stat(
     shot: &Snapshot,
     rates: Option<&[(Direction, Rate); 2]>,
     all: bool,
+    hosts: usize,
 ) -> Result<String, fmt::Error> {
     let mut out = String::new();
     head(&mut out, instance, shot)?;
@@ -42,7 +43,8 @@ pub fn stat(
     hops(&mut out, shot)?;
     traffic(&mut out, shot, rates)?;
     if !is_border_relay(&shot.config) {
-        sessions(&mut out, shot)?;
+        sessions(&mut out, shot, all)?;
+        lan_hosts(&mut out, shot, hosts)?;
     }
     fragmented(&mut out, shot, all)?;
     reasons(&mut out, shot, all)?;
@@ -207,7 +209,7 @@ fn traffic(out: &mut String, shot: &Snapshot, rates: Option<&[(Direction, Rate);
     section(out, &table)
 }
 
-fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
+fn sessions(out: &mut String, shot: &Snapshot, all: bool) -> fmt::Result {
     let columns = [
         "PROTOCOL",
         ">SESSIONS",
@@ -218,6 +220,7 @@ fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
         ">OF",
         ">CREATED",
         ">HAD TO SHARE",
+        "IDLE TIMES",
     ];
     let mut table = table(&columns);
     for (transport, used) in &shot.use_of {
@@ -233,6 +236,12 @@ fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
             used.degraded,
         ];
         row.extend(numbers.map(|number| number.to_string()));
+        let idle = if shot.pressure.is_on(*transport) {
+            "pressed"
+        } else {
+            "ordinary"
+        };
+        row.push(idle.to_owned());
         table.add_row(row);
     }
     section(out, &table)?;
@@ -242,11 +251,24 @@ fn sessions(out: &mut String, shot: &Snapshot) -> fmt::Result {
         shot.records(),
         shot.config.sessions
     )?;
+    out.push_str(&shot.pressure.text(all)?);
     match shot.permissions {
         (_, 0) => Ok(()),
         (_, lost) => writeln!(
             out,
             "{lost} permissions could not be noted because their table was full"
+        ),
+    }
+}
+
+fn lan_hosts(out: &mut String, shot: &Snapshot, hosts: usize) -> fmt::Result {
+    writeln!(out)?;
+    out.push_str(&shot.hosts.text(hosts, "; stat --hosts shows all")?);
+    match shot.refused_by_quota() {
+        0 => Ok(()),
+        packets => writeln!(
+            out,
+            "{packets} packets were refused because their host had as many sessions as one may have"
         ),
     }
 }
