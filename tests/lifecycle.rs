@@ -16,7 +16,7 @@ use mape_tests::{
     pass,
     process::{CleanUp, Finished, run, wait_for, watch_signals},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Far more than any mape-ctl call needs; a router that does not answer takes it 3 s.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -125,7 +125,7 @@ impl Site {
     }
 
     fn stat(&self) -> Result<Value> {
-        let finished = self.mape(&["stat", "--json"])?.success()?;
+        let finished = self.mape(&["stat", "--json", "--no-rates"])?.success()?;
         serde_json::from_str(&finished.stdout).context("`mape-ctl stat --json` printed no JSON")
     }
 
@@ -463,6 +463,77 @@ fn sessions_outlive_a_changed_timeout_but_not_a_changed_port_set() {
         "{list:?}"
     );
     site.is_up().unwrap();
+}
+
+#[test]
+fn what_a_host_has_is_shown_marked_and_gone_with_its_sessions() {
+    let Some(site) = Site::new().unwrap() else { return };
+    site.load(&["--host-sessions", "6"]).unwrap().success().unwrap();
+    let hosts = || site.stat().unwrap()["hosts"].clone();
+    assert_eq!((&hosts()["count"], &hosts()["sessions"]), (&json!(0), &json!(0)));
+    site.send(5).unwrap();
+    assert_eq!(
+        hosts(),
+        json!({
+            "count": 1,
+            "sessions": 5,
+            "ports": { "udp": 1, "tcp": 0, "icmp": 0 },
+            "quota": { "sessions": 6, "ports": null },
+            "near_quota": 1,
+            "refused_packets": 0,
+            "heaviest": [{
+                "address": "192.168.10.2",
+                "sessions": 5,
+                "ports": { "udp": 1, "tcp": 0, "icmp": 0 },
+                "near_quota_percent": { "sessions": 83 },
+                "counted_with_others": false,
+            }],
+        })
+    );
+
+    // One more it may have, two more it may not.
+    site.far
+        .enter(|| {
+            let socket = UdpSocket::bind("192.168.10.2:4000")?;
+            for remote in 6..=8 {
+                socket.send_to(b"hello", format!("198.51.100.{remote}:5000"))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    wait_for("refusals", Duration::from_secs(3), || {
+        Ok(hosts()["refused_packets"] == json!(2))
+    })
+    .unwrap();
+    let text = site.mape(&["stat", "--no-rates"]).unwrap().success().unwrap();
+    says(
+        &text,
+        &["6 of 6", "sessions 100 %", "2 packets were refused because their host"],
+    )
+    .unwrap();
+    let by_host = site.mape(&["sessions", "--by-host"]).unwrap().success().unwrap();
+    says(&by_host, &["192.168.10.2", "6 of 6"]).unwrap();
+
+    site.mape(&["sessions", "--flush", "--yes"]).unwrap().success().unwrap();
+    let after = hosts();
+    assert_eq!((&after["count"], &after["heaviest"]), (&json!(0), &json!([])));
+    let text = site.mape(&["stat", "--no-rates"]).unwrap().success().unwrap();
+    says(&text, &["No LAN host has a session or a port."]).unwrap();
+    // Zero is what is counted, too: it may have as many as before.
+    site.far
+        .enter(|| {
+            let socket = UdpSocket::bind("192.168.10.2:4000")?;
+            for remote in 11..=16 {
+                socket.send_to(b"hello", format!("198.51.100.{remote}:5000"))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    wait_for("sessions again", Duration::from_secs(3), || {
+        Ok(hosts()["sessions"] == json!(6))
+    })
+    .unwrap();
+    assert_eq!(hosts()["refused_packets"], json!(2));
 }
 
 #[test]

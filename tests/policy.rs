@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::Ipv4Addr};
 
 use mape_common::{
     env::Env as _,
-    layout::{Config, Filtering, Gauge, HostUse, Timeouts, Transport},
+    layout::{Config, Filtering, Gauge, HostUse, LAN_HOSTS, Timeouts, Transport},
     map::psid::PortSet,
     nat::quota,
     time::Tick,
@@ -192,6 +192,46 @@ fn one_host_has_no_more_sessions_than_one_may_have() {
             .load(),
         1
     );
+    whole(&world);
+}
+
+#[test]
+fn a_lan_that_scans_with_many_sources_takes_nobody_elses_quota() {
+    let mut world = world(2_048, |config| {
+        config.host_sessions = 20;
+        config.host_ports = 3;
+    });
+    let to_host = *world.env.routes.borrow().iter().find(|(_, len, _)| *len == 24).unwrap();
+    // Another network of the LAN, behind a router that checks no source.
+    world.env.routes.borrow_mut().push(([10, 0, 0, 0], 8, to_host.2));
+    for wave in 0..20 {
+        for n in 0..200 {
+            for net in 0..4 {
+                let from = Ipv4Addr::new(10, wave, net, n);
+                send(&mut world, from, SERVER, tcp(10_000, 443 + u16::from(net), SYN)).unwrap();
+            }
+        }
+        world.env.pass_seconds(300);
+        assert_eq!(sweep(&world.env), 800, "wave {wave}");
+    }
+    whole(&world);
+    // What they had is not there any longer, and both hosts have quotas of their own.
+    let used = |world: &HostWorld, host: Ipv4Addr| {
+        let used = world.env.host_use(quota::place(host.octets())).unwrap();
+        (used.sessions().load(), used.ports().load())
+    };
+    assert!((0..LAN_HOSTS).all(|place| {
+        let used = world.env.host_use(place).unwrap();
+        (used.sessions().load(), used.ports().load()) == (0, 0)
+    }));
+    for host in [HOST, HOST_2] {
+        for n in 0..20 {
+            send(&mut world, host, SERVER, udp(10_000 + n, 4000)).unwrap();
+        }
+        let more = send(&mut world, host, SERVER, udp(11_000, 4000));
+        assert_eq!(more, Err("host-sessions"), "{host}");
+        assert_eq!(used(&world, host), (20, 3 * HostUse::one_port(Transport::Udp)));
+    }
     whole(&world);
 }
 
