@@ -1,15 +1,14 @@
 //! Owns the command line: every doc comment here is help text and manual page.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
-    str::FromStr,
-};
+mod endpoint;
+
+use std::{net::Ipv6Addr, path::PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mape_common::layout::Transport;
 
+pub use self::endpoint::{BadEndpoint, Endpoint};
 use crate::{
     command::calc::CalcArgs,
     forward::{Inside, PortRange, Protocols},
@@ -502,41 +501,6 @@ impl From<Protocol> for Transport {
     }
 }
 
-/// An IPv4 address, with or without a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// The port, or the ICMP query identifier; not zero.
-    pub port: Option<u16>,
-}
-
-/// The text is no endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("write an IPv4 address, or one with a port from 1 to 65535: 192.168.1.10 or 192.168.1.10:5060")]
-pub struct BadEndpoint;
-
-impl FromStr for Endpoint {
-    type Err = BadEndpoint;
-
-    fn from_str(text: &str) -> Result<Self, BadEndpoint> {
-        let (address, port) = match text.split_once(':') {
-            None => (text, None),
-            Some((address, port)) => (
-                address,
-                Some(port.parse().ok().filter(|port| *port != 0).ok_or(BadEndpoint)?),
-            ),
-        };
-        let address: Ipv4Addr = address.parse().map_err(|_| BadEndpoint)?;
-        // In a filter of the kernel's, zeros stand for "any".
-        if address.is_unspecified() {
-            Err(BadEndpoint)
-        } else {
-            Ok(Self { address, port })
-        }
-    }
-}
-
 /// Arguments of `object`.
 #[derive(Clone, Debug, Args)]
 pub struct ObjectArgs {
@@ -575,29 +539,5 @@ mod tests {
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn an_endpoint_is_an_address_with_or_without_a_port() {
-        let address = Ipv4Addr::new(192, 168, 1, 10);
-        assert_eq!("192.168.1.10".parse(), Ok(Endpoint { address, port: None }));
-        assert_eq!(
-            "192.168.1.10:5060".parse(),
-            Ok(Endpoint {
-                address,
-                port: Some(5060)
-            })
-        );
-        for bad in [
-            "",
-            "192.168.1",
-            "192.168.1.10:",
-            "192.168.1.10:0",
-            "192.168.1.10:65536",
-            "0.0.0.0",
-            "[::1]:80",
-        ] {
-            assert_eq!(bad.parse::<Endpoint>(), Err(BadEndpoint), "{bad}");
-        }
     }
 }

@@ -1,0 +1,80 @@
+//! Names of the maps in the object, as user space opens and pins them (the kernel keeps 15 characters).
+
+/// `Array<Config>`, one entry.
+pub const CONFIG: &str = "CONFIG";
+/// `Array<u64>`, one entry, memory-mappable: see `trace::Gate`.
+pub const GATE: &str = "GATE";
+/// `Array<Link>`, by interface index.
+pub const LINKS: &str = "LINKS";
+/// `Array<NextHop>`.
+pub const HOPS: &str = "HOPS";
+/// `Array<Rule>`.
+pub const RULES: &str = "RULES";
+/// `LpmTrie<[u8; 4], RuleRef>`: rules by IPv4 prefix.
+pub const RULES_V4: &str = "RULES_V4";
+/// `LpmTrie<[u8; 16], RuleRef>`: rules by IPv6 prefix.
+pub const RULES_V6: &str = "RULES_V6";
+/// `HashMap<FlowKey, SessionRef>`: from the LAN's point of view.
+pub const INSIDE: &str = "INSIDE";
+/// `HashMap<FlowKey, SessionRef>`: from the WAN's point of view.
+pub const OUTSIDE: &str = "OUTSIDE";
+/// `Array<Session>`, memory-mappable.
+pub const SESSIONS: &str = "SESSIONS";
+/// `Stack<u32>`: slots of SESSIONS that are free.
+pub const FREE_SLOTS: &str = "FREE_SLOTS";
+/// `Array<u64>`, memory-mappable: `Transport::index() * ports + ordinal`, see `nat::port`.
+pub const PORTS: &str = "PORTS";
+/// `Array<u64>`: which destinations use which shared port, see `nat::overlap`.
+pub const OVERLAP: &str = "OVERLAP";
+/// `Array<u64>`: refusals of the last second, see `nat::refusal`.
+pub const REFUSED: &str = "REFUSED";
+/// `Array<nat::fragment::Record>`: packets in fragments that are on their way.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// `HashMap<PermissionKey, u64>`: who may send to an endpoint-independent mapping.
+pub const PERMISSIONS: &str = "PERMISSIONS";
+/// `Array<HostUse>`, memory-mappable: what LAN hosts have, see `nat::quota`.
+pub const HOSTS: &str = "HOSTS";
+/// `PerCpuArray<Counter>`: `direction * OUTCOMES + outcome`.
+pub const COUNTERS: &str = "COUNTERS";
+/// `Array<u64>` of [`super::Gauge`].
+pub const GAUGES: &str = "GAUGES";
+/// `Array<SweepTimer>`, one entry.
+pub const SWEEP: &str = "SWEEP";
+/// `Array<SweepOrder>`, one entry: what the sweeper's next direct call shall end.
+pub const SWEEP_ORDER: &str = "SWEEP_ORDER";
+/// `Array<PortOrder>`, one entry: what the next direct call of [`super::programs::PORT`] shall do.
+pub const PORT_ORDER: &str = "PORT_ORDER";
+/// `ProgramArray`: the stages that others hand packets on to, see `step::stage`.
+pub const STAGES: &str = "STAGES";
+/// `Array<Watch>`, one entry: what those who follow packets are told.
+pub const WATCH: &str = "WATCH";
+/// `RingBuf` of `trace::Event`.
+pub const EVENTS: &str = "EVENTS";
+/// All maps that are pinned, in the order above.
+pub const ALL: [&str; 25] = [
+    CONFIG,
+    GATE,
+    LINKS,
+    HOPS,
+    RULES,
+    RULES_V4,
+    RULES_V6,
+    INSIDE,
+    OUTSIDE,
+    SESSIONS,
+    FREE_SLOTS,
+    PORTS,
+    OVERLAP,
+    REFUSED,
+    FRAGMENTS,
+    PERMISSIONS,
+    HOSTS,
+    COUNTERS,
+    GAUGES,
+    SWEEP,
+    SWEEP_ORDER,
+    PORT_ORDER,
+    STAGES,
+    WATCH,
+    EVENTS,
+];

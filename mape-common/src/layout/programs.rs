@@ -1,0 +1,56 @@
+//! Names of the programs in the object.
+
+/// XDP, customer edge, a NIC that is only LAN.
+pub const LAN: &str = "mape_lan_xdp";
+/// XDP, customer edge, a NIC that is only WAN.
+pub const WAN: &str = "mape_wan_xdp";
+/// XDP, customer edge, one NIC for both.
+pub const ONE_ARM: &str = "mape_one_arm_xdp";
+/// XDP, customer edge, a stage: looks after a LAN host's session or opens one.
+pub const OUTBOUND_OPEN: &str = "mape_lan_open";
+/// XDP, customer edge, a stage: the same for packets from the tunnel.
+pub const INBOUND_OPEN: &str = "mape_wan_open";
+/// XDP, customer edge, a stage: ICMP errors from the LAN.
+pub const OUTBOUND_ERROR: &str = "mape_lan_error";
+/// XDP, customer edge, a stage: ICMP errors in the tunnel.
+pub const INBOUND_ERROR: &str = "mape_wan_error";
+/// XDP, customer edge, a stage: ICMPv6 errors about the tunnel.
+pub const TUNNEL_ERROR: &str = "mape_wan_tunerr";
+/// XDP, customer edge, a stage: answers to LAN hosts.
+pub const ANSWER: &str = "mape_answer";
+/// XDP, customer edge, a stage: from one LAN host to another by the shared address.
+pub const HAIRPIN: &str = "mape_hairpin";
+/// XDP, customer edge, a stage: a LAN host's packets that come in fragments.
+pub const OUTBOUND_FRAGMENT: &str = "mape_lan_frag";
+/// XDP, customer edge, a stage: the same for packets from the tunnel.
+pub const INBOUND_FRAGMENT: &str = "mape_wan_frag";
+/// XDP, border relay, a NIC towards the IPv4 Internet.
+pub const RELAY_V4: &str = "mape_relay4_xdp";
+/// XDP, border relay, a NIC towards the domain.
+pub const RELAY_V6: &str = "mape_relay6_xdp";
+/// XDP, border relay, one NIC for both.
+pub const RELAY_ONE_ARM: &str = "mape_relay_xdp";
+/// XDP, border relay, a stage: packets from the Internet that come in fragments.
+pub const RELAY_OUTBOUND_FRAGMENT: &str = "mape_relay4_frg";
+/// XDP, border relay, a stage: the same for packets from the domain.
+pub const RELAY_INBOUND_FRAGMENT: &str = "mape_relay6_frg";
+/// XDP, border relay, a stage: ICMP errors from the Internet, and packets that are too big.
+pub const RELAY_OUTBOUND_ICMP: &str = "mape_relay4_icm";
+/// XDP, border relay, a stage: ICMP errors from the domain, and packets that end here.
+pub const RELAY_INBOUND_ICMP: &str = "mape_relay6_icm";
+/// XDP that passes everything: for the far end of a veth.
+pub const PASS: &str = "mape_pass_xdp";
+/// XDP for measurements: redirects everything to REDIRECT_TO.
+pub const BARE: &str = "mape_bare_xdp";
+/// XDP for measurements: makes frames.
+pub const SOURCE: &str = "mape_source_xdp";
+/// XDP for measurements: counts and drops frames.
+pub const SINK: &str = "mape_sink_xdp";
+/// XDP, the last stage of every program while somebody follows packets: tells what became of one.
+pub const TRACE: &str = "mape_trace_xdp";
+/// XDP, never attached: run by user space, asks the routing table as the data path does.
+pub const ROUTE: &str = "mape_route_xdp";
+/// XDP, never attached: run once by user space, sweeps the session table as SWEEP_ORDER says and arms the timer.
+pub const SWEEP: &str = "mape_sweep_xdp";
+/// XDP, never attached: run by user space, carries out PORT_ORDER.
+pub const PORT: &str = "mape_port_xdp";
