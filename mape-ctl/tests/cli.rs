@@ -62,7 +62,7 @@ fn help_and_version_are_no_failure() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    let rows: [&[&str]; 26] = [
+    let rows: [&[&str]; 28] = [
         &["explain"],
         &["explain", "udp", "192.168.1.2:1"],
         &["explain", "udp", "192.168.1.2:1", "198.51.100.7"],
@@ -76,6 +76,8 @@ fn wrong_usage_is_exit_code_2() {
         &[],
         &["frobnicate"],
         &["stat", "--frobnicate"],
+        &["stat", "--hosts", "many"],
+        &["sessions", "--by-host", "--count"],
         &["--instance", "a/b", "stat"],
         &["sessions", "--inside", "192.168.1.300"],
         &["sessions", "--flush"],

@@ -4,17 +4,16 @@ use std::io::{self, Write as _};
 
 use anyhow::Result;
 use clap::{CommandFactory as _, error::ErrorKind};
-use mape_common::nat::session::Facts;
 use serde_json::json;
 
 use crate::{
     cli::{Cli, SessionsArgs},
-    datapath::{maps::Tables, pin::PinFolder, sessions::SessionTable, sweep::Sweeper},
+    datapath::{hosts::HostTable, maps::Tables, pin::PinFolder, sessions::SessionTable, sweep::Sweeper},
     instance::Instance,
     view::{
         self,
         entry::{Filter, Row},
-        hosts::{Hosts, Quota},
+        hosts::{Amount, Hosts, Quota},
         pressure::Pressure,
         snapshot::{is_border_relay, now},
         text,
@@ -75,12 +74,16 @@ fn show(instance: &Instance, args: &SessionsArgs, tables: &Tables, filter: &Filt
         Some((entry, row))
     });
     if args.by_host {
-        return by_host(
-            instance,
-            args,
-            Quota::from(&config),
-            entries.map(|(entry, _)| entry.facts),
-        );
+        // A quota is for all that a host has: of a filter's part of it, only how much it is can be said.
+        let quota = if filter.is_everything() && args.state.is_none() {
+            Quota::from(&config)
+        } else {
+            Quota::default()
+        };
+        let counts = HostTable::open(tables)?;
+        let facts = entries.map(|(entry, _)| entry.facts);
+        let hosts = Hosts::new(quota, facts, |place| counts.at(place).map(Amount::counted));
+        return by_host(instance, args, &hosts);
     }
     let mut rows: Vec<Row> = entries.map(|(_, row)| row).collect();
     rows.sort();
@@ -106,9 +109,7 @@ fn show(instance: &Instance, args: &SessionsArgs, tables: &Tables, filter: &Filt
     Ok(out.flush()?)
 }
 
-fn by_host(instance: &Instance, args: &SessionsArgs, quota: Quota, records: impl Iterator<Item = Facts>) -> Result<()> {
-    // Of a filter's sessions no more is said than how many there are: a quota is for all that a host has.
-    let hosts = Hosts::new(quota, records, |_| None);
+fn by_host(instance: &Instance, args: &SessionsArgs, hosts: &Hosts) -> Result<()> {
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(

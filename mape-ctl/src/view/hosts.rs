@@ -413,6 +413,7 @@ mod tests {
             text.ends_with("and 65526 more hosts with 65526 sessions and 0 ports; --hosts shows all\n"),
             "{text}"
         );
+        assert_eq!(all.text(usize::MAX, "").unwrap().lines().count(), 65_537, "on demand");
         assert_eq!(all.json(HEAVIEST)["heaviest"].as_array().unwrap().len(), HEAVIEST);
     }
 }
