@@ -2,10 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use mape_common::layout::{Config, Transport};
+use mape_common::{
+    checksum,
+    layout::{Config, Transport},
+};
 use mape_tests::table::{
     both::in_both,
-    frame::{Payload, Seen, tcp, udp},
+    frame::{Payload, Seen, error, tcp, udp},
     host::HostWorld,
     talk::{answer, down, send, sweep, up},
     world::{HOST, HOST_2, Outcome, Program, SERVER, SERVER_2, SHARED, World},
@@ -131,4 +134,55 @@ fn sessions_that_turn_round_end_like_others() {
     sweep(&world.env);
     assert_eq!(world.env.live(), 0);
     assert_eq!(world.env.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn an_error_about_a_packet_from_the_other_host_comes_back_to_it() {
+    in_both(mape_ctl::object::object(), "hairerr", |world| {
+        let a = send(world, HOST, SERVER, udp(5000, 3478)).unwrap();
+        let b = send(world, HOST_2, SERVER, udp(6000, 3478)).unwrap();
+        assert_eq!(turn(world, HOST, udp(5000, b)), Err("filtered"));
+        turn(world, HOST_2, udp(6000, a)).unwrap();
+        let sent = up(HOST, SHARED, udp(5000, b));
+        let (Outcome::Forwarded(arrived), _) = world.give(Program::Lan, &sent) else {
+            panic!("not turned round");
+        };
+        // HOST_2 has closed its port; it quotes what it has received.
+        let refusal = up(HOST_2, SHARED, error(3, 3, &arrived[14..]));
+        let (Outcome::Forwarded(frame), _) = world.give(Program::Lan, &refusal) else {
+            panic!("{}", world.give(Program::Lan, &refusal).1);
+        };
+        let seen = Seen::of(&frame);
+        assert_eq!((seen.addresses, seen.ttl), ((SHARED, HOST), 63));
+        let mut quoted = seen.rest[4..].to_vec();
+        let mut wanted = sent[14..].to_vec();
+        assert_eq!(checksum::of([&quoted[..20]]), 0, "the quoted header's checksum");
+        for packet in [&mut quoted, &mut wanted] {
+            packet[8] = 0;
+            packet[10..12].fill(0);
+        }
+        assert_eq!(quoted, wanted, "what HOST has sent");
+        // About what was never sent nobody is told.
+        let nothing = up(HOST_2, SHARED, error(3, 3, &up(SHARED, HOST_2, udp(a, 6001))[14..]));
+        assert_eq!(world.give(Program::Lan, &nothing).1, "error-without-session");
+    });
+}
+
+#[test]
+fn a_forged_packet_keeps_no_session_of_lan_hosts_alive() {
+    let mut world = HostWorld::new(64);
+    let a = send(&mut world, HOST, SERVER, udp(5000, 3478)).unwrap();
+    let b = send(&mut world, HOST_2, SERVER, udp(6000, 3478)).unwrap();
+    let _ = turn(&mut world, HOST, udp(5000, b));
+    turn(&mut world, HOST_2, udp(6000, a)).unwrap();
+    turn(&mut world, HOST, udp(5000, b)).unwrap();
+    for _ in 0..4 {
+        world.env.pass_seconds(100);
+        assert_eq!(
+            world.give(Program::Wan, &down(SHARED, udp(b, a))).1,
+            "security-invalid-v4"
+        );
+    }
+    sweep(&world.env);
+    assert_eq!(world.env.live(), 0);
 }

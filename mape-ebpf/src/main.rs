@@ -85,6 +85,12 @@ fn mape_hairpin(ctx: XdpContext) -> u32 {
     action::stage(&ctx, Stage::Hairpin)
 }
 
+/// Customer edge, a stage: ICMP errors about packets from one LAN host to another.
+#[xdp]
+fn mape_hair_error(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::HairpinError)
+}
+
 /// Customer edge, a stage: a fragment of a LAN host's packet.
 #[xdp]
 fn mape_lan_frag(ctx: XdpContext) -> u32 {

@@ -20,6 +20,8 @@ pub const TUNNEL_ERROR: &str = "mape_wan_tunerr";
 pub const ANSWER: &str = "mape_answer";
 /// XDP, customer edge, a stage: from one LAN host to another by the shared address.
 pub const HAIRPIN: &str = "mape_hairpin";
+/// XDP, customer edge, a stage: ICMP errors about packets from one LAN host to another.
+pub const HAIRPIN_ERROR: &str = "mape_hair_error";
 /// XDP, customer edge, a stage: a LAN host's packets that come in fragments.
 pub const OUTBOUND_FRAGMENT: &str = "mape_lan_frag";
 /// XDP, customer edge, a stage: the same for packets from the tunnel.

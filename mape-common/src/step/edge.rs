@@ -25,7 +25,7 @@ use super::{
     admit::{Arrival, admit},
     answer, error,
     fragment::customer as fragment,
-    hairpin, inbound, outbound, path, relay, relay_icmp,
+    hairpin, hairpin_error, inbound, outbound, path, relay, relay_icmp,
     stage::{Attempt, Stage},
     tunnel_error,
 };
@@ -177,7 +177,12 @@ pub fn hairpin<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attem
     sweep::make_room(env);
     let mut draft = None;
     if let Err(reason) = settle_outbound::<P, E, true>(frame, env, ifindex, &mut draft) {
-        return Attempt::refused(reason);
+        // As where the packet goes into the tunnel: its sender is told.
+        return if matches!(reason, Reason::SessionsExhausted) {
+            Attempt::go_on(Stage::Answer, reason)
+        } else {
+            Attempt::refused(reason)
+        };
     }
     if let (Some(draft), Some(config)) = (draft, env.config())
         && let Err(reason) = open::outbound(env, config, draft)
@@ -212,7 +217,19 @@ pub fn outbound_error<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -
             Ok(arrival) => Attempt::refused(outbound::ours_or_not(frame, env, &arrival, reason)),
             Err(reason) => Attempt::refused(reason),
         },
+        Ok(Err(Failure::Refused(reason @ Reason::Hairpin))) => Attempt::go_on(Stage::HairpinError, reason),
         Ok(_) | Err(_) => attempt,
+    }
+}
+
+/// LAN to LAN by the shared address: translates an ICMP error.
+#[inline(always)]
+pub fn hairpin_error<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    let planned =
+        admitted(frame, env, ifindex, EtherType::IPV4).and_then(|arrival| hairpin_error::plan(frame, env, &arrival));
+    match planned {
+        Ok(plan) => Attempt::ended(hairpin_error::apply(frame, &plan).map_err(Failure::from)),
+        Err(reason) => Attempt::refused(reason),
     }
 }
 
@@ -337,6 +354,7 @@ pub fn run<P: Packet, E: Env>(stage: Stage, reason: Reason, frame: &mut P, env: 
         Stage::RelayInboundFragment => relay::from_domain_fragment(frame, env, ifindex),
         Stage::RelayOutboundIcmp => relay_icmp::to_domain(frame, env, ifindex, reason),
         Stage::RelayInboundIcmp => relay_icmp::from_domain(frame, env, ifindex, reason),
+        Stage::HairpinError => hairpin_error(frame, env, ifindex),
     }
 }
 

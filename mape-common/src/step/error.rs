@@ -39,16 +39,25 @@ pub struct Rewriting {
     transport: Transport,
     transport_at: u8,
     has_checksum: bool,
-    transport_checksum: u16,
+    /// The quoted transport header's, after it.
+    pub transport_checksum: u16,
     quoted_checksum: u16,
-    checksum: u16,
+    /// ICMP's, after it.
+    pub checksum: u16,
     /// What the IPv4 header's checksum changes by.
-    header: Delta,
+    pub header: Delta,
 }
 
 /// Plans the rewriting of an error: `end` of it and the other end of what it quotes become `address` and `port`.
 #[inline(always)]
-fn plan(header: &ipv4::Header, checksum: u16, quoted: &Quoted, end: End, address: [u8; 4], port: Port) -> Rewriting {
+pub fn plan(
+    header: &ipv4::Header,
+    checksum: u16,
+    quoted: &Quoted,
+    end: End,
+    address: [u8; 4],
+    port: Port,
+) -> Rewriting {
     let (outer, old_address, old_port) = match end {
         End::Source => (header.source(), quoted.header.destination(), quoted.destination_port),
         End::Destination => (header.destination(), quoted.header.source(), quoted.source_port),
@@ -83,8 +92,11 @@ fn plan(header: &ipv4::Header, checksum: u16, quoted: &Quoted, end: End, address
 }
 
 /// Writes the plan into the error at `L3`, whose quoted packet is at `AT`.
+///
+/// # Errors
+/// [`Truncated`]: the frame is spoilt.
 #[inline(always)]
-fn write<P: Packet, const L3: usize, const AT: usize>(frame: &mut P, plan: &Rewriting) -> Result<(), Truncated> {
+pub fn write<P: Packet, const L3: usize, const AT: usize>(frame: &mut P, plan: &Rewriting) -> Result<(), Truncated> {
     let (outer, inner, port_at) = match plan.end {
         End::Source => (ipv4::SOURCE, ipv4::DESTINATION, 2),
         End::Destination => (ipv4::DESTINATION, ipv4::SOURCE, 0),
@@ -150,8 +162,11 @@ pub fn read<P: Packet, const L3: usize, const AT: usize>(frame: &P, room: usize)
 }
 
 /// The live session that a quoted packet belongs to.
+///
+/// # Errors
+/// [`Reason::ErrorWithoutSession`].
 #[inline(always)]
-fn session<E: Env>(env: &E, side: Side, key: &FlowKey, now: Tick) -> Result<Facts, Reason> {
+pub fn session<E: Env>(env: &E, side: Side, key: &FlowKey, now: Tick) -> Result<Facts, Reason> {
     let config = env.config().ok_or(Reason::NotConfigured)?;
     let (found, _) = table::find(env, side, key).ok_or(Reason::ErrorWithoutSession)?;
     let record = env.session(found.slot).ok_or(Reason::ErrorWithoutSession)?;

@@ -89,6 +89,8 @@ stages! {
     RelayOutboundIcmp = 11, RELAY_OUTBOUND_ICMP, Outbound;
     /// Forwards an ICMP error from the domain of a border relay, or tells its sender why a packet ends there.
     RelayInboundIcmp = 12, RELAY_INBOUND_ICMP, Inbound;
+    /// Translates ICMP errors about packets from one LAN host to another.
+    HairpinError = 13, HAIRPIN_ERROR, Outbound;
 }
 
 /// Entries of STAGES: room for more stages than there are.

@@ -94,6 +94,19 @@ impl Header {
         Self([a, b, c, d, e, f, g, h, i, j, x, y, s, t, u, v, k, l, m, n])
     }
 
+    /// The header with another destination address, its checksum right.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_destination(&self, address: [u8; 4]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, _, _, k, l, m, n, _, _, _, _] = self.0;
+        let [x, y] = Delta::ZERO
+            .words(self.destination(), address)
+            .apply(self.checksum())
+            .to_be_bytes();
+        let [s, t, u, v] = address;
+        Self([a, b, c, d, e, f, g, h, i, j, x, y, k, l, m, n, s, t, u, v])
+    }
+
     /// The twenty bytes.
     #[inline(always)]
     pub const fn as_bytes(&self) -> &[u8; LEN] {
