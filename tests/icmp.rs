@@ -355,6 +355,21 @@ fn a_path_that_is_too_narrow_is_told_to_the_host_and_remembered() {
 }
 
 #[test]
+fn who_says_that_a_path_is_narrower_than_ipv6_allows_is_not_believed() {
+    in_both(mape_ctl::object::object(), "ptbleast", |world| {
+        let (_, translated) = sent(world, udp(FROM, 4000));
+        for mtu in [0, 600, 1279] {
+            let forged = tunnel_error(2, 0, mtu, RELAY, &translated);
+            assert_eq!(labelled(world, Program::Wan, &forged), "error-unusable", "{mtu}");
+        }
+        let (Outcome::Forwarded(frame), _) = world.give(Program::Lan, &up(HOST, SERVER, syn(FROM, 443, 1460))) else {
+            panic!("a connection")
+        };
+        assert_eq!(frame[54 + 20 + 22..54 + 20 + 24], 1420_u16.to_be_bytes());
+    });
+}
+
+#[test]
 fn who_says_that_a_path_is_wider_than_the_tunnel_changes_nothing() {
     in_both(mape_ctl::object::object(), "ptbwide", |world| {
         let (original, translated) = sent(world, udp(FROM, 4000));

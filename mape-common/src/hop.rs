@@ -191,11 +191,11 @@ impl NextHop {
         (mtu != 0 && age <= Self::PATH_MTU_AGE).then_some(mtu)
     }
 
-    /// Notes the largest IPv6 packet of the path; a smaller one that was told within ten minutes stays.
+    /// Notes the largest IPv6 packet of the path; a smaller one that was told within ten minutes stays. Less than the least MTU of
+    /// an IPv6 link is nobody's path: it changes nothing (RFC 8201 §4).
     #[inline(always)]
     pub fn learn_path_mtu(&self, mtu: u16, now: Tick) {
-        let mtu = if mtu < Self::LEAST_MTU { Self::LEAST_MTU } else { mtu };
-        if self.path_mtu(now).is_some_and(|known| known < mtu) {
+        if mtu < Self::LEAST_MTU || self.path_mtu(now).is_some_and(|known| known < mtu) {
             return;
         }
         let word = self.0[3].load();
@@ -338,8 +338,9 @@ mod tests {
         );
         record.learn_path_mtu(1450, Tick(5_100));
         assert_eq!(record.path_mtu(Tick(5_100)), Some(1400), "the smallest counts");
-        record.learn_path_mtu(600, Tick(5_100));
-        assert_eq!(record.path_mtu(Tick(5_100)), Some(1280), "no IPv6 link is smaller");
+        record.learn_path_mtu(1279, Tick(5_100));
+        assert_eq!(record.path_mtu(Tick(5_100)), Some(1400), "no IPv6 link is smaller");
+        record.learn_path_mtu(1280, Tick(5_100));
         let (nine, eleven) = (Tick::at_least_seconds(540), Tick::at_least_seconds(700));
         assert_eq!(record.path_mtu(Tick(5_100 + nine.0)), Some(1280));
         assert_eq!(record.path_mtu(Tick(5_100 + eleven.0)), None);

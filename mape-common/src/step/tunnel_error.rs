@@ -5,7 +5,7 @@
 
 use crate::{
     env::{Env, Side},
-    hop::Hop,
+    hop::{Hop, NextHop},
     nat::table,
     packet::Packet,
     verdict::{Broken, Reason, Verdict},
@@ -85,6 +85,10 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
         _ => u16::MAX,
     };
     if kind == PACKET_TOO_BIG {
+        // No IPv6 path is as narrow: the message is discarded, and nobody is told (RFC 8201 §4).
+        if told < NextHop::LEAST_MTU {
+            return Err(Reason::ErrorUnusable);
+        }
         far.learn_path_mtu(told, arrival.now);
         if !quoted.header.dont_fragment() {
             return Err(Reason::TunnelError);
