@@ -534,3 +534,19 @@ fn bursts_of_connections_to_one_server_find_the_ports_of_those_before() {
     }
     whole(&world);
 }
+
+#[test]
+fn a_conversation_keeps_the_permission_of_a_host_that_always_speaks_first() {
+    let mut world = HostWorld::new(64);
+    let port = send(&mut world, HOST, SERVER, udp(5000, 4000)).unwrap();
+    for _ in 0..8 {
+        world.env.pass_seconds(100);
+        // The remote host's packet is the one that is noted; the LAN host's goes by the session in use.
+        answer(&mut world, SERVER, udp(4000, port)).unwrap();
+        send(&mut world, HOST, SERVER, udp(5000, 4000)).unwrap();
+    }
+    assert_eq!(answer(&mut world, SERVER, udp(4001, port)), Ok((HOST, 5000)));
+    // It is the conversation that keeps it, and only as long as itself.
+    world.env.pass_seconds(310);
+    assert!(answer(&mut world, SERVER, udp(4002, port)).is_err());
+}

@@ -268,6 +268,22 @@ pub fn permit<E: Env>(env: &E, config: &Config, member: &Session, now: Tick) {
     }
 }
 
+/// Renews the permission of a member's remote host, if it has one that is not over; makes none.
+///
+/// A packet of the remote host is about to be noted as the session's use. The LAN host's packets of the next second then find the
+/// session in use, and go by without a look at the permission. So a session in which the LAN host takes part keeps its
+/// remote host's permission as it keeps its mapping; what the LAN host has never answered keeps neither (RFC 7857 §7).
+#[inline(always)]
+pub fn renew<E: Env>(env: &E, config: &Config, member: &Session, now: Tick) {
+    let facts = member.facts();
+    if env
+        .permission(&key(facts.mapping, facts.remote))
+        .is_some_and(|then| !is_over(config, facts.transport, then, now))
+    {
+        permit(env, config, member, now);
+    }
+}
+
 /// Takes a permission away, if it is there.
 #[inline(always)]
 fn forbid<E: Env>(env: &E, key: &PermissionKey) {

@@ -206,6 +206,14 @@ pub fn look<P: Packet, E: Env>(
 ) -> Result<(), Reason> {
     let (config, now) = (arrival.config, arrival.now);
     let (_, inner, flow) = read::<P, E, false, true>(frame, env, config)?;
+    // From a LAN host of ours, it says, but out of the tunnel. Before the session of that host is looked after: a forged packet keeps
+    // none alive. An echo has no port that could be ours.
+    if !matches!(flow.transport, Transport::Icmp)
+        && config.owns(flow.remote)
+        && config.port_set.contains(flow.remote_port)
+    {
+        return Err(Reason::InvalidV4);
+    }
     if let Some((session, state)) = table::find(env, Side::Outside, &flow.key())
         && let Some(record) = env.session(session.slot)
         && !table::is_over(env, config, record, state, now)
@@ -218,9 +226,6 @@ pub fn look<P: Packet, E: Env>(
             is_in_use: false,
         });
         return Ok(());
-    }
-    if config.owns(flow.remote) && config.port_set.contains(flow.remote_port) {
-        return Err(Reason::InvalidV4);
     }
     let phase = opening(&inner)?;
     *need = Some(Need {
@@ -272,6 +277,9 @@ pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need) -> Result<()
     }
     if !record.note_use(state, need.before, need.phase, arrival.now) {
         return Err(Reason::Contended);
+    }
+    if matches!(facts.hold, Hold::Member) && need.phase.is_answered() {
+        mapping::renew(env, arrival.config, record, arrival.now);
     }
     path::confirm(env, facts.wan_hop, arrival.source, arrival.now);
     Ok(())
