@@ -5,6 +5,7 @@
 //! with it. Everything else, verdict, class of refusal and every byte, it says itself.
 
 pub mod answer;
+pub mod forward;
 pub mod life;
 pub mod packet;
 pub mod policy;
@@ -12,10 +13,13 @@ pub mod ports;
 pub mod rewrite;
 pub mod tcp;
 
+mod error;
+mod fragment;
 mod hairpin;
 mod inbound;
 mod invariants;
 mod outbound;
+mod tunnel;
 
 use std::collections::BTreeMap;
 
@@ -29,21 +33,29 @@ use crate::table::world::{Outcome, Program};
 /// Records that are looked at for one that makes room.
 const LOOKS: usize = 24;
 
-/// Kinds of refusal. Reasons of one kind differ in detail only.
+/// Kinds of refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Lengths contradict each other.
     Malformed,
     /// Nobody has opened this.
     NoSession,
+    /// A reset of nothing.
+    Reset,
     /// The port is open, but not for this sender.
     Filtered,
-    /// For another address or port set.
+    /// For another address.
+    NotMine,
+    /// For another port set.
     Foreign,
-    /// RFC 7597 §8.1.
+    /// From an inner source that its outer source may not use (RFC 7597 §8.1).
     Spoofed,
-    /// No port, or none a moment ago.
+    /// From an outer source that is nobody's (RFC 7597 §8.1).
+    Stranger,
+    /// No port.
     Ports,
+    /// None a moment ago.
+    Recently,
     /// No record.
     Slots,
     /// RFC 6040.
@@ -58,8 +70,22 @@ pub enum Class {
     Unmapped,
     /// A later fragment without its first.
     Fragment,
-    /// A later fragment that ends beyond the longest packet.
+    /// Fragments beyond the longest packet.
     LongFragment,
+    /// A first fragment without the whole transport header.
+    Tiny,
+    /// A fragment over the first one.
+    Overlap,
+    /// No room for another packet in fragments.
+    Pieces,
+    /// An error about what nobody has sent.
+    Unsolicited,
+    /// An error that quotes too little, or what cannot be.
+    Unusable,
+    /// An error about the tunnel that nobody is told of.
+    Noted,
+    /// Forwarded to an address that is not on the LAN.
+    Unrouted,
 }
 
 impl Class {
@@ -67,11 +93,15 @@ impl Class {
     pub fn of(label: &str) -> Option<Self> {
         Some(match label {
             "bad-length" => Self::Malformed,
-            "no-session" | "reset-without-session" => Self::NoSession,
+            "no-session" => Self::NoSession,
+            "reset-without-session" => Self::Reset,
             "filtered" => Self::Filtered,
-            "not-my-address" | "foreign-port" => Self::Foreign,
-            "security-invalid-v4" | "security-invalid-v6" => Self::Spoofed,
-            "ports-exhausted" | "recently-refused" => Self::Ports,
+            "not-my-address" => Self::NotMine,
+            "foreign-port" => Self::Foreign,
+            "security-invalid-v4" => Self::Spoofed,
+            "security-invalid-v6" => Self::Stranger,
+            "ports-exhausted" => Self::Ports,
+            "recently-refused" => Self::Recently,
             "sessions-exhausted" => Self::Slots,
             "ecn-invalid" => Self::Congestion,
             "unsupported-protocol" => Self::Unsupported,
@@ -80,6 +110,13 @@ impl Class {
             "contended" => Self::Unmapped,
             "fragment-first-missing" => Self::Fragment,
             "fragment-too-long" => Self::LongFragment,
+            "fragment-tiny" => Self::Tiny,
+            "fragment-overlap" => Self::Overlap,
+            "fragments-exhausted" => Self::Pieces,
+            "error-without-session" => Self::Unsolicited,
+            "error-unusable" => Self::Unusable,
+            "tunnel-error" => Self::Noted,
+            "forward-unrouted" => Self::Unrouted,
             _ => return None,
         })
     }
@@ -97,10 +134,16 @@ pub enum Answer {
     },
     /// The stack gets it as it came.
     Pass,
-    /// It is dropped, for one of these.
-    Drop(Vec<Class>),
-    /// It is an ICMP message that is no echo and quotes no packet of a session: passed or dropped, but never used.
-    Message,
+    /// It is dropped.
+    Drop(Class),
+    /// It is dropped, and the LAN host may be told (RFC 6888 REQ-11).
+    Refuse(Class),
+    /// It is larger than the tunnel takes: its sender is told (RFC 1191), or, where it may be fragmented, the stack does that.
+    TooBig,
+    /// The gateway answers the ping to the shared address itself.
+    Echo,
+    /// A LAN host is told of an error about the tunnel, if not too much has been told of late.
+    Tell(Expected),
 }
 
 /// What was seen of the implementation: how it refused, if it did, and the oracle.
@@ -109,6 +152,8 @@ pub struct Sight<'a> {
     pub class: Option<Class>,
     /// Its label.
     pub label: &'a str,
+    /// The identification that the packet left with, if it did.
+    pub identification: Option<u16>,
     /// The external port of a flow's session, if there is one.
     pub port_of: &'a dyn Fn(&Flow) -> Option<u16>,
 }
@@ -118,7 +163,12 @@ pub struct Sight<'a> {
 struct Refused {
     key: (Transport, [u8; 4], End),
     when: u32,
+    /// Some seconds before, too.
+    again: bool,
 }
+
+/// Answers that are sent in one tick, for all hosts together.
+const ANSWERS: u32 = 64;
 
 /// The model's state.
 #[derive(Clone, Debug)]
@@ -145,6 +195,14 @@ pub struct Model {
     supposed: Vec<life::Record>,
     refused: Vec<Refused>,
     last_id: u64,
+    /// When the filtering of a protocol last became another.
+    pub filtered_since: u32,
+    /// Packets in fragments.
+    splits: Vec<fragment::Split>,
+    /// The largest IPv6 packet of the path to the border relay, as told, and when.
+    path: Option<(u16, u32)>,
+    /// Answers sent, and in which tick.
+    answers: (u32, u32),
 }
 
 impl Model {
@@ -163,6 +221,10 @@ impl Model {
             supposed: Vec::new(),
             refused: Vec::new(),
             last_id: 0,
+            filtered_since: now,
+            splits: Vec::new(),
+            path: None,
+            answers: (now, 0),
         }
     }
 
@@ -196,7 +258,7 @@ impl Model {
         let ended: Vec<u64> = self
             .mappings
             .iter()
-            .filter(|m| meant(m.transport, m.inside, m.port, None))
+            .filter(|m| !m.is_static && meant(m.transport, m.inside, m.port, None))
             .map(|m| m.id)
             .collect();
         self.end_mappings(&ended);
@@ -220,6 +282,16 @@ impl Model {
                 Outcome::Forwarded(_) | Outcome::Passed(_) => None,
             },
             label,
+            identification: match outcome {
+                Outcome::Forwarded(bytes) => {
+                    let at = match program {
+                        Program::Lan if bytes.get(12) == Some(&0x86) => packet::TUNNELLED,
+                        Program::Lan | Program::Wan => packet::ETHERNET,
+                    };
+                    packet::word(bytes, at + 4)
+                }
+                Outcome::Answered(_) | Outcome::Passed(_) | Outcome::Dropped => None,
+            },
             port_of,
         };
         // Where chance decides which record makes room, it has to have been one with which all the rest is right.
@@ -248,20 +320,42 @@ impl Model {
         let answer = match program {
             _ if !self.is_open => Answer::Pass,
             Program::Lan => self.outbound(frame, sight)?,
-            Program::Wan => self.inbound(frame),
+            Program::Wan => self.inbound(frame, sight)?,
         };
         match (&answer, outcome) {
             (Answer::Forward { expected, session }, Outcome::Forwarded(bytes)) => {
                 self.compare(expected, *session, bytes)
             }
             (Answer::Pass, Outcome::Passed(bytes)) if bytes == frame => Ok(()),
-            (Answer::Drop(classes), Outcome::Dropped) if sight.class.is_some_and(|c| classes.contains(&c)) => Ok(()),
-            (Answer::Drop(classes), Outcome::Answered(bytes)) if sight.class.is_some_and(|c| classes.contains(&c)) => {
+            (Answer::Drop(class), Outcome::Dropped) if sight.class == Some(*class) => Ok(()),
+            (Answer::Refuse(class), Outcome::Dropped) if sight.class == Some(*class) => self.is_silent(frame, *class),
+            (Answer::Refuse(class), Outcome::Answered(bytes)) if sight.class == Some(*class) => {
+                if !self.may_tell(frame, *class) {
+                    return Err(format!("{label}, and its sender is told at once"));
+                }
+                self.take_answer()?;
                 self.compare_answer(frame, sight.class, bytes)
             }
-            (Answer::Pass, Outcome::Answered(bytes)) if label == "too-big" => self.compare_answer(frame, None, bytes),
-            (Answer::Message, Outcome::Passed(bytes)) if bytes == frame => Ok(()),
-            (Answer::Message, Outcome::Dropped) if label.starts_with("error-") => Ok(()),
+            (Answer::TooBig, Outcome::Answered(bytes)) if label == "too-big" => {
+                self.take_answer()?;
+                self.compare_answer(frame, None, bytes)
+            }
+            (Answer::TooBig, Outcome::Passed(bytes)) if bytes == frame && label == "too-big" => {
+                if frame[20] & 0x40 != 0 && self.is_exact && !self.are_answers_used() {
+                    return Err("nobody is told what fits".to_owned());
+                }
+                Ok(())
+            }
+            (Answer::Echo, Outcome::Answered(bytes)) => self.compare_answer(frame, sight.class, bytes),
+            (Answer::Tell(expected), Outcome::Forwarded(bytes)) => {
+                self.take_answer()?;
+                Self::compare_bytes(expected, bytes.clone())
+            }
+            (Answer::Tell(_), Outcome::Dropped)
+                if label == "tunnel-error" && (!self.is_exact || self.are_answers_used()) =>
+            {
+                Ok(())
+            }
             (Answer::Forward { session, .. }, _) => {
                 Err(format!("{label}, but it has a session: {:?}", self.sessions[*session]))
             }
@@ -270,13 +364,48 @@ impl Model {
     }
 
     fn compare_answer(&self, frame: &[u8], class: Option<Class>, bytes: &[u8]) -> Result<(), String> {
-        let right = answer::to(frame, class, self.policy.tunnel_mtu)?;
+        let right = answer::to(frame, class, self.tunnel_mtu())?;
         if right.iter().any(|right| right == bytes) {
             return Ok(());
         }
         Err(format!(
             "an answer that is none of these:\n  came   {bytes:02x?}\n  wanted {right:02x?}"
         ))
+    }
+
+    /// Whether as many answers were sent in this tick as may be.
+    const fn are_answers_used(&self) -> bool {
+        self.answers.0 == self.now && self.answers.1 >= ANSWERS
+    }
+
+    fn take_answer(&mut self) -> Result<(), String> {
+        if self.is_exact && self.are_answers_used() {
+            return Err("one answer too many in this tick".to_owned());
+        }
+        let sent = if self.answers.0 == self.now { self.answers.1 } else { 0 };
+        self.answers = (self.now, sent + 1);
+        Ok(())
+    }
+
+    /// Whether the sender of a refused packet is to be told: want of a record lasts; want of a port is told on the second try.
+    fn may_tell(&self, frame: &[u8], class: Class) -> bool {
+        class == Class::Slots || self.last_refusal(frame).is_some_and(|r| r.again)
+    }
+
+    /// Whether it is right that nobody is told. Who was refused since may have taken the memory's place.
+    fn is_silent(&self, frame: &[u8], class: Class) -> Result<(), String> {
+        let is_last = |r: &Refused| self.refused.last().is_some_and(|last| last.key == r.key);
+        let is_remembered = class == Class::Slots || self.last_refusal(frame).is_some_and(|r| r.again && is_last(r));
+        if self.is_exact && class != Class::Recently && is_remembered && !self.are_answers_used() {
+            return Err(format!("{class:?} again, and its sender is not told"));
+        }
+        Ok(())
+    }
+
+    fn last_refusal(&self, frame: &[u8]) -> Option<&Refused> {
+        let packet = packet::from_lan(frame).ok()?;
+        let key = (packet.transport, packet.source.0, packet.remote_end());
+        self.refused.iter().find(|r| r.key == key)
     }
 
     /// Compares every byte; of the flow label, that it is one for all of a session's packets.
@@ -294,6 +423,10 @@ impl Model {
                 ));
             }
         }
+        Self::compare_bytes(expected, seen)
+    }
+
+    fn compare_bytes(expected: &Expected, mut seen: Vec<u8>) -> Result<(), String> {
         let mut wanted = expected.bytes.clone();
         for at in &expected.wrong {
             for bytes in [&mut seen, &mut wanted] {

@@ -5,16 +5,20 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use mape_tests::{
     model::{
         Model,
+        forward::Order,
         life::{End, Session},
         policy::Transport,
     },
     table::{
         frame::{Frame, Outer, Payload},
-        world::{CE, ELSEWHERE, HOST, HOST_2, HOST_MAC, LAN_MAC, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC},
+        world::{
+            CE, ELSEWHERE, HOST, HOST_2, HOST_MAC, LAN_MAC, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED,
+            WAN_MAC,
+        },
     },
 };
 
-use super::{Down, DownFrom, Kind, Twist, Up, UpTo};
+use super::{Down, DownFrom, Forward, Kind, Report, Twist, Up, UpTo, Way};
 
 /// LAN hosts, and one that is none.
 pub(crate) const HOSTS: [Ipv4Addr; 4] = [
@@ -54,6 +58,37 @@ fn local_port(model: &Model, number: u8) -> u16 {
         0..4 => pick(ports, number).unwrap_or(0),
         4 => ports.last().copied().unwrap_or(0),
         _ => 40_000 + u16::from(number),
+    }
+}
+
+/// The forward that a step means.
+pub(crate) fn forward(model: &Model, step: &Forward) -> Order {
+    let own = (
+        pick(&HOSTS, step.host).unwrap_or(HOST).octets(),
+        local_port(model, step.inside),
+    );
+    let inside = step
+        .of_session
+        .and_then(|number| session(model, number))
+        .map_or(own, |s| {
+            // The only LAN host whose neighbour the kernel's gateway knows at any time.
+            (HOST.octets(), s.flow.inside.1)
+        });
+    let wanted = Order {
+        is_wanted: step.is_wanted,
+        transport: step.kind.transport(),
+        port: pick(&model.policy.ports, step.port).unwrap_or(0),
+        inside,
+    };
+    let made: Vec<_> = model.mappings.iter().filter(|m| m.is_static).collect();
+    match pick(&made, step.port) {
+        Some(made) if !step.is_wanted && step.inside > 0 => Order {
+            transport: made.transport,
+            port: made.port,
+            inside: made.inside,
+            ..wanted
+        },
+        _ => wanted,
     }
 }
 
@@ -153,6 +188,98 @@ pub(crate) fn down(model: &Model, step: &Down) -> Vec<u8> {
     finish(frame, step.twist)
 }
 
+/// The frame of an ICMP error, and the program that gets it; none where there is no session.
+pub(crate) fn report(model: &Model, step: &Report) -> Option<(Program, Vec<u8>)> {
+    let session = session(model, step.session)?;
+    let kind = suited(Kind::Udp, session);
+    let inside = session.flow.inside;
+    let own_port = if step.quoted.is_foreign { 40_001 } else { session.port };
+    let (lan_end, outside, remote) = (inside, (SHARED, own_port), session.flow.remote);
+    let quoted = |from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), id: u16| {
+        let twist = if step.quoted.checksum {
+            Twist::None
+        } else {
+            Twist::NoChecksum
+        };
+        let packet = Frame {
+            options: vec![1; usize::from(step.quoted.options) * 4],
+            fragment: step.quoted.fragment,
+            ..Frame::new(from.0, to.0, payload(kind, from.1, to.1, id, twist))
+        };
+        let mut bytes = packet.packet();
+        bytes.truncate(step.quoted.len.into());
+        bytes
+    };
+    let error = |bytes: Vec<u8>| {
+        let [a, b, c, d] = step.mtu.to_be_bytes();
+        let data = [&[c, d], &bytes[..]].concat();
+        Payload::Raw {
+            start: [step.kind.0, step.kind.1],
+            rest: [&[a, b], &data[..]].concat(),
+        }
+    };
+    let remote_host = (Ipv4Addr::from(remote.0), remote.1);
+    match step.way {
+        Way::Lan => {
+            let lan_port = if step.quoted.is_foreign { 40_001 } else { lan_end.1 };
+            let bytes = quoted(remote_host, (lan_end.0.into(), lan_port), lan_port);
+            let from = pick(&HOSTS, step.from).unwrap_or(HOST);
+            let frame = Frame {
+                to_mac: LAN_MAC.0,
+                from_mac: HOST_MAC.0,
+                ..Frame::new(from, remote_host.0, error(bytes))
+            };
+            Some((Program::Lan, finish(frame, step.twist)))
+        }
+        Way::Internet => {
+            let from = pick(&REMOTES, step.from).unwrap_or(SERVER);
+            let frame = Frame {
+                to_mac: WAN_MAC.0,
+                from_mac: ROUTER_MAC.0,
+                outer: Some(Outer {
+                    from: RELAY,
+                    to: CE,
+                    class: 0,
+                    extension: None,
+                }),
+                ..Frame::new(from, SHARED, error(quoted(outside, remote_host, outside.1)))
+            };
+            Some((Program::Wan, finish(frame, step.twist)))
+        }
+        Way::Tunnel => Some((
+            Program::Wan,
+            tunnel_error(step, &quoted(outside, remote_host, outside.1)),
+        )),
+    }
+}
+
+/// An ICMPv6 error about a packet in the tunnel. Nobody sums it: what it quotes says whether it counts.
+fn tunnel_error(step: &Report, inner: &[u8]) -> Vec<u8> {
+    let router = Ipv6Addr::new(0x2001, 0xdb8, 0xeeee, 0, 0, 0, 0, 1);
+    let header = |len: usize, next: u8, from: Ipv6Addr, to: Ipv6Addr| {
+        let mut header = vec![0x60, 0, 0, 0];
+        header.extend(u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
+        header.extend([next, 64]);
+        header.extend(from.octets());
+        header.extend(to.octets());
+        header
+    };
+    let far_end = if step.quoted.is_foreign && step.from.is_multiple_of(2) {
+        router
+    } else {
+        RELAY
+    };
+    let mut frame = [WAN_MAC.0, ROUTER_MAC.0].concat();
+    frame.extend([0x86, 0xdd]);
+    frame.extend(header(48 + inner.len(), 58, router, CE));
+    frame.extend([step.kind.0, step.kind.1, 0, 0]);
+    frame.extend(step.mtu.to_be_bytes());
+    frame.extend(header(inner.len(), 4, CE, far_end));
+    frame.extend(inner);
+    distort(&mut frame, 102, step.twist);
+    frame
+}
+
 /// The wanted kind if the session's protocol can have it, else an ordinary packet of that protocol.
 fn suited(kind: Kind, session: &Session) -> Kind {
     if kind.transport() == session.flow.transport {
@@ -169,6 +296,9 @@ fn suited(kind: Kind, session: &Session) -> Kind {
 fn payload(kind: Kind, from: u16, to: u16, identifier: u16, twist: Twist) -> Payload {
     let size = if let Twist::Size(size) = twist {
         usize::from(size)
+    } else if matches!(twist, Twist::Piece(_)) {
+        // The last fragment ends at no multiple of eight.
+        61
     } else {
         11
     };
@@ -211,6 +341,10 @@ fn finish(mut frame: Frame, twist: Twist) -> Vec<u8> {
         Twist::Padding(bytes) => frame.padding = vec![0xa5; usize::from(bytes)],
         Twist::Options => frame.options = vec![1, 1, 1, 1],
         Twist::Fragment(word) => frame.fragment = word,
+        Twist::Piece(piece) => {
+            frame.id = 0x1c40 | u16::from(piece.identification);
+            frame = frame.piece(piece.start.into(), piece.count.into(), piece.lies);
+        }
         Twist::OtherMac => frame.to_mac = [2, 9, 9, 9, 9, 9],
         Twist::Vlan => frame.vlan = Some(7),
         Twist::Class(class) => {
@@ -233,27 +367,34 @@ fn finish(mut frame: Frame, twist: Twist) -> Vec<u8> {
     }
     let mut bytes = frame.bytes();
     let at = if frame.outer.is_some() { 54 } else { 14 };
-    match twist {
-        Twist::Cut(cut) => bytes.truncate(bytes.len().saturating_sub(usize::from(cut)).max(14)),
-        Twist::Length(by) => add(&mut bytes, at + 2, by),
-        Twist::Inner(by) => match frame.payload {
-            Payload::Tcp { .. } => bytes[at + 32] = bytes[at + 32].wrapping_add_signed(by),
-            _ => add(&mut bytes, at + 24, by),
-        },
-        Twist::Flip(bit) => {
-            // Not the sender's MAC address: the kernel learns it.
-            let bit = usize::from(bit) % ((bytes.len() - 12) * 8);
-            // Nor what says that it is a fragment: the model knows no first one.
-            if !(at + 6..at + 8).contains(&(12 + bit / 8)) {
-                bytes[12 + bit / 8] ^= 1 << (bit % 8);
-            }
-        }
-        _ => {}
+    if let (Twist::Inner(by), Payload::Tcp { .. }) = (twist, &frame.payload) {
+        bytes[at + 32] = bytes[at + 32].wrapping_add_signed(by);
+    } else {
+        distort(&mut bytes, at, twist);
     }
     bytes
 }
 
+/// Changes bytes of a frame whose IPv4 header is at `at`.
+#[expect(clippy::wildcard_enum_match_arm, reason = "a twist is about one thing")]
+fn distort(bytes: &mut Vec<u8>, at: usize, twist: Twist) {
+    match twist {
+        Twist::Cut(cut) => bytes.truncate(bytes.len().saturating_sub(usize::from(cut)).max(14)),
+        Twist::Length(by) => add(bytes, at + 2, by),
+        Twist::Inner(by) => add(bytes, at + 24, by),
+        Twist::Flip(bit) => {
+            // Not the sender's MAC address: the kernel learns it.
+            let bit = usize::from(bit) % ((bytes.len() - 12) * 8);
+            bytes[12 + bit / 8] ^= 1 << (bit % 8);
+        }
+        _ => {}
+    }
+}
+
 fn add(bytes: &mut [u8], at: usize, by: i8) {
+    if bytes.len() < at + 2 {
+        return;
+    }
     let value = u16::from_be_bytes([bytes[at], bytes[at + 1]]).wrapping_add_signed(by.into());
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }

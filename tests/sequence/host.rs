@@ -3,7 +3,7 @@
 use mape_common::{
     env::{Env, Search, Side},
     host::HostEnv,
-    layout::{Gauge, SweepOrder},
+    layout::{Gauge, PortOrder, SweepOrder},
     nat::{port::PortState, session::Hold as HeldBy, sweep::Sweep},
     time::Tick,
     wire::port::Port,
@@ -181,6 +181,10 @@ impl Subject for Host {
         let found = self.0.env.find(Side::Inside, &key(flow))?;
         let (_, facts) = self.0.env.session(found.slot)?.read(found.generation)?;
         Some(facts.external_port.0)
+    }
+
+    fn order(&mut self, order: PortOrder) -> u32 {
+        self.0.order(order)
     }
 
     fn wait(&mut self, ticks: u32) {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mape_common::layout::{Gauge, SweepOrder};
+use mape_common::layout::{Gauge, PortOrder, SweepOrder};
 use mape_tests::{
     model::{Model, life::Flow, policy::Policy},
     table::{
@@ -60,6 +60,10 @@ impl Subject for Kernel<'_> {
         self.world.external_port(&key(flow)).expect("a map")
     }
 
+    fn order(&mut self, order: PortOrder) -> u32 {
+        self.world.order(order)
+    }
+
     fn wait(&mut self, ticks: u32) {
         self.world.age(ticks).expect("a map");
         self.since = Instant::now();
@@ -86,7 +90,7 @@ impl Subject for Kernel<'_> {
         model.reclaim(|flow, port, _| shared.borrow_mut().port_of(flow) != Some(port));
         let mut records = 0;
         for of in mape_common::layout::Transport::ALL {
-            for gauge in [Gauge::Sessions(of), Gauge::Mappings(of)] {
+            for gauge in [Gauge::Sessions(of), Gauge::Mappings(of), Gauge::Forwards(of)] {
                 records += self.world.read(gauge).expect("a map");
             }
         }

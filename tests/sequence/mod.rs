@@ -19,6 +19,10 @@ pub(crate) enum Step {
     Up(Up),
     /// A packet of a remote host.
     Down(Down),
+    /// An ICMP error about a packet of a session.
+    Report(Report),
+    /// An operator makes or ends a static forward.
+    Forward(Forward),
     /// Time passes; the sweeper comes around in time, or late.
     Wait(Wait, bool),
     /// The sweeper.
@@ -91,6 +95,62 @@ pub(crate) enum DownFrom {
     Any(u16, u8, u8),
 }
 
+/// An ICMP error.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    /// From where.
+    pub(crate) way: Way,
+    /// About a packet of the session with that number.
+    pub(crate) session: u16,
+    /// Type and code.
+    pub(crate) kind: (u8, u8),
+    /// The MTU that it tells.
+    pub(crate) mtu: u32,
+    /// Who says it: a place in the lists of hosts.
+    pub(crate) from: u8,
+    pub(crate) quoted: Quoted,
+    pub(crate) twist: Twist,
+}
+
+/// Where an error comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// The LAN.
+    Lan,
+    /// The Internet.
+    Internet,
+    /// The way of the tunnel packet: ICMPv6.
+    Tunnel,
+}
+
+/// How the quoted packet differs from the one that was sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quoted {
+    /// Words of options.
+    pub(crate) options: u8,
+    /// Bytes of it, at most.
+    pub(crate) len: u8,
+    /// Flags and fragment offset.
+    pub(crate) fragment: u16,
+    /// UDP's checksum is there.
+    pub(crate) checksum: bool,
+    /// Its port on our side is another one; the far end of the tunnel is another one.
+    pub(crate) is_foreign: bool,
+}
+
+/// A static forward.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forward {
+    pub(crate) is_wanted: bool,
+    pub(crate) kind: Kind,
+    /// A place in the set.
+    pub(crate) port: u16,
+    /// LAN host and its port, or the LAN end of the session with that number.
+    pub(crate) host: u8,
+    pub(crate) inside: u8,
+    pub(crate) of_session: Option<u16>,
+}
+
 /// How a frame differs from an ordinary one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Twist {
@@ -110,6 +170,9 @@ pub(crate) enum Twist {
     /// One bit of the frame is another.
     Flip(u16),
     Options,
+    /// Of the packet's payload these eights of bytes, and whether more follow, as it says; the identification.
+    Piece(Piece),
+    /// Flags and fragment offset are others.
     Fragment(u16),
     OtherMac,
     Vlan,
@@ -121,6 +184,16 @@ pub(crate) enum Twist {
     Size(u16),
     /// A segment size, after so many other options.
     Mss(u16, u8),
+}
+
+/// A fragment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) start: u8,
+    pub(crate) count: u8,
+    /// It says the contrary of what is so about its being the last.
+    pub(crate) lies: bool,
+    pub(crate) identification: u8,
 }
 
 /// How long.
@@ -190,8 +263,7 @@ fn twist() -> impl Strategy<Value = Twist> {
         Just(Twist::NoChecksum),
         any::<u16>().prop_map(Twist::Flip),
         Just(Twist::Options),
-        // Never a first fragment: the model has none for it to be followed by.
-        (1..0x2000u16, 0..8u16).prop_map(|(offset, flags)| Twist::Fragment(flags << 13 | offset)),
+        (0..0x2000u16, 0..8u16).prop_map(|(offset, flags)| Twist::Fragment(flags << 13 | offset)),
         Just(Twist::OtherMac),
         Just(Twist::Vlan),
         Just(Twist::Stranger),
@@ -199,7 +271,80 @@ fn twist() -> impl Strategy<Value = Twist> {
         prop_oneof![Just(0u16), 1380..1520u16].prop_map(Twist::Size),
         (1380..1500u16, 0..9u8).prop_map(|(mss, before)| Twist::Mss(mss, before)),
     ];
-    prop_oneof![4 => Just(Twist::None), 1 => odd]
+    // First ones, and such as follow, overlap or leave holes; of few packets, so that they meet.
+    let place = prop_oneof![4 => (Just(0u8), 1..5u8), 6 => (1..9u8, 1..5u8), 1 => (0..9u8, 0..12u8)];
+    let piece = (place, prop::bool::weighted(0.05), 0..3u8).prop_map(|((start, count), lies, identification)| {
+        Twist::Piece(Piece {
+            start,
+            count,
+            lies,
+            identification,
+        })
+    });
+    prop_oneof![8 => Just(Twist::None), 2 => odd, 3 => piece]
+}
+
+fn report_step() -> impl Strategy<Value = Step> {
+    let kind = prop_oneof![
+        8 => prop_oneof![Just((3u8, 1u8)), Just((3, 3)), Just((3, 4)), Just((11, 0)), Just((12, 0))],
+        // For ICMPv6.
+        6 => prop_oneof![Just((1u8, 4u8)), Just((2, 0)), Just((2, 0)), Just((3, 0)), Just((4, 1))],
+        1 => any::<(u8, u8)>(),
+    ];
+    let mtu = prop_oneof![
+        4 => 1280..1501u32,
+        1 => 0..1300u32,
+        1 => any::<u32>(),
+    ];
+    let quoted = (
+        prop_oneof![6 => Just(0u8), 1 => 1..11u8],
+        prop_oneof![4 => Just(28u8), 4 => Just(60), 1 => 0..100u8],
+        prop_oneof![6 => Just(0x4000u16), 3 => Just(0), 1 => any::<u16>()],
+        prop::bool::weighted(0.9),
+        prop::bool::weighted(0.05),
+    )
+        .prop_map(|(options, len, fragment, checksum, is_foreign)| Quoted {
+            options,
+            len,
+            fragment,
+            checksum,
+            is_foreign,
+        });
+    let way = prop_oneof![3 => Just(Way::Lan), 3 => Just(Way::Internet), 2 => Just(Way::Tunnel)];
+    (way, any::<u16>(), kind, mtu, 0..8u8, quoted, twist()).prop_map(
+        |(way, session, kind, mtu, from, quoted, twist)| {
+            Step::Report(Report {
+                way,
+                session,
+                kind,
+                mtu,
+                from,
+                quoted,
+                twist,
+            })
+        },
+    )
+}
+
+fn forward_step() -> impl Strategy<Value = Step> {
+    (
+        prop::bool::weighted(0.6),
+        prop_oneof![8 => Just(Kind::Udp), 8 => Just(Kind::Tcp(2)), 1 => Just(Kind::Echo(true))],
+        0..6u16,
+        prop_oneof![8 => Just(0u8), 1 => Just(3)],
+        0..10u8,
+        prop::option::weighted(0.3, any::<u16>()),
+    )
+        .prop_map(|(is_wanted, kind, port, host, inside, of_session)| {
+            Step::Forward(Forward {
+                is_wanted,
+                kind,
+                port,
+                host,
+                inside,
+                of_session,
+            })
+        })
 }
 
 /// A place in the list of remote hosts: mostly one of the first three.
@@ -255,6 +400,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         60 => up_step(),
         35 => down_step(),
+        15 => report_step(),
+        3 => forward_step(),
         8 => (wait, prop::bool::weighted(0.6)).prop_map(|(wait, swept)| Step::Wait(wait, swept)),
         2 => Just(Step::Sweep),
         1 => flush.prop_map(Step::Flush),

@@ -2,10 +2,12 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use mape_common::layout::SweepOrder;
+use mape_common::layout::{PortOrder, SweepOrder};
 use mape_tests::{
     model::{
-        Model, life,
+        Model,
+        forward::{Order, Outcome},
+        life,
         policy::{Behaviour, Filtering, Mapping, Quota, Timeouts},
     },
     table::world::Program,
@@ -13,8 +15,8 @@ use mape_tests::{
 
 use super::{
     Change, Flush, Kind, Step, Wait,
-    frames::{HOSTS, REMOTES, down, session, up},
-    subject::{START, Scene, Subject, transport},
+    frames::{HOSTS, REMOTES, down, forward, report, session, up},
+    subject::{START, Scene, Subject, port_order, transport},
 };
 
 /// How often each outcome was seen.
@@ -39,7 +41,17 @@ pub(crate) fn run(subject: &mut dyn Subject, scene: &Scene, steps: &[Step], tall
             return Err(format!("after step {number}, {step:?}: {}", found.join("\n")));
         }
     }
-    // Nothing is left after everything has expired.
+    // Nothing is left after everything has expired, and what does not was ended.
+    let made: Vec<_> = model.mappings.iter().filter(|m| m.is_static).cloned().collect();
+    for forward in made {
+        let wanted = Order {
+            is_wanted: false,
+            transport: forward.transport,
+            port: forward.port,
+            inside: forward.inside,
+        };
+        order(subject, &mut model, &wanted)?;
+    }
     for step in [Step::Wait(Wait::Ticks(60_000), true), Step::Sweep] {
         take(subject, &mut model, &step)?;
     }
@@ -55,6 +67,14 @@ fn take(subject: &mut dyn Subject, model: &mut Model, step: &Step) -> Result<Opt
     match step {
         Step::Up(packet) => give(subject, model, Program::Lan, &up(model, packet)).map(Some),
         Step::Down(packet) => give(subject, model, Program::Wan, &down(model, packet)).map(Some),
+        Step::Report(error) => match report(model, error) {
+            Some((program, frame)) => give(subject, model, program, &frame).map(Some),
+            None => Ok(None),
+        },
+        Step::Forward(wanted) => {
+            let wanted = forward(model, wanted);
+            order(subject, model, &wanted).map(|()| None)
+        }
         Step::Wait(wait, is_swept) => {
             let ticks = match *wait {
                 Wait::Ticks(ticks) => u32::from(ticks),
@@ -93,6 +113,9 @@ fn take(subject: &mut dyn Subject, model: &mut Model, step: &Step) -> Result<Opt
                 model.sweep();
             }
             alter(model, *change);
+            if matches!(change, Change::Filtering(..)) {
+                model.filtered_since = model.now;
+            }
             subject.configure(&model.policy, model.is_open);
             Ok(None)
         }
@@ -110,6 +133,36 @@ fn give(subject: &mut dyn Subject, model: &mut Model, program: Program, frame: &
         &|model| subject.borrow_mut().check(model),
     )?;
     Ok(label)
+}
+
+/// Has a forward made or ended.
+fn order(subject: &mut dyn Subject, model: &mut Model, wanted: &Order) -> Result<(), String> {
+    let expected = match model.order(wanted) {
+        Outcome::Done => PortOrder::DONE,
+        Outcome::Busy => PortOrder::BUSY,
+        Outcome::Full => PortOrder::FULL,
+        Outcome::Absent => PortOrder::ABSENT,
+        Outcome::Invalid => PortOrder::INVALID,
+    };
+    let outcome = subject.order(port_order(wanted));
+    if outcome != expected {
+        return Err(format!("{wanted:?} comes to {outcome}, but it should to {expected}"));
+    }
+    if !wanted.is_wanted && outcome == PortOrder::DONE {
+        // As `mape-ctl forward` does: the members of a forward that has ended are ended by the sweeper.
+        let mut order = SweepOrder {
+            flush: 1,
+            ..SweepOrder::default()
+        };
+        order.protocol = transport(wanted.transport).protocol();
+        order.inside = wanted.inside.0;
+        order.inside_port = wanted.inside.1.to_be_bytes();
+        order.external_port = wanted.port.to_be_bytes();
+        subject.flush(&order);
+        model.sweep();
+        model.flush(|of, inside, port, _| (of, inside, port) == (wanted.transport, wanted.inside, wanted.port));
+    }
+    Ok(())
 }
 
 /// Ticks until shortly before or after a record expires.

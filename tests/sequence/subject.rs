@@ -2,7 +2,7 @@
 
 use mape_common::{
     host::HostEnv,
-    layout::{Config, Filtering as FilteringOf, FlowKey, SweepOrder, Timeouts as IdleTimes},
+    layout::{Config, Filtering as FilteringOf, FlowKey, PortOrder, SweepOrder, Timeouts as IdleTimes},
     map::psid::PortSet,
     time::Tick,
     wire::port::Port,
@@ -10,6 +10,7 @@ use mape_common::{
 use mape_tests::{
     model::{
         Model,
+        forward::Order,
         life::Flow,
         policy::{Filtering, Policy, Set, Timeouts, Transport},
     },
@@ -109,6 +110,8 @@ pub(crate) trait Subject {
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str);
     /// The oracle.
     fn port_of(&mut self, flow: &Flow) -> Option<u16>;
+    /// Carries an order about a forward out.
+    fn order(&mut self, order: PortOrder) -> u32;
     fn wait(&mut self, ticks: u32);
     fn sweep(&mut self);
     fn flush(&mut self, order: &SweepOrder);
@@ -127,6 +130,22 @@ pub(crate) fn key(flow: &Flow) -> FlowKey {
         flow.remote.0,
         Port(flow.remote.1),
     )
+}
+
+/// The order as it is given to the data path.
+pub(crate) fn port_order(of: &Order) -> PortOrder {
+    PortOrder {
+        inside: of.inside.0,
+        inside_port: of.inside.1.to_be_bytes(),
+        external_port: of.port.to_be_bytes(),
+        protocol: transport(of.transport).protocol(),
+        action: if of.is_wanted {
+            PortOrder::FORWARD
+        } else {
+            PortOrder::UNFORWARD
+        },
+        ..PortOrder::default()
+    }
 }
 
 pub(crate) const fn transport(of: Transport) -> mape_common::layout::Transport {
@@ -160,6 +179,7 @@ pub(crate) fn apply(config: &mut Config, policy: &Policy) {
     config.host_sessions = narrow(policy.quota.sessions.unwrap_or(0));
     config.mapping_permissions = narrow(policy.permissions);
     config.quarantine = Tick::at_least_seconds(policy.quarantine);
+    config.fragment_timeout = Tick::at_least_seconds(policy.fragments);
 }
 
 pub(crate) const fn idle_times(of: Timeouts) -> IdleTimes {

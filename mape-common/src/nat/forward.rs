@@ -75,6 +75,11 @@ fn add<E: Env>(env: &E, config: &Config, order: &PortOrder, transport: Transport
     if find(env, config, order, transport).is_some() {
         return PortOrder::DONE;
     }
+    // A quarantine goes on where nothing comes of the order.
+    let unused = match PortState::from_word(word.load()) {
+        PortState::Quarantined(until) => Some(until),
+        PortState::Free | PortState::Shared(_) | PortState::Exclusive | PortState::Static | PortState::Reserved => None,
+    };
     if !port::take_for(word, PortState::Static) {
         return PortOrder::BUSY;
     }
@@ -82,7 +87,7 @@ fn add<E: Env>(env: &E, config: &Config, order: &PortOrder, transport: Transport
         Ok(()) => PortOrder::DONE,
         Err(reason) => {
             // Ours alone since it was taken.
-            let _ = port::give_from(word, PortState::Static, None);
+            let _ = port::give_from(word, PortState::Static, unused);
             if matches!(reason, Reason::SessionsExhausted) {
                 PortOrder::FULL
             } else {

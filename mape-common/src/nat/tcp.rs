@@ -41,7 +41,7 @@ pub const fn next(phase: Phase, direction: Direction, flags: Flags) -> Phase {
     }
 }
 
-/// The phase of a session that a LAN host's packet opens; a reset opens none.
+/// The phase of a session that a LAN host's packet opens; a reset opens none, and a SYN opens whatever else it says.
 ///
 /// A FIN without a session comes again, or late, after the connection's port went to another one. It is forwarded, for the remote
 /// host's reset to end what is left of the connection in the LAN host; it does not hold a port for what is over.
@@ -150,6 +150,16 @@ mod tests {
             (&[(Outbound, ACK), (Inbound, ACK)], Phase::TcpEstablished), // picked up in its middle
         ] {
             assert_eq!(after(packets), phase, "{packets:?}");
+        }
+    }
+
+    #[test]
+    fn the_packet_that_opens_changes_nothing_more() {
+        for flags in (0..64).map(Flags) {
+            let opened = first(flags);
+            if !flags.has(Flags::RST) {
+                assert_eq!(next(opened, Outbound, flags), opened, "{flags:?}");
+            }
         }
     }
 

@@ -31,7 +31,11 @@ impl Model {
         }
         // Nobody can be meant by an identifier.
         if packet.transport == Transport::Icmp {
-            return Ok(Answer::Drop(vec![Class::Hairpin]));
+            return Ok(if packet.is_query {
+                Answer::Echo
+            } else {
+                Answer::Drop(Class::Hairpin)
+            });
         }
         self.make_room();
         let sender = match self.leave(packet, flow, sight)? {
@@ -40,7 +44,7 @@ impl Model {
         };
         let receiver = match self.arrive(packet, sender) {
             Ok(end) => end,
-            Err(classes) => return Ok(Answer::Drop(classes)),
+            Err(class) => return Ok(Answer::Drop(class)),
         };
         if packet.total > self.policy.lan_mtu {
             return Ok(Answer::Pass);
@@ -59,24 +63,24 @@ impl Model {
         if let Some(at) = self.session_of(flow) {
             let phase = Self::next_phase(self.sessions[at].phase, From::Lan, packet.flags);
             if !self.note(at, phase, From::Lan) {
-                return Ok(Err(Answer::Drop(vec![Class::Unmapped])));
+                return Ok(Err(Answer::Drop(Class::Unmapped)));
             }
             return Ok(Ok(self.sessions[at].port));
         }
         if packet.flags & tcp::RST != 0 {
-            return Ok(Err(Answer::Drop(vec![Class::NoSession])));
+            return Ok(Err(Answer::Drop(Class::Reset)));
         }
         if !packet::is_lan(flow.inside.0) {
             return Ok(Err(Answer::Pass));
         }
         Ok(match self.open(flow, packet.flags, sight)? {
             Ok(at) => Ok(self.sessions[at].port),
-            Err(classes) => Err(Answer::Drop(classes)),
+            Err(class) => Err(Answer::Refuse(class)),
         })
     }
 
     /// The receiver's session; gives its LAN end.
-    fn arrive(&mut self, packet: &Packet, sender: End) -> Result<End, Vec<Class>> {
+    fn arrive(&mut self, packet: &Packet, sender: End) -> Result<End, Class> {
         let (transport, port) = (packet.transport, packet.destination.1);
         let found = self
             .sessions
@@ -85,7 +89,7 @@ impl Model {
         if let Some(at) = found {
             let phase = Self::next_phase(self.sessions[at].phase, From::Remote, packet.flags);
             if !self.note(at, phase, From::Remote) {
-                return Err(vec![Class::NoSession]);
+                return Err(Class::NoSession);
             }
             return Ok(self.sessions[at].flow.inside);
         }

@@ -77,7 +77,7 @@ pub fn limit(seconds: u32) -> u32 {
 }
 
 /// Ticks that are no less than so many seconds, whenever in its tick something happened.
-fn ticks(seconds: u32) -> u32 {
+pub(super) fn ticks(seconds: u32) -> u32 {
     let ticks = (u64::from(seconds) * 1_000_000_000).div_ceil(TICK);
     u32::try_from(ticks).expect("a timeout is a few hours") + 1
 }
@@ -108,6 +108,8 @@ pub enum Hold {
 /// A session: five-tuple and external port.
 #[derive(Clone, Debug)]
 pub struct Session {
+    /// Counts sessions and mappings.
+    pub id: u64,
     /// Who talks to whom.
     pub flow: Flow,
     /// The external port.
@@ -127,7 +129,7 @@ pub struct Session {
 /// An endpoint-independent mapping.
 #[derive(Clone, Debug)]
 pub struct Mapping {
-    /// Counts mappings.
+    /// Counts sessions and mappings.
     pub id: u64,
     /// Protocol.
     pub transport: Transport,
@@ -139,6 +141,8 @@ pub struct Mapping {
     pub stamp: u32,
     /// When it was last used.
     pub used: u32,
+    /// Whether an operator has made it: a forward, which never expires.
+    pub is_static: bool,
 }
 
 impl Mapping {
@@ -239,7 +243,7 @@ impl Model {
         let mappings = self
             .mappings
             .iter()
-            .filter(|m| over(mapping_phase(m.transport), m.stamp));
+            .filter(|m| !m.is_static && over(mapping_phase(m.transport), m.stamp));
         let mappings = mappings.map(|m| (Record::Mapping(m.id), m.endpoint(), m.port));
         let mut found: Vec<_> = sessions
             .chain(mappings)
@@ -281,7 +285,7 @@ impl Model {
 
     /// Whether a mapping is.
     pub(super) fn is_mapped(&self, mapping: &Mapping) -> bool {
-        !self.is_over(mapping_phase(mapping.transport), mapping.stamp)
+        mapping.is_static || !self.is_over(mapping_phase(mapping.transport), mapping.stamp)
     }
 
     /// Whether a mapping has sent to a host within its idle time.
@@ -307,13 +311,12 @@ impl Model {
             }
         }
         for mapping in &self.mappings {
-            if !kept(mapping_phase(mapping.transport), mapping.stamp, mapping.used) {
+            if !mapping.is_static && !kept(mapping_phase(mapping.transport), mapping.stamp, mapping.used) {
                 return Err(format!("over before its time at {}: {mapping:?}", self.now));
             }
         }
         for ((id, host), permission) in &self.permissions {
-            if !self.policy.inbound_hides_outbound
-                && let Some(mapping) = self.mappings.iter().find(|m| m.id == *id)
+            if let Some(mapping) = self.mappings.iter().find(|m| m.id == *id)
                 && !kept(mapping_phase(mapping.transport), permission.stamp, permission.used)
             {
                 return Err(format!(
@@ -343,7 +346,12 @@ impl Model {
             of.map(|m| mapping_phase(m.transport))
         };
         self.sessions.iter().any(|s| near(s.phase, s.stamp))
-            || self.mappings.iter().any(|m| near(mapping_phase(m.transport), m.stamp))
+            || self
+                .mappings
+                .iter()
+                .any(|m| !m.is_static && near(mapping_phase(m.transport), m.stamp))
+            || self.is_piece_near(then, slack)
+            || self.is_path_near(then, slack)
             || self
                 .permissions
                 .iter()
@@ -400,7 +408,8 @@ impl Model {
     /// Ends mappings, and with them what they permit.
     pub(super) fn end_mappings(&mut self, ids: &[u64]) {
         for mapping in self.mappings.iter().filter(|m| ids.contains(&m.id)) {
-            let was_open = self.policy.of(mapping.transport).filtering == Filtering::EndpointIndependent;
+            let was_open =
+                mapping.is_static || self.policy.of(mapping.transport).filtering == Filtering::EndpointIndependent;
             if was_open && self.policy.quarantine > 0 {
                 let until = self.now + ticks(self.policy.quarantine);
                 self.quarantined.insert((mapping.transport, mapping.port), until);

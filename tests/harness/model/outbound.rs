@@ -11,19 +11,22 @@ use super::{
 };
 use crate::table::world::SHARED;
 
+/// How long after a refusal another one is the second, seconds.
+const REPEATED: u32 = 8;
+
 impl Model {
     /// What becomes of a frame from the LAN.
     pub(super) fn outbound(&mut self, frame: &[u8], sight: &Sight<'_>) -> Result<Answer, String> {
         let packet = match packet::from_lan(frame) {
             Ok(packet) => packet,
             Err(Stop::Pass) => return Ok(Answer::Pass),
-            Err(Stop::Message) => return Ok(Answer::Message),
+            Err(Stop::Message) => return Ok(self.error_out(frame)),
+            Err(Stop::Piece | Stop::Tunnel) => return self.piece_out(frame, sight),
             // Whose packet it is is asked where sessions are opened, after room was made for one.
             Err(Stop::Drop(class)) => {
                 self.make_room();
-                return Ok(Answer::Drop(vec![class]));
+                return Ok(Answer::Drop(class));
             }
-            Err(Stop::Later(class)) => return Ok(Answer::Drop(vec![class])),
             Err(Stop::Elsewhere) => {
                 self.make_room();
                 return Ok(Answer::Pass);
@@ -32,56 +35,75 @@ impl Model {
         let flow = Flow {
             transport: packet.transport,
             inside: packet.source,
-            remote: match packet.transport {
-                Transport::Icmp => (packet.destination.0, 0),
-                Transport::Udp | Transport::Tcp => packet.destination,
-            },
+            remote: packet.remote_end(),
         };
         if flow.remote.0 == SHARED.octets() && self.policy.has(packet.destination.1) {
             return self.turn(frame, &packet, &flow, sight);
         }
-        if let Some(at) = self.sessions.iter().position(|s| s.flow == flow)
+        Ok(match self.settle_out(&packet, &flow, sight)? {
+            Ok(at) => self.forward_out(frame, &packet, at, None),
+            Err(answer) => answer,
+        })
+    }
+
+    /// Looks after the session of a packet that does not go to a LAN host, or opens one; what becomes of the packet else.
+    pub(super) fn settle_out(
+        &mut self,
+        packet: &Packet,
+        flow: &Flow,
+        sight: &Sight<'_>,
+    ) -> Result<Result<usize, Answer>, String> {
+        if let Some(at) = self.sessions.iter().position(|s| s.flow == *flow)
             && self.is_settled(at, From::Lan, packet.flags)
         {
             self.used(at, From::Lan);
-            return Ok(self.forward_out(frame, &packet, at));
+            return Ok(Ok(at));
         }
         self.make_room();
-        if let Some(at) = self.session_of(&flow) {
-            if !packet::is_tunnelled(flow.remote.0) && flow.remote.0 != SHARED.octets() {
-                return Ok(Answer::Pass);
+        let is_own = flow.remote.0 == SHARED.octets();
+        let is_elsewhere = !is_own && !packet::is_tunnelled(flow.remote.0);
+        if let Some(at) = self.session_of(flow) {
+            if is_elsewhere {
+                return Ok(Err(Answer::Pass));
             }
             let phase = Self::next_phase(self.sessions[at].phase, From::Lan, packet.flags);
             if !self.note(at, phase, From::Lan) {
-                return Ok(Answer::Drop(vec![Class::Unmapped]));
+                return Ok(Err(Answer::Drop(Class::Unmapped)));
             }
-            return Ok(self.forward_out(frame, &packet, at));
+            return Ok(Ok(at));
         }
-        let is_own = flow.remote.0 == SHARED.octets();
-        if !is_own && !packet::is_tunnelled(flow.remote.0) {
-            return Ok(Answer::Pass);
+        if is_elsewhere {
+            return Ok(Err(Answer::Pass));
         }
         // A reset or an answer has nothing to open.
-        if packet.flags & tcp::RST != 0 || (packet.transport == Transport::Icmp && !packet.is_query) {
-            return Ok(Answer::Drop(vec![Class::NoSession]));
+        if packet.flags & tcp::RST != 0 {
+            return Ok(Err(Answer::Drop(Class::Reset)));
+        }
+        if packet.transport == Transport::Icmp && !packet.is_query {
+            return Ok(Err(Answer::Drop(Class::NoSession)));
         }
         // RFC 3704: it must have come from where the way back leads.
         if !packet::is_lan(flow.inside.0) {
-            return Ok(Answer::Pass);
+            return Ok(Err(Answer::Pass));
         }
-        match self.open(&flow, packet.flags, sight)? {
-            Ok(at) => Ok(self.forward_out(frame, &packet, at)),
-            Err(classes) => Ok(Answer::Drop(classes)),
-        }
+        Ok(self.open(flow, packet.flags, sight)?.map_err(Answer::Refuse))
     }
 
-    fn forward_out(&self, frame: &[u8], packet: &Packet, at: usize) -> Answer {
-        if packet.total > self.policy.tunnel_mtu {
-            return Answer::Pass;
+    /// The packet leaves by the session; as part of one that leaves in fragments with that identification.
+    pub(super) fn forward_out(&self, frame: &[u8], packet: &Packet, at: usize, identification: Option<u16>) -> Answer {
+        if packet.total > self.tunnel_mtu() {
+            return Answer::TooBig;
         }
         let external = (SHARED.octets(), self.sessions[at].port);
         Answer::Forward {
-            expected: rewrite::into_tunnel(frame, packet, external, self.policy.mss, self.policy.copy_dscp),
+            expected: rewrite::into_tunnel(
+                frame,
+                packet,
+                external,
+                self.mss(),
+                self.policy.copy_dscp,
+                identification,
+            ),
             session: at,
         }
     }
@@ -105,12 +127,7 @@ impl Model {
     }
 
     /// Opens a session for a LAN host's packet; the classes of refusal that are right where there is none.
-    pub(super) fn open(
-        &mut self,
-        flow: &Flow,
-        flags: u8,
-        sight: &Sight<'_>,
-    ) -> Result<Result<usize, Vec<Class>>, String> {
+    pub(super) fn open(&mut self, flow: &Flow, flags: u8, sight: &Sight<'_>) -> Result<Result<usize, Class>, String> {
         let phase = match flow.transport {
             Transport::Udp if matches!(flow.remote.1, 53 | 123) => Phase::Query,
             Transport::Udp => Phase::Udp,
@@ -124,7 +141,7 @@ impl Model {
             .iter()
             .find(|m| (m.transport, m.inside) == (flow.transport, flow.inside) && self.is_mapped(m));
         let mapped = mapped
-            .filter(|_| self.policy.maps(flow.transport))
+            .filter(|_| self.policy.maps(flow.transport) || self.has_forwards(flow.transport))
             .map(|m| (m.id, m.port));
         let key = (flow.transport, flow.inside.0, flow.remote);
         let recent = self
@@ -132,14 +149,14 @@ impl Model {
             .iter()
             .any(|r| r.key == key && (!self.is_exact || self.now - r.when < life::STALE));
         if recent && sight.label == "recently-refused" {
-            return Ok(Err(vec![Class::Ports]));
+            return Ok(Err(Class::Recently));
         }
         if self.records() >= self.policy.slots {
-            return Ok(Err(vec![Class::Slots]));
+            return Ok(Err(Class::Slots));
         }
         if !self.is_within_quota(flow.inside.0) {
             self.refuse(key);
-            return Ok(Err(vec![Class::Quota]));
+            return Ok(Err(Class::Quota));
         }
         let client_server = flow.transport == Transport::Udp && self.policy.client_server.contains(&flow.remote.1);
         let alone = if mapped.is_none() && self.policy.maps(flow.transport) && !client_server {
@@ -160,11 +177,11 @@ impl Model {
         };
         // A mapping is a record, too.
         if !alone.is_empty() && self.records() + 2 > self.policy.slots {
-            return Ok(Err(vec![Class::Slots]));
+            return Ok(Err(Class::Slots));
         }
         if choice.ports.is_empty() || (choice.or_none && sight.class == Some(Class::Ports)) {
             self.refuse(key);
-            return Ok(Err(vec![Class::Ports]));
+            return Ok(Err(Class::Ports));
         }
         let Some(port) = (sight.port_of)(flow) else {
             return Err(format!(
@@ -189,8 +206,14 @@ impl Model {
 
     /// Remembers a refusal.
     fn refuse(&mut self, key: (Transport, [u8; 4], End)) {
+        let before = self.refused.iter().find(|r| r.key == key);
+        let again = before.is_some_and(|r| self.now - r.when <= life::ticks(REPEATED));
         self.refused.retain(|r| r.key != key);
-        self.refused.push(Refused { key, when: self.now });
+        self.refused.push(Refused {
+            key,
+            when: self.now,
+            again,
+        });
     }
 
     /// Whether a host may have another session.
@@ -205,7 +228,7 @@ impl Model {
         let has = self
             .mappings
             .iter()
-            .filter(|m| (m.transport, m.inside.0) == (transport, host))
+            .filter(|m| (m.transport, m.inside.0) == (transport, host) && !m.is_static)
             .count();
         if self.policy.quota.ports.is_some_and(|limit| has >= limit) {
             return Vec::new();
@@ -233,6 +256,7 @@ impl Model {
             port,
             stamp: self.now,
             used: self.now,
+            is_static: false,
         });
         self.last_id
     }
@@ -243,7 +267,9 @@ impl Model {
         self.end_sessions(|_, s| {
             s.flow == flow || (s.flow.transport, s.port, s.flow.remote) == (flow.transport, port, flow.remote)
         });
+        self.last_id += 1;
         self.sessions.push(Session {
+            id: self.last_id,
             flow,
             port,
             hold,
@@ -294,12 +320,13 @@ impl Model {
     }
 
     /// Writes the stamps of what a session's use keeps alive: its mapping, if the LAN host has its part in it, and the remote's
-    /// permission, if the LAN host has sent the packet.
+    /// permission, which the LAN host's packets make and any packet of such a session renews.
     fn stamp(&mut self, hold: Hold, remote: [u8; 4], from: From, phase: Phase) {
         let Hold::Member(id) = hold else { return };
         let (now, mut transport) = (self.now, None);
+        let is_permitted = self.mappings.iter().any(|m| m.id == id && self.is_permitted(m, remote));
         for mapping in self.mappings.iter_mut().filter(|m| m.id == id) {
-            transport = Some(mapping.transport);
+            transport = (!mapping.is_static).then_some(mapping.transport);
             if from == From::Lan || phase.is_answered() {
                 mapping.stamp = now;
             }
@@ -310,6 +337,12 @@ impl Model {
         if from == From::Lan && is_by_address && (is_known || has_room) {
             self.permissions
                 .insert((id, remote), Permission { stamp: now, used: now });
+        } else if is_by_address
+            && is_permitted
+            && phase.is_answered()
+            && let Some(permission) = self.permissions.get_mut(&(id, remote))
+        {
+            permission.stamp = now;
         }
     }
 
@@ -319,6 +352,8 @@ impl Model {
         let session = &mut self.sessions[at];
         session.used = now;
         let (hold, remote, phase) = (session.hold, session.flow.remote.0, session.phase);
+        let is_noted = session.stamp > self.filtered_since;
+        let is_by_address = self.policy.of(session.flow.transport).filtering == Filtering::AddressDependent;
         let Hold::Member(id) = hold else { return };
         for mapping in self.mappings.iter_mut().filter(|m| m.id == id) {
             if from == From::Lan || phase.is_answered() {
@@ -326,6 +361,8 @@ impl Model {
             }
         }
         if from == From::Lan
+            && is_by_address
+            && is_noted
             && let Some(permission) = self.permissions.get_mut(&(id, remote))
         {
             permission.used = now;

@@ -19,8 +19,10 @@ pub enum Stop {
     Drop(Class),
     /// It is an ICMP message that is no echo.
     Message,
-    /// It is a later fragment, and dropped where that is found.
-    Later(Class),
+    /// It is a fragment.
+    Piece,
+    /// It is an ICMPv6 message.
+    Tunnel,
     /// It would be dropped if it went into the tunnel, but the stack sends it elsewhere.
     Elsewhere,
 }
@@ -48,13 +50,33 @@ pub struct Packet {
     pub tos: u8,
     /// Traffic class of the outer header.
     pub class: u8,
+    /// Whether it is only the first fragment of one.
+    pub is_part: bool,
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u16> {
+impl Packet {
+    /// Where it goes, as sessions know it: an echo has no port there.
+    pub const fn remote_end(&self) -> ([u8; 4], u16) {
+        match self.transport {
+            Transport::Icmp => (self.destination.0, 0),
+            Transport::Udp | Transport::Tcp => self.destination,
+        }
+    }
+
+    /// Where it comes from, likewise.
+    pub const fn remote_source(&self) -> ([u8; 4], u16) {
+        match self.transport {
+            Transport::Icmp => (self.source.0, 0),
+            Transport::Udp | Transport::Tcp => self.source,
+        }
+    }
+}
+
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }
 
-fn address(bytes: &[u8], at: usize) -> Option<[u8; 4]> {
+pub(super) fn address(bytes: &[u8], at: usize) -> Option<[u8; 4]> {
     bytes.get(at..at + 4)?.try_into().ok()
 }
 
@@ -79,14 +101,16 @@ pub const fn is_lan(address: [u8; 4]) -> bool {
 /// Where it goes instead. What is refused is refused only if it would have gone into the tunnel: the stack gets the rest.
 pub fn from_lan(frame: &[u8]) -> Result<Packet, Stop> {
     link(frame, LAN_MAC.0, [0x08, 0x00])?;
-    let packet = match inner(frame, ETHERNET, frame.len() - ETHERNET) {
+    read_from_lan(frame, false)
+}
+
+/// A packet of a frame from the LAN whose Ethernet header was read, or the first fragment of one if `part` says so.
+///
+/// # Errors
+/// As [`from_lan`].
+pub(super) fn read_from_lan(frame: &[u8], part: bool) -> Result<Packet, Stop> {
+    let packet = match inner(frame, ETHERNET, frame.len() - ETHERNET, part) {
         Err(Stop::Drop(class)) => return Err(unless_elsewhere(frame, class)),
-        Err(Stop::Later(class)) => {
-            return Err(match unless_elsewhere(frame, class) {
-                Stop::Elsewhere => Stop::Pass,
-                Stop::Pass | Stop::Drop(_) | Stop::Message | Stop::Later(_) => Stop::Later(class),
-            });
-        }
         read => read?,
     };
     if !is_routable(packet.source.0) || !is_routable(packet.destination.0) || packet.ttl <= 1 {
@@ -95,7 +119,7 @@ pub fn from_lan(frame: &[u8]) -> Result<Packet, Stop> {
     Ok(packet)
 }
 
-fn unless_elsewhere(frame: &[u8], class: Class) -> Stop {
+pub(super) fn unless_elsewhere(frame: &[u8], class: Class) -> Stop {
     let is_ipv4 = frame.get(ETHERNET).is_some_and(|byte| byte >> 4 == 4);
     match address(frame, ETHERNET + 16) {
         Some(to) if is_ipv4 && (!is_routable(to) || !is_tunnelled(to)) => Stop::Elsewhere,
@@ -112,26 +136,51 @@ pub fn from_wan(frame: &[u8], policy: &super::policy::Policy) -> Result<Packet, 
     let Some(outer) = frame.get(14..54) else {
         return Err(Stop::Pass);
     };
-    if outer[0] >> 4 != 6 || outer[24..40] != CE.octets() || outer[6] != 4 {
+    if outer[0] >> 4 != 6 || outer[24..40] != CE.octets() {
         return Err(Stop::Pass);
     }
-    let room = usize::from(u16::from_be_bytes([outer[4], outer[5]]));
-    if room > frame.len() - TUNNELLED {
+    if outer[6] == 58 {
+        return Err(Stop::Tunnel);
+    }
+    if outer[6] != 4 {
+        return Err(Stop::Pass);
+    }
+    if room(frame) > frame.len() - TUNNELLED {
         return Err(Stop::Drop(Class::Malformed));
     }
-    let mut packet = match inner(frame, TUNNELLED, room) {
-        Err(Stop::Later(Class::Fragment)) if address(frame, TUNNELLED + 16) != Some(SHARED.octets()) => {
-            return Err(Stop::Drop(Class::Foreign));
-        }
-        Err(Stop::Later(class)) => return Err(Stop::Drop(class)),
-        read => read?,
-    };
-    packet.class = outer[0] << 4 | outer[1] >> 4;
-    if packet.destination.0 != SHARED.octets() || !policy.has(packet.destination.1) {
+    read_from_wan(frame, policy, false)
+}
+
+/// Bytes that the outer header of a frame leaves for the packet.
+fn room(frame: &[u8]) -> usize {
+    usize::from(u16::from_be_bytes([frame[18], frame[19]]))
+}
+
+/// Who sent a tunnelled frame.
+pub(super) fn outer_source(frame: &[u8]) -> [u8; 16] {
+    frame[22..38].try_into().expect("sixteen bytes")
+}
+
+/// The traffic class of a tunnelled frame.
+pub(super) const fn outer_class(frame: &[u8]) -> u8 {
+    frame[14] << 4 | frame[15] >> 4
+}
+
+/// A packet of a frame from the WAN whose outer header was read, or the first fragment of one if `part` says so.
+///
+/// # Errors
+/// As [`from_wan`].
+pub(super) fn read_from_wan(frame: &[u8], policy: &super::policy::Policy, part: bool) -> Result<Packet, Stop> {
+    let mut packet = inner(frame, TUNNELLED, room(frame), part)?;
+    packet.class = outer_class(frame);
+    if packet.destination.0 != SHARED.octets() {
+        return Err(Stop::Drop(Class::NotMine));
+    }
+    if !policy.has(packet.destination.1) {
         return Err(Stop::Drop(Class::Foreign));
     }
-    if outer[8..24] != RELAY.octets() {
-        return Err(Stop::Drop(Class::Spoofed));
+    if outer_source(frame) != RELAY.octets() {
+        return Err(Stop::Drop(Class::Stranger));
     }
     Ok(packet)
 }
@@ -145,8 +194,8 @@ fn link(frame: &[u8], mac: [u8; 6], kind: [u8; 2]) -> Result<(), Stop> {
     }
 }
 
-/// The IPv4 packet at `at`, which may have `room` bytes.
-fn inner(frame: &[u8], at: usize, room: usize) -> Result<Packet, Stop> {
+/// The IPv4 packet at `at`, which may have `room` bytes; or, if `part` says so, the first fragment of one.
+fn inner(frame: &[u8], at: usize, room: usize, part: bool) -> Result<Packet, Stop> {
     const BAD: Stop = Stop::Drop(Class::Malformed);
     let header = frame.get(at..at + 20).ok_or(BAD)?;
     let total = usize::from(word(header, 2).ok_or(BAD)?);
@@ -159,10 +208,19 @@ fn inner(frame: &[u8], at: usize, room: usize) -> Result<Packet, Stop> {
         return Err(Stop::Pass);
     }
     let place = word(header, 6).ok_or(BAD)?;
-    if place & 0x1fff != 0 {
-        return Err(Stop::Later(later(total, place)));
+    let is_part = place & 0x3fff != 0;
+    if is_part && (!part || place & 0x1fff != 0) {
+        return Err(Stop::Piece);
     }
     let carried = total.checked_sub(20).ok_or(BAD)?;
+    // The whole transport header is in the first fragment (RFC 1858 §3, RFC 3128), and it holds a multiple of eight bytes.
+    let short = if is_part { Stop::Drop(Class::Tiny) } else { BAD };
+    if is_part && carried < 8 {
+        return Err(short);
+    }
+    if is_part && carried % 8 != 0 {
+        return Err(BAD);
+    }
     let body = frame.get(at + 20..).ok_or(BAD)?;
     let transport = match header[9] {
         1 => Transport::Icmp,
@@ -174,21 +232,28 @@ fn inner(frame: &[u8], at: usize, room: usize) -> Result<Packet, Stop> {
         Transport::Tcp => 20,
         Transport::Udp | Transport::Icmp => 8,
     };
-    if carried < least || body.len() < least {
+    if body.len() < least {
+        return Err(short);
+    }
+    if carried < least && !is_part {
         return Err(BAD);
     }
     let (mut ports, mut flags) = ((word(body, 0).ok_or(BAD)?, word(body, 2).ok_or(BAD)?), 0);
     match transport {
         Transport::Tcp => {
             let len = usize::from(body[12] >> 4) * 4;
-            if len < 20 || len > carried {
+            if len < 20 {
                 return Err(BAD);
+            }
+            if len > carried {
+                return Err(short);
             }
             flags = body[13];
         }
         Transport::Udp => {
             let len = usize::from(word(body, 4).ok_or(BAD)?);
-            if len < 8 || len > carried {
+            // The whole datagram's.
+            if len < 8 || (len > carried && !is_part) {
                 return Err(BAD);
             }
         }
@@ -209,17 +274,8 @@ fn inner(frame: &[u8], at: usize, room: usize) -> Result<Packet, Stop> {
         ttl: header[8],
         tos: header[1],
         class: 0,
+        is_part,
     })
-}
-
-/// Why a later fragment is dropped: nothing here has sent a first one (that is for tests of fragments alone).
-fn later(total: usize, place: u16) -> Class {
-    match total.checked_sub(20) {
-        None | Some(0) => Class::Malformed,
-        Some(carried) if place & 0x2000 != 0 && carried % 8 != 0 => Class::Malformed,
-        Some(_) if usize::from(place & 0x1fff) * 8 + total > 65_535 => Class::LongFragment,
-        Some(_) => Class::Fragment,
-    }
 }
 
 /// An address for messages.

@@ -161,8 +161,8 @@ pub struct Policy {
     pub mss: u16,
     /// Whether DSCP is copied to the outer header.
     pub copy_dscp: bool,
-    /// Whether an outbound packet within a second after a noted inbound one fails to renew the permission of its remote.
-    pub inbound_hides_outbound: bool,
+    /// Seconds after which an incomplete packet's fragments no longer follow its first.
+    pub fragments: u32,
 }
 
 impl Policy {
@@ -197,7 +197,7 @@ impl Policy {
             lan_mtu: 1500,
             mss: 1420,
             copy_dscp: true,
-            inbound_hides_outbound: true,
+            fragments: 30,
             ports,
         }
     }

@@ -18,7 +18,7 @@ pub enum Held {
     Alone,
     /// Sessions that differ in their destination.
     Shared,
-    /// It is kept from translation.
+    /// It is kept from translation, or forwarded.
     Reserved,
 }
 
@@ -42,16 +42,25 @@ impl Model {
         if self.policy.reserved.contains(&port) || self.is_quarantined(transport, port) {
             return Held::Reserved;
         }
-        if self.mappings.iter().any(|m| m.transport == transport && m.port == port) {
-            return Held::Alone;
+        if let Some(mapping) = self
+            .mappings
+            .iter()
+            .find(|m| m.transport == transport && m.port == port)
+        {
+            return if mapping.is_static { Held::Reserved } else { Held::Alone };
         }
-        let shared =
-            |s: &super::life::Session| s.flow.transport == transport && s.port == port && s.hold == Hold::Share;
-        if self.sessions.iter().any(shared) {
+        if self.shares(transport, port) {
             Held::Shared
         } else {
             Held::Free
         }
+    }
+
+    /// Whether sessions share a port.
+    pub(super) fn shares(&self, transport: Transport, port: u16) -> bool {
+        let shared =
+            |s: &super::life::Session| s.flow.transport == transport && s.port == port && s.hold == Hold::Share;
+        self.sessions.iter().any(shared)
     }
 
     fn is_free(&self, transport: Transport, port: u16) -> bool {

@@ -42,6 +42,13 @@ pub enum Payload {
         /// What follows the header.
         data: Vec<u8>,
     },
+    /// An ICMP message: type and code, and what follows the checksum, which is right.
+    Raw {
+        /// Type and code.
+        start: [u8; 2],
+        /// What follows the checksum.
+        rest: Vec<u8>,
+    },
     /// A protocol number and its bytes.
     Other {
         /// Protocol number.
@@ -167,7 +174,21 @@ impl Frame {
         body.chunks(size).enumerate().map(piece).collect()
     }
 
-    /// The IPv4 packet alone.
+    /// A fragment of the packet: so many eights of bytes from that one on, as far as there are any. Whether more follow it says as it
+    /// is, unless it `lies`.
+    #[must_use]
+    pub fn piece(&self, start: usize, count: usize, lies: bool) -> Self {
+        let (protocol, body) = self.body();
+        let end = body.len().min((start + count) * 8);
+        let bytes = body.get(start * 8..end).unwrap_or(&[]).to_vec();
+        let is_last = end == body.len();
+        Self {
+            fragment: if is_last == lies { 0x2000 } else { 0 } | u16_of(start),
+            payload: Payload::Other { protocol, bytes },
+            ..self.clone()
+        }
+    }
+
     /// The IPv4 packet, without what is around it.
     ///
     /// # Panics
@@ -246,6 +267,12 @@ impl Frame {
                 body.extend(id.to_be_bytes());
                 body.extend([0, 1]);
                 body.extend(data);
+                let sum = checksum::of([&body[..]]);
+                body[2..4].copy_from_slice(&sum.to_be_bytes());
+                (1, body)
+            }
+            Payload::Raw { start, rest } => {
+                let mut body = [&start[..], &[0, 0], rest].concat();
                 let sum = checksum::of([&body[..]]);
                 body[2..4].copy_from_slice(&sum.to_be_bytes());
                 (1, body)

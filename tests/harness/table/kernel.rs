@@ -40,6 +40,8 @@ pub struct KernelWorld {
     interfaces: HashMap<Program, u32>,
     attached: HashMap<String, (&'static str, XdpLinkId)>,
     forwards: Vec<PortOrder>,
+    /// Ticks that records were made older by, all together.
+    aged: u32,
 }
 
 /// Makes the NICs, neighbours and routes that the gateway of the tables has.
@@ -162,6 +164,7 @@ impl KernelWorld {
             interfaces: HashMap::from([(Program::Lan, lan), (Program::Wan, wan)]),
             attached: HashMap::new(),
             forwards: Vec::new(),
+            aged: 0,
         };
         for device in ["lan0", "wan0"] {
             world.attach(device, programs::PASS)?;
@@ -260,7 +263,7 @@ impl KernelWorld {
         Ok(facts.map(|(_, facts)| facts.external_port.0))
     }
 
-    /// Makes records, permissions, quarantines and shortages so many ticks older: to the programs, that time has passed.
+    /// Makes records, permissions, fragments, the path's MTU, quarantines and shortages so many ticks older: to the programs, that time has passed.
     ///
     /// What has expired must have been swept before, for the sweeper's timer may run meanwhile.
     ///
@@ -293,6 +296,24 @@ impl KernelWorld {
                 ports.set(index, PortState::Quarantined(until).to_word(), 0)?;
             }
         }
+        let mut fragments = array::<[u64; 8]>(&mut self.ebpf, maps::FRAGMENTS)?;
+        for index in 0..FRAGMENTS {
+            let [state, rest @ ..] = fragments.get(&index, 0)?;
+            if state != 0 {
+                // When the first fragment came is the low half.
+                let [a, b, c, d, e, f, g] = rest;
+                let then = (state & 0xffff_ffff).wrapping_sub(ticks.into()) & 0xffff_ffff;
+                fragments.set(index, [state & !0xffff_ffff | then, a, b, c, d, e, f, g], 0)?;
+            }
+        }
+        // When the path's MTU was told is counted in units of 256 ticks: what is left of one is kept for the next time.
+        let aged = self.aged.wrapping_add(ticks);
+        let units = u64::from((aged >> 8).wrapping_sub(self.aged >> 8)) & 0xffff;
+        self.aged = aged;
+        let mut hops = array::<[u64; 4]>(&mut self.ebpf, maps::HOPS)?;
+        let [address, to, from, told] = hops.get(&0, 0)?;
+        let then = (told >> 32 & 0xffff).wrapping_sub(units) & 0xffff;
+        hops.set(0, [address, to, from, told & !(0xffff << 32) | then << 32], 0)?;
         let mut permissions: BpfHashMap<_, PermissionKey, u64> =
             BpfHashMap::try_from(self.ebpf.map_mut(maps::PERMISSIONS).context("PERMISSIONS")?)?;
         let keys: Vec<_> = permissions.keys().collect::<Result<_, _>>()?;
