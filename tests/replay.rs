@@ -33,7 +33,10 @@ const MUTATIONS: [(&str, u64); 5] = [
 const SHARE: Duration = Duration::from_secs(10);
 
 fn folder(kind: &str, target: &Target) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(target.name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz")
+        .join(kind)
+        .join(target.name)
 }
 
 /// The files of a folder by name; none where there is no such folder.
@@ -71,7 +74,11 @@ fn number(name: &str) -> Option<u64> {
 fn give(target: &Target, name: &str, input: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
         let digits: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-        panic!("{}: {name} of {} bytes found what stands above: {digits}", target.name, input.len());
+        panic!(
+            "{}: {name} of {} bytes found what stands above: {digits}",
+            target.name,
+            input.len()
+        );
     }
 }
 
@@ -92,7 +99,10 @@ fn run(name: &str) {
         inputs.push(input);
     }
     let seed = number("MAPE_SEED").unwrap_or(1);
-    let usual = MUTATIONS.iter().find(|(of, _)| *of == name).map_or(0, |(_, count)| *count);
+    let usual = MUTATIONS
+        .iter()
+        .find(|(of, _)| *of == name)
+        .map_or(0, |(_, count)| *count);
     let wanted = number("MAPE_MUTATIONS").unwrap_or(usual);
     let (mut chance, mut made, begin) = (Chance::new(seed), 0, Instant::now());
     let is_bounded = env::var_os("MAPE_MUTATIONS").is_none();
@@ -100,7 +110,10 @@ fn run(name: &str) {
         give(target, "a mutation", &chance.mutation(&inputs, LONGEST));
         made += 1;
     }
-    println!("{name}: {kept} kept inputs, {made} mutations of them in {:?}, MAPE_SEED={seed}", begin.elapsed());
+    println!(
+        "{name}: {kept} kept inputs, {made} mutations of them in {:?}, MAPE_SEED={seed}",
+        begin.elapsed()
+    );
 }
 
 #[test]

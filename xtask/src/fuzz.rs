@@ -59,7 +59,10 @@ pub(crate) fn fuzz(arguments: &Fuzz) -> Result<()> {
         }
     }
     if !failed.is_empty() {
-        bail!("{}: something was found; `cargo test -p mape-tests --test replay` shows what", failed.join(", "));
+        bail!(
+            "{}: something was found; `cargo test -p mape-tests --test replay` shows what",
+            failed.join(", ")
+        );
     }
     Ok(())
 }
@@ -82,14 +85,20 @@ fn cargo_fuzz(task: &str, name: Option<&str>) -> Command {
     // Telling the fuzzer every comparison would cost more than half of the time, most of it for comparisons of the checks.
     let mut command = cargo(&["fuzz", task, "--no-trace-compares", "--sanitizer", "none", "--fuzz-dir"]);
     command.arg(folder()).arg("--target-dir").arg(target().join("fuzz"));
-    command.args(name).env("RUSTC_BOOTSTRAP", "1").env("MAPE_SKIP_EBPF", "1");
+    command
+        .args(name)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("MAPE_SKIP_EBPF", "1");
     command
 }
 
 /// Fuzzes one target; gives the new files among its regressions. What the fuzzer learns meanwhile stays in the folder that everything
 /// built goes into: only what somebody chooses is kept in the corpus.
 fn fuzz_one(name: &str, seconds: u64) -> Result<Vec<PathBuf>> {
-    let (kept, found) = (folder().join("corpus").join(name), folder().join("regressions").join(name));
+    let (kept, found) = (
+        folder().join("corpus").join(name),
+        folder().join("regressions").join(name),
+    );
     let learnt = target().join("fuzz").join("corpus").join(name);
     for folder in [&found, &learnt] {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -130,7 +139,9 @@ fn files(folder: &Path) -> Result<BTreeSet<PathBuf>> {
 
 /// A number out of what libFuzzer says at its end.
 fn statistic<'a>(said: &'a str, name: &str) -> Option<&'a str> {
-    let line = said.lines().find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name));
+    let line = said
+        .lines()
+        .find_map(|line| line.strip_prefix("stat::")?.strip_prefix(name));
     line.map(|line| line.trim_start_matches(':').trim())
 }
 

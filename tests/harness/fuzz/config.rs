@@ -98,7 +98,10 @@ fn gateway(gateway: &Gateway) {
         assert!(known.iter().all(|place| *place < 3 * set.len()), "places of the set");
         for forward in &gateway.forwards {
             for single in forward.singles() {
-                assert!(set.contains(mape_common::wire::port::Port(single.external)), "a forward's port");
+                assert!(
+                    set.contains(mape_common::wire::port::Port(single.external)),
+                    "a forward's port"
+                );
             }
         }
     } else {
@@ -118,7 +121,9 @@ fn command_line(text: &str) {
         (Way::Plain, Program::Lan),
         (Way::Tunnelled { from: RELAY, to: CE }, Program::Wan),
     ] {
-        let Ok(frame) = flow::frame(&args, &ends, way, HOST_MAC, LAN_MAC) else { continue };
+        let Ok(frame) = flow::frame(&args, &ends, way, HOST_MAC, LAN_MAC) else {
+            continue;
+        };
         let cut = Cut::of(&frame).expect("an IPv4 packet");
         assert!(cut.rest.is_empty() && (cut.outer.is_some() == (program == Program::Wan)));
         assert_eq!(super::cut::class(&[&cut.packet[..20]]), 0, "IPv4 header checksum");
@@ -189,7 +194,9 @@ fn seen(frame: &[u8]) {
 
 /// A frame explained: told as it happens.
 fn explained(data: &[u8]) {
-    let Some((side, frame)) = data.split_first() else { return };
+    let Some((side, frame)) = data.split_first() else {
+        return;
+    };
     let (name, ifindex, program, given) = if side & 1 == 0 {
         ("lan0", LAN, programs::LAN, Program::Lan)
     } else {

@@ -26,7 +26,11 @@ pub fn run(data: &[u8]) {
 }
 
 fn ask(input: &mut Unstructured<'_>) -> Result<()> {
-    let (offset, psid_len, psid) = (input.arbitrary::<u8>()? % 18, input.arbitrary::<u8>()? % 18, input.arbitrary()?);
+    let (offset, psid_len, psid) = (
+        input.arbitrary::<u8>()? % 18,
+        input.arbitrary::<u8>()? % 18,
+        input.arbitrary()?,
+    );
     let port = Port(input.arbitrary()?);
     if let Ok(set) = PortSet::new(offset, psid_len, psid) {
         sets(&set, port, input.arbitrary()?);
@@ -129,7 +133,9 @@ fn end_user(rule: &Rule, input: &mut Unstructured<'_>) -> Result<()> {
     let rule = edge.rule();
     let (address, set) = (edge.ipv4_address().octets(), edge.port_set());
     assert!(rule.contains_ipv4(address));
-    let port = set.port(input.arbitrary::<u32>()? % set.len()).expect("a place of the set");
+    let port = set
+        .port(input.arbitrary::<u32>()? % set.len())
+        .expect("a place of the set");
     let back = map_address(rule, address, port).map(Ipv6Addr::from);
     assert_eq!(back, Some(edge.ce_address()), "who has an edge's port");
     if rule.psid_len() > 0 {

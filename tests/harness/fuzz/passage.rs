@@ -102,7 +102,10 @@ fn error(old: &[u8], new: &[u8], changed: &[usize]) {
             || (transport..transport + 8).contains(&at)
             || (transport + 16..transport + 18).contains(&at)
     };
-    assert!(changed.iter().all(|at| free(*at)), "bytes of an ICMP error: {changed:?}");
+    assert!(
+        changed.iter().all(|at| free(*at)),
+        "bytes of an ICMP error: {changed:?}"
+    );
     let sums = (quoted.get(..header_len), requoted.get(..header_len));
     if let (Some(old), Some(new)) = sums {
         assert_eq!(class(&[old]), class(&[new]), "checksum of the quoted IPv4 header");
@@ -113,7 +116,10 @@ fn error(old: &[u8], new: &[u8], changed: &[usize]) {
 fn clamped(old: &[u8], new: &[u8]) -> Option<usize> {
     let header_len = usize::from(old[12] >> 4) * 4;
     let first = differing(old, new).into_iter().find(|at| *at >= 20)?;
-    assert!(old[13] & 2 != 0 && first < header_len, "changed, but no option of a SYN");
+    assert!(
+        old[13] & 2 != 0 && first < header_len,
+        "changed, but no option of a SYN"
+    );
     let at = [first, first - 1]
         .into_iter()
         .find(|at| old.get(at - 2..*at) == Some(&[2, 4]));
@@ -147,7 +153,11 @@ pub fn echoed(before: &[u8], after: &[u8]) {
     let (came, left) = (Cut::of(before).expect("a packet"), Cut::of(after).expect("a packet"));
     assert_eq!((came.source(), came.destination()), (left.destination(), left.source()));
     assert_eq!((came.body()[0], left.body()[0]), (8, 0), "request and reply");
-    assert_eq!(class(&[&came.packet[..20]]), class(&[&left.packet[..20]]), "IPv4 header checksum");
+    assert_eq!(
+        class(&[&came.packet[..20]]),
+        class(&[&left.packet[..20]]),
+        "IPv4 header checksum"
+    );
     assert_eq!(class(&[came.body()]), class(&[left.body()]), "ICMP checksum");
     assert_eq!(came.body()[4..], left.body()[4..], "what comes back");
 }

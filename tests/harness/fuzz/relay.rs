@@ -102,7 +102,9 @@ impl Relay {
             10 => self.error(input)?,
             _ => {
                 let now = self.env.now.get();
-                self.env.now.set(Tick(now.0.wrapping_add(input.arbitrary::<u16>()?.into())));
+                self.env
+                    .now
+                    .set(Tick(now.0.wrapping_add(input.arbitrary::<u16>()?.into())));
             }
         }
         Ok(())
@@ -134,7 +136,10 @@ impl Relay {
 
     /// The customer edge that has an address and port, or somebody.
     fn owner(&self, address: Ipv4Addr, port: u16) -> Ipv6Addr {
-        let found = self.env.rule_by_ipv4(address.octets()).and_then(|found| self.env.rule(found.rule));
+        let found = self
+            .env
+            .rule_by_ipv4(address.octets())
+            .and_then(|found| self.env.rule(found.rule));
         let owner = found.and_then(|rule| map_address(rule, address.octets(), Port(port)));
         owner.map_or(Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 1), Ipv6Addr::from)
     }
@@ -142,10 +147,16 @@ impl Relay {
     /// An error about a packet that went into the domain, from its customer edge, or about one that came out, from the Internet.
     fn error(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let is_about_inbound = input.arbitrary::<u8>()? & 1 == 0;
-        let Some(talk) = self.scene.talk(input, !is_about_inbound)?.cloned() else { return Ok(()) };
-        let Some(sent) = Cut::of(&talk.after) else { return Ok(()) };
+        let Some(talk) = self.scene.talk(input, !is_about_inbound)?.cloned() else {
+            return Ok(());
+        };
+        let Some(sent) = Cut::of(&talk.after) else {
+            return Ok(());
+        };
         let (ours, theirs) = (Ipv4Addr::from(sent.destination()), Ipv4Addr::from(sent.source()));
-        let Some(payload) = self.scene.error(input, !is_about_inbound)? else { return Ok(()) };
+        let Some(payload) = self.scene.error(input, !is_about_inbound)? else {
+            return Ok(());
+        };
         let frame = if is_about_inbound {
             self.scene.plain(input, ours, theirs, payload)?
         } else {
@@ -176,7 +187,12 @@ impl Relay {
             }
             Ok(Verdict::Answer(_)) => passage::told(before, &packet.0),
             Err(Failure::Refused(reason)) => {
-                assert_eq!(packet.0, before, "a refusal leaves the frame as it came ({})", reason.label());
+                assert_eq!(
+                    packet.0,
+                    before,
+                    "a refusal leaves the frame as it came ({})",
+                    reason.label()
+                );
             }
             Err(Failure::Broken(broken)) => panic!("{} cannot happen here", broken.0.label()),
         }

@@ -43,7 +43,12 @@ pub struct Scene {
 }
 
 /// Hosts of the LAN, and one that is none.
-pub const HOSTS: [Ipv4Addr; 4] = [HOST, HOST_2, Ipv4Addr::new(192, 168, 10, 12), Ipv4Addr::new(10, 9, 8, 7)];
+pub const HOSTS: [Ipv4Addr; 4] = [
+    HOST,
+    HOST_2,
+    Ipv4Addr::new(192, 168, 10, 12),
+    Ipv4Addr::new(10, 9, 8, 7),
+];
 const REMOTES: [Ipv4Addr; 8] = [
     SERVER,
     SERVER_2,
@@ -71,7 +76,11 @@ impl Scene {
     /// One of the packets that went that way.
     pub fn talk(&self, input: &mut Unstructured<'_>, is_outbound: bool) -> Result<Option<&Talk>> {
         let number = usize::from(input.arbitrary::<u8>()?);
-        let talks: Vec<_> = self.talks.iter().filter(|talk| talk.is_outbound == is_outbound).collect();
+        let talks: Vec<_> = self
+            .talks
+            .iter()
+            .filter(|talk| talk.is_outbound == is_outbound)
+            .collect();
         Ok(number.checked_rem(talks.len()).map(|number| talks[number]))
     }
 
@@ -178,10 +187,14 @@ impl Scene {
 
     /// The answer to a packet that went into the tunnel: from where it went to, or nearly so.
     pub fn answer(&self, input: &mut Unstructured<'_>) -> Result<Option<Frame>> {
-        let Some(talk) = self.talk(input, true)? else { return Ok(None) };
+        let Some(talk) = self.talk(input, true)? else {
+            return Ok(None);
+        };
         let after = talk.after.clone();
         let Some(sent) = Cut::of(&after) else { return Ok(None) };
-        let Some((ours, theirs)) = sent.ports() else { return Ok(None) };
+        let Some((ours, theirs)) = sent.ports() else {
+            return Ok(None);
+        };
         let (mut from, mut port) = (Ipv4Addr::from(sent.destination()), theirs);
         match input.arbitrary::<u8>()? % 8 {
             0 => port = self.port(input)?,
@@ -207,9 +220,14 @@ impl Scene {
 
     /// An ICMP error about a packet that left, with as much of it as the input says.
     pub fn error(&self, input: &mut Unstructured<'_>, is_outbound: bool) -> Result<Option<Payload>> {
-        let Some(talk) = self.talk(input, is_outbound)? else { return Ok(None) };
-        let Some(sent) = Cut::of(&talk.after) else { return Ok(None) };
-        let (kind, code) = [(3, 1), (3, 3), (3, 4), (11, 0), (12, 0), (5, 0)][usize::from(input.arbitrary::<u8>()? % 6)];
+        let Some(talk) = self.talk(input, is_outbound)? else {
+            return Ok(None);
+        };
+        let Some(sent) = Cut::of(&talk.after) else {
+            return Ok(None);
+        };
+        let (kind, code) =
+            [(3, 1), (3, 3), (3, 4), (11, 0), (12, 0), (5, 0)][usize::from(input.arbitrary::<u8>()? % 6)];
         let quoted = match input.arbitrary::<u8>()? {
             len @ 0..64 => usize::from(len),
             64..128 => 28,
@@ -221,7 +239,9 @@ impl Scene {
 
     /// An ICMPv6 error about a tunnel packet.
     pub fn tunnel_error(&self, input: &mut Unstructured<'_>) -> Result<Option<Vec<u8>>> {
-        let Some(talk) = self.talk(input, true)? else { return Ok(None) };
+        let Some(talk) = self.talk(input, true)? else {
+            return Ok(None);
+        };
         let (kind, mtu) = (input.arbitrary::<u8>()? % 6, input.arbitrary::<u16>()?);
         let [high, low] = mtu.to_be_bytes();
         let mut message = vec![kind, 0, 0, 0, 0, 0, high, low];

@@ -14,7 +14,11 @@ pub type Row = Vec<(Program, Vec<u8>)>;
 pub fn inputs(target: &str, rows: &[Row]) -> Vec<Vec<u8>> {
     match target {
         "wire" => rows.iter().flatten().map(|(_, frame)| frame.clone()).collect(),
-        "step" => rows.iter().map(|row| step::script(row)).chain(step::examples()).collect(),
+        "step" => rows
+            .iter()
+            .map(|row| step::script(row))
+            .chain(step::examples())
+            .collect(),
         "relay" => {
             // Rows are a customer edge's: what a relay has no rule for says little.
             let rows = rows.iter().step_by(4).map(|row| relay::script(row));
@@ -135,7 +139,12 @@ fn pcapng(frames: &[&[u8]]) -> Vec<u8> {
         file.resize(file.len() + body_len - body.len(), 0);
         file.extend(len);
     };
-    block(0x0a0d_0d0a, &[0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]);
+    block(
+        0x0a0d_0d0a,
+        &[
+            0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255,
+        ],
+    );
     block(1, &[1, 0, 0, 0, 0, 0, 4, 0]);
     for frame in frames {
         let len = u32::try_from(frame.len()).unwrap_or(0).to_le_bytes();

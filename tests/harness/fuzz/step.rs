@@ -184,7 +184,10 @@ impl Edge {
             }
             1 => {
                 let host = HOSTS[usize::from(input.arbitrary::<u8>()? % 4)];
-                let to = self.scene.talk(input, false)?.and_then(|talk| Some(Cut::of(&talk.after)?.source()));
+                let to = self
+                    .scene
+                    .talk(input, false)?
+                    .and_then(|talk| Some(Cut::of(&talk.after)?.source()));
                 if let (Some(payload), Some(to)) = (self.scene.error(input, false)?, to) {
                     let frame = self.scene.plain(input, host, to.into(), payload)?;
                     self.give(Program::Lan, frame.bytes());
@@ -203,7 +206,9 @@ impl Edge {
     fn across(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let host = HOSTS[usize::from(input.arbitrary::<u8>()? % 4)];
         let talk = self.scene.talk(input, true)?;
-        let to = talk.and_then(|talk| Some(Cut::of(&talk.after)?.ports()?.0)).unwrap_or(0);
+        let to = talk
+            .and_then(|talk| Some(Cut::of(&talk.after)?.ports()?.0))
+            .unwrap_or(0);
         let from = self.scene.port(input)?;
         let payload = self.scene.payload(input, from, to)?;
         let frame = self.scene.plain(input, host, SHARED, payload)?;
@@ -221,7 +226,11 @@ impl Edge {
         match outcome {
             Outcome::Forwarded(after) if frame.get(12..21).is_some_and(is_icmpv6) => {
                 let seen = Seen::of(&after);
-                assert_eq!((after.len(), seen.outer), (70, None), "an ICMP error in the place of an ICMPv6 error");
+                assert_eq!(
+                    (after.len(), seen.outer),
+                    (70, None),
+                    "an ICMP error in the place of an ICMPv6 error"
+                );
             }
             Outcome::Forwarded(after) => {
                 self.forwarded(program, &frame, &after);
@@ -262,7 +271,11 @@ impl Edge {
                 assert_eq!(left.destination()[..3], [192, 168, 10], "to a LAN host");
             }
             (Program::Lan, None) => {
-                assert_eq!((came.destination(), left.source()), (shared, shared), "by the shared address");
+                assert_eq!(
+                    (came.destination(), left.source()),
+                    (shared, shared),
+                    "by the shared address"
+                );
                 assert_eq!(left.destination()[..3], [192, 168, 10], "to a LAN host");
             }
             (Program::Wan, Some(_)) => panic!("from the tunnel into the tunnel"),
@@ -285,7 +298,11 @@ impl Edge {
             self.check();
         }
         let env = &self.world.env;
-        assert_eq!((env.live(), env.read(Gauge::Permissions)), (0, 0), "records and permissions left");
+        assert_eq!(
+            (env.live(), env.read(Gauge::Permissions)),
+            (0, 0),
+            "records and permissions left"
+        );
         let found = env.overlap_violations();
         assert!(found.is_empty(), "{}", found.join("\n"));
     }
@@ -313,7 +330,8 @@ fn behave(config: &mut Config, policy: u8) {
         (true, false) => Filtering::AddressAndPort,
         (true, true) => Filtering::EndpointIndependent,
     };
-    config.flags = Config::COPY_DSCP | Config::filter(Transport::Udp, filtering) | Config::filter(Transport::Tcp, filtering);
+    config.flags =
+        Config::COPY_DSCP | Config::filter(Transport::Udp, filtering) | Config::filter(Transport::Tcp, filtering);
     for (transport, bit, usual) in [
         (Transport::Udp, 4, true),
         (Transport::Tcp, 8, false),
@@ -353,7 +371,9 @@ pub fn examples() -> Vec<Vec<u8>> {
                     bytes.extend(up(kind, remote, from));
                 }
                 bytes.extend(answer);
-                bytes.extend([18, 1, 0, 3, 5, kind, 0, 255, 15, 0, 0, 1, 90, 255, 15, 2, 0, 2, 5, 0, 255, 255]);
+                bytes.extend([
+                    18, 1, 0, 3, 5, kind, 0, 255, 15, 0, 0, 1, 90, 255, 15, 2, 0, 2, 5, 0, 255, 255,
+                ]);
                 bytes.extend([12, 200, 255, 3, 13, 10, 1, 22, 1, 14, 0, 2, 0, 16]);
                 bytes.extend([0, 0, 0, 193, 240, 90, 6, 0, 255, 3, 3, 0, 1, 2, 3]);
                 bytes

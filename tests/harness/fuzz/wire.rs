@@ -61,7 +61,10 @@ fn headers(frame: &VecPacket) {
             h,
         );
         assert_eq!(start, [0x60 | a & 15, b, c, d, e, f, g, h], "IPv6");
-        assert_eq!((&header.source()[..], &header.destination()[..]), bytes[8..].split_at(16));
+        assert_eq!(
+            (&header.source()[..], &header.destination()[..]),
+            bytes[8..].split_at(16)
+        );
         assert_eq!(header.is_ipv6(), a >> 4 == 6);
     }
     if let Ok(bytes) = frame.read::<20>(PLAIN) {
@@ -115,7 +118,10 @@ fn packet<const L3: usize>(frame: &VecPacket, room: usize) {
 fn read<const L3: usize>(frame: &VecPacket, inner: &Inner, room: usize) {
     let total = usize::from(inner.header.total_len());
     assert_eq!(total + usize::from(inner.excess), room, "the packet's end");
-    assert!(20 + usize::from(inner.header_len) <= total, "the transport header's end");
+    assert!(
+        20 + usize::from(inner.header_len) <= total,
+        "the transport header's end"
+    );
     let bytes = &frame.0[L3 + 20..L3 + total];
     let (from, to, sum) = match inner.transport {
         Transport::Tcp => (0, 2, 16),
