@@ -15,6 +15,7 @@ use std::{
 
 use mape_tests::fuzz::{
     TARGETS, Target,
+    cut::digits,
     mutate::Chance,
     seed::{self, Row},
 };
@@ -73,7 +74,7 @@ fn number(name: &str) -> Option<u64> {
 /// Gives a target an input; fails with the input where the target does.
 fn give(target: &Target, name: &str, input: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
-        let digits: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = digits(input);
         panic!(
             "{}: {name} of {} bytes found what stands above: {digits}",
             target.name,

@@ -9,7 +9,7 @@ pub mod map;
 pub mod mutate;
 pub mod passage;
 pub mod relay;
-pub mod scene;
+mod scene;
 pub mod seed;
 pub mod step;
 pub mod wire;

@@ -180,7 +180,7 @@ fn capture(data: &[u8]) {
 
 fn hexadecimal(text: &str) {
     if let Ok(frame) = capture::hex(text) {
-        let digits: String = frame.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = super::cut::digits(&frame.bytes);
         let again = capture::hex(&digits).expect("hexadecimal");
         assert_eq!(again, frame);
         seen(&frame.bytes);

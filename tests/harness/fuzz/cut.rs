@@ -1,5 +1,7 @@
 //! A frame cut into its parts without the code under test, and the class of a checksum.
 
+use std::fmt::Write as _;
+
 use mape_common::checksum;
 
 /// Parts of a frame that carries an IPv4 packet without options.
@@ -87,4 +89,12 @@ pub fn class(parts: &[&[u8]]) -> u16 {
         0xffff => 0,
         sum => sum,
     }
+}
+
+/// Bytes in hexadecimal.
+pub fn digits(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

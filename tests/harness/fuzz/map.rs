@@ -33,7 +33,7 @@ fn ask(input: &mut Unstructured<'_>) -> Result<()> {
     );
     let port = Port(input.arbitrary()?);
     if let Ok(set) = PortSet::new(offset, psid_len, psid) {
-        sets(&set, port, input.arbitrary()?);
+        sets(set, port, input.arbitrary()?);
     }
     let spec = spec(input)?;
     let Ok(rule) = Rule::new(&spec) else { return Ok(()) };
@@ -71,7 +71,7 @@ fn spec(input: &mut Unstructured<'_>) -> Result<RuleSpec> {
 }
 
 /// A set's ports and their places.
-fn sets(set: &PortSet, port: Port, number: u32) {
+fn sets(set: PortSet, port: Port, number: u32) {
     let ordinal = set.ordinal(port);
     assert_eq!(ordinal.is_some(), set.contains(port));
     if let Some(ordinal) = ordinal {

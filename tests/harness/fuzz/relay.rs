@@ -76,11 +76,11 @@ impl Relay {
                 self.give(program(number), &frame);
             }
             2 | 3 => {
-                let frame = self.to_domain(input)?;
+                let frame = self.inwards(input)?;
                 self.give(Program::Lan, &frame.bytes());
             }
             4 | 5 => {
-                let frame = self.from_domain(input)?;
+                let frame = self.outwards(input)?;
                 self.give(Program::Wan, &frame.bytes());
             }
             number @ 6..8 => {
@@ -88,13 +88,13 @@ impl Relay {
                 self.give(program(number), &frame);
             }
             8 => {
-                let frame = self.to_domain(input)?;
+                let frame = self.inwards(input)?;
                 for frame in Scene::fragments(input, &frame)? {
                     self.give(Program::Lan, &frame);
                 }
             }
             9 => {
-                let frame = self.from_domain(input)?;
+                let frame = self.outwards(input)?;
                 for frame in Scene::fragments(input, &frame)? {
                     self.give(Program::Wan, &frame);
                 }
@@ -114,24 +114,24 @@ impl Relay {
         Ok(CUSTOMERS[usize::from(input.arbitrary::<u8>()? % 4)])
     }
 
-    fn to_domain(&self, input: &mut Unstructured<'_>) -> Result<Frame> {
+    fn inwards(&self, input: &mut Unstructured<'_>) -> Result<Frame> {
         let to = Self::customer(input)?;
         let ports = (self.scene.port(input)?, self.scene.port(input)?);
-        let payload = self.scene.payload(input, ports.0, ports.1)?;
-        self.scene.plain(input, SERVER, to, payload)
+        let payload = Scene::payload(input, ports.0, ports.1)?;
+        Scene::plain(input, SERVER, to, payload)
     }
 
     /// From a customer edge to the Internet or another customer edge; mostly from who has address and port.
-    fn from_domain(&self, input: &mut Unstructured<'_>) -> Result<Frame> {
+    fn outwards(&self, input: &mut Unstructured<'_>) -> Result<Frame> {
         let from = Self::customer(input)?;
         let to = match input.arbitrary::<u8>()? {
             0..128 => SERVER_2,
             _ => Self::customer(input)?,
         };
         let ports = (self.scene.port(input)?, self.scene.port(input)?);
-        let payload = self.scene.payload(input, ports.0, ports.1)?;
+        let payload = Scene::payload(input, ports.0, ports.1)?;
         let outer = self.owner(from, ports.0);
-        self.scene.tunnelled(input, (outer, RELAY), (from, to), payload)
+        Scene::tunnelled(input, (outer, RELAY), (from, to), payload)
     }
 
     /// The customer edge that has an address and port, or somebody.
@@ -158,10 +158,10 @@ impl Relay {
             return Ok(());
         };
         let frame = if is_about_inbound {
-            self.scene.plain(input, ours, theirs, payload)?
+            Scene::plain(input, ours, theirs, payload)?
         } else {
             let outer = self.owner(ours, sent.ports().map_or(0, |ports| ports.1));
-            self.scene.tunnelled(input, (outer, RELAY), (ours, theirs), payload)?
+            Scene::tunnelled(input, (outer, RELAY), (ours, theirs), payload)?
         };
         let program = if is_about_inbound { Program::Lan } else { Program::Wan };
         self.give(program, &frame.bytes());
@@ -179,7 +179,7 @@ impl Relay {
                 self.forwarded(program, before, &packet.0);
                 let is_inside = Cut::of(&packet.0).is_some_and(|left| left.outer.is_some());
                 assert_eq!(ifindex, if is_inside { WAN } else { LAN });
-                self.scene.note(program == Program::Lan, before, &packet.0);
+                self.scene.note(program == Program::Lan, &packet.0);
             }
             Ok(Verdict::Deliver) => {
                 assert_eq!(program, Program::Wan);

@@ -14,36 +14,34 @@ use crate::table::{
 };
 
 /// Frames and other things that happen in one input, at most.
-pub const MOST: usize = 48;
+pub(super) const MOST: usize = 48;
 /// A raw frame's bytes, at most.
 const LONGEST: usize = 2_047;
 /// What is kept of packets that came out, to be answered.
 const TALKS: usize = 8;
 
-/// A packet that was forwarded: as it came, and as it left.
+/// A packet that was forwarded.
 #[derive(Clone, Debug)]
-pub struct Talk {
+pub(super) struct Talk {
     /// It went into the tunnel.
-    pub is_outbound: bool,
-    /// The frame that came.
-    pub before: Vec<u8>,
+    pub(super) is_outbound: bool,
     /// The frame that left.
-    pub after: Vec<u8>,
+    pub(super) after: Vec<u8>,
 }
 
 /// What frames are made from.
 #[derive(Debug, Default)]
-pub struct Scene {
+pub(super) struct Scene {
     /// Ports that mean something here, the set's first.
-    pub ports: Vec<u16>,
+    pub(super) ports: Vec<u16>,
     /// Packets that were forwarded.
-    pub talks: Vec<Talk>,
+    pub(super) talks: Vec<Talk>,
     /// The frame given last.
-    pub last: Vec<u8>,
+    pub(super) last: Vec<u8>,
 }
 
 /// Hosts of the LAN, and one that is none.
-pub const HOSTS: [Ipv4Addr; 4] = [
+pub(super) const HOSTS: [Ipv4Addr; 4] = [
     HOST,
     HOST_2,
     Ipv4Addr::new(192, 168, 10, 12),
@@ -62,19 +60,18 @@ const REMOTES: [Ipv4Addr; 8] = [
 
 impl Scene {
     /// Takes note of a packet that was forwarded.
-    pub fn note(&mut self, is_outbound: bool, before: &[u8], after: &[u8]) {
+    pub(super) fn note(&mut self, is_outbound: bool, after: &[u8]) {
         if self.talks.len() == TALKS {
             self.talks.remove(0);
         }
         self.talks.push(Talk {
             is_outbound,
-            before: before.to_vec(),
             after: after.to_vec(),
         });
     }
 
     /// One of the packets that went that way.
-    pub fn talk(&self, input: &mut Unstructured<'_>, is_outbound: bool) -> Result<Option<&Talk>> {
+    pub(super) fn talk(&self, input: &mut Unstructured<'_>, is_outbound: bool) -> Result<Option<&Talk>> {
         let number = usize::from(input.arbitrary::<u8>()?);
         let talks: Vec<_> = self
             .talks
@@ -85,7 +82,7 @@ impl Scene {
     }
 
     /// A port that means something, or any.
-    pub fn port(&self, input: &mut Unstructured<'_>) -> Result<u16> {
+    pub(super) fn port(&self, input: &mut Unstructured<'_>) -> Result<u16> {
         const KNOWN: [u16; 8] = [40_000, 53, 443, 123, 0, 65_535, 4_000, 80];
         let number = usize::from(input.arbitrary::<u8>()?);
         Ok(match number {
@@ -96,7 +93,7 @@ impl Scene {
     }
 
     /// What a packet carries from one port to another.
-    pub fn payload(&self, input: &mut Unstructured<'_>, from: u16, to: u16) -> Result<Payload> {
+    pub(super) fn payload(input: &mut Unstructured<'_>, from: u16, to: u16) -> Result<Payload> {
         let size = match input.arbitrary::<u8>()? {
             size @ 0..224 => usize::from(size) % 40,
             _ => usize::from(input.arbitrary::<u16>()?) % 1_600,
@@ -136,7 +133,7 @@ impl Scene {
     }
 
     /// A frame from the LAN, or to the domain from the Internet.
-    pub fn plain(&self, input: &mut Unstructured<'_>, from: Ipv4Addr, to: Ipv4Addr, payload: Payload) -> Result<Frame> {
+    pub(super) fn plain(input: &mut Unstructured<'_>, from: Ipv4Addr, to: Ipv4Addr, payload: Payload) -> Result<Frame> {
         let frame = Frame {
             to_mac: LAN_MAC.0,
             from_mac: HOST_MAC.0,
@@ -146,8 +143,7 @@ impl Scene {
     }
 
     /// A frame in the tunnel.
-    pub fn tunnelled(
-        &self,
+    pub(super) fn tunnelled(
         input: &mut Unstructured<'_>,
         (outer_from, outer_to): (Ipv6Addr, Ipv6Addr),
         (from, to): (Ipv4Addr, Ipv4Addr),
@@ -169,24 +165,24 @@ impl Scene {
     }
 
     /// A LAN host's packet to anybody.
-    pub fn up(&self, input: &mut Unstructured<'_>) -> Result<Frame> {
+    pub(super) fn up(&self, input: &mut Unstructured<'_>) -> Result<Frame> {
         let (host, remote) = (input.arbitrary::<u8>()?, input.arbitrary::<u8>()?);
         let (from, to) = (self.port(input)?, self.port(input)?);
-        let payload = self.payload(input, from, to)?;
+        let payload = Self::payload(input, from, to)?;
         let ends = (HOSTS[usize::from(host % 32) % 4], REMOTES[usize::from(remote % 8)]);
-        self.plain(input, ends.0, ends.1, payload)
+        Self::plain(input, ends.0, ends.1, payload)
     }
 
     /// Anybody's packet to the shared address.
-    pub fn down(&self, input: &mut Unstructured<'_>) -> Result<Frame> {
+    pub(super) fn down(&self, input: &mut Unstructured<'_>) -> Result<Frame> {
         let remote = REMOTES[usize::from(input.arbitrary::<u8>()? % 8)];
         let (from, to) = (self.port(input)?, self.port(input)?);
-        let payload = self.payload(input, from, to)?;
-        self.tunnelled(input, (RELAY, CE), (remote, SHARED), payload)
+        let payload = Self::payload(input, from, to)?;
+        Self::tunnelled(input, (RELAY, CE), (remote, SHARED), payload)
     }
 
     /// The answer to a packet that went into the tunnel: from where it went to, or nearly so.
-    pub fn answer(&self, input: &mut Unstructured<'_>) -> Result<Option<Frame>> {
+    pub(super) fn answer(&self, input: &mut Unstructured<'_>) -> Result<Option<Frame>> {
         let Some(talk) = self.talk(input, true)? else {
             return Ok(None);
         };
@@ -201,7 +197,7 @@ impl Scene {
             1 => from = REMOTES[usize::from(input.arbitrary::<u8>()? % 8)],
             _ => {}
         }
-        let payload = match self.payload(input, port, ours)? {
+        let payload = match Self::payload(input, port, ours)? {
             Payload::Other { bytes, .. } => Payload::Other {
                 protocol: sent.protocol(),
                 bytes,
@@ -213,13 +209,13 @@ impl Scene {
                 id: super::cut::word(sent.body(), 4).unwrap_or(0),
                 data,
             },
-            payload => payload,
+            payload @ (Payload::Udp { .. } | Payload::Tcp { .. } | Payload::Icmp { .. }) => payload,
         };
-        self.tunnelled(input, (RELAY, CE), (from, SHARED), payload).map(Some)
+        Self::tunnelled(input, (RELAY, CE), (from, SHARED), payload).map(Some)
     }
 
     /// An ICMP error about a packet that left, with as much of it as the input says.
-    pub fn error(&self, input: &mut Unstructured<'_>, is_outbound: bool) -> Result<Option<Payload>> {
+    pub(super) fn error(&self, input: &mut Unstructured<'_>, is_outbound: bool) -> Result<Option<Payload>> {
         let Some(talk) = self.talk(input, is_outbound)? else {
             return Ok(None);
         };
@@ -238,7 +234,7 @@ impl Scene {
     }
 
     /// An ICMPv6 error about a tunnel packet.
-    pub fn tunnel_error(&self, input: &mut Unstructured<'_>) -> Result<Option<Vec<u8>>> {
+    pub(super) fn tunnel_error(&self, input: &mut Unstructured<'_>) -> Result<Option<Vec<u8>>> {
         let Some(talk) = self.talk(input, true)? else {
             return Ok(None);
         };
@@ -257,13 +253,13 @@ impl Scene {
     }
 
     /// Bytes as they are.
-    pub fn raw(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    pub(super) fn raw(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
         let len = usize::from(input.arbitrary::<u16>()?) & LONGEST;
         Ok(input.bytes(len.min(input.len()))?.to_vec())
     }
 
     /// The last frame with some bytes changed, cut or grown.
-    pub fn mutated(&self, input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    pub(super) fn mutated(&self, input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
         let mut frame = self.last.clone();
         for _ in 0..=input.arbitrary::<u8>()? & 3 {
             let (place, byte) = (usize::from(input.arbitrary::<u8>()?), input.arbitrary::<u8>()?);
@@ -278,7 +274,7 @@ impl Scene {
     }
 
     /// A packet's fragments in an order that the input says, some missing and some twice.
-    pub fn fragments(input: &mut Unstructured<'_>, frame: &Frame) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn fragments(input: &mut Unstructured<'_>, frame: &Frame) -> Result<Vec<Vec<u8>>> {
         let size = 8 * (1 + usize::from(input.arbitrary::<u8>()? % 32));
         let pieces = frame.split(size);
         let mut order = Vec::new();
@@ -347,6 +343,6 @@ fn twisted(input: &mut Unstructured<'_>, mut frame: Frame) -> Result<Frame> {
 }
 
 /// Which program a byte means.
-pub const fn program(number: u8) -> Program {
+pub(super) const fn program(number: u8) -> Program {
     if number & 1 == 0 { Program::Lan } else { Program::Wan }
 }

@@ -94,7 +94,7 @@ fn texts(rows: &[Row]) -> Vec<Vec<u8>> {
         .map(|text| kind(6, text)),
     );
     for (side, (_, frame)) in rows.iter().step_by(8).flatten().enumerate() {
-        let digits: String = frame.iter().take(120).map(|byte| format!("{byte:02x}")).collect();
+        let digits = super::cut::digits(&frame[..frame.len().min(120)]);
         inputs.push(kind(7, &digits));
         let side = u8::try_from(side & 1).unwrap_or(0);
         inputs.push([&[1, side][..], frame].concat());

@@ -178,7 +178,7 @@ impl Edge {
         match input.arbitrary::<u8>()? % 3 {
             0 => {
                 if let Some(payload) = self.scene.error(input, true)? {
-                    let frame = self.scene.tunnelled(input, (RELAY, CE), (SERVER, SHARED), payload)?;
+                    let frame = Scene::tunnelled(input, (RELAY, CE), (SERVER, SHARED), payload)?;
                     self.give(Program::Wan, frame.bytes());
                 }
             }
@@ -189,7 +189,7 @@ impl Edge {
                     .talk(input, false)?
                     .and_then(|talk| Some(Cut::of(&talk.after)?.source()));
                 if let (Some(payload), Some(to)) = (self.scene.error(input, false)?, to) {
-                    let frame = self.scene.plain(input, host, to.into(), payload)?;
+                    let frame = Scene::plain(input, host, to.into(), payload)?;
                     self.give(Program::Lan, frame.bytes());
                 }
             }
@@ -210,8 +210,8 @@ impl Edge {
             .and_then(|talk| Some(Cut::of(&talk.after)?.ports()?.0))
             .unwrap_or(0);
         let from = self.scene.port(input)?;
-        let payload = self.scene.payload(input, from, to)?;
-        let frame = self.scene.plain(input, host, SHARED, payload)?;
+        let payload = Scene::payload(input, from, to)?;
+        let frame = Scene::plain(input, host, SHARED, payload)?;
         self.give(Program::Lan, frame.bytes());
         Ok(())
     }
@@ -234,7 +234,7 @@ impl Edge {
             }
             Outcome::Forwarded(after) => {
                 self.forwarded(program, &frame, &after);
-                self.scene.note(program == Program::Lan, &frame, &after);
+                self.scene.note(program == Program::Lan, &after);
             }
             Outcome::Answered(after) if Cut::of(&after).is_some_and(|left| left.body()[0] == 0) => {
                 passage::echoed(&frame, &after);

@@ -74,9 +74,9 @@ fn headers(frame: &VecPacket) {
         assert_eq!(renamed.destination(), header.destination());
         assert_eq!(class(&[renamed.as_bytes()]), class(&[&bytes]), "IPv4 header checksum");
         assert!(!header.is_later_fragment() || header.is_fragment());
-        assert!(header.header_len() <= 60 && header.offset() & 7 == 0);
+        assert!(header.header_len() <= 60 && header.offset().is_multiple_of(8));
         let segment = tcp::Header::from_bytes(bytes);
-        assert!(segment.header_len() <= 60 && segment.header_len() & 3 == 0);
+        assert!(segment.header_len() <= 60 && segment.header_len().is_multiple_of(4));
         assert_eq!(Some(segment.source().0), word(&bytes, 0));
         assert_eq!(Some(segment.destination().0), word(&bytes, 2));
     }
