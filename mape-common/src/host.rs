@@ -73,6 +73,12 @@ fn words(count: u32) -> Vec<Word> {
     (0..count).map(|_| Word::new(0)).collect()
 }
 
+/// Cells of the overlap table that the configuration leads to: a row of ports for every number that the mask lets through.
+fn overlap_cells(config: &Config) -> u32 {
+    let rows = config.overlap_row_mask.saturating_add(1);
+    rows.saturating_mul(config.ports).min(OVERLAP_CELLS)
+}
+
 impl HostEnv {
     /// A configured gateway with its gate open and `config.sessions` free records.
     pub fn new(config: Config) -> Self {
@@ -94,7 +100,7 @@ impl HostEnv {
             outside: RefCell::default(),
             free: RefCell::new((0..config.sessions).rev().collect()),
             ports: words(config.ports.saturating_mul(3)),
-            overlap: words(OVERLAP_CELLS),
+            overlap: words(overlap_cells(&config)),
             refused: words(REFUSALS),
             fragments: (0..FRAGMENTS).map(|_| fragment::Record::default()).collect(),
             permissions: RefCell::default(),

@@ -42,7 +42,10 @@ pub fn resolve(instance: &Instance, flags: &LoadArgs) -> Result<Resolved, Config
 }
 
 /// The same, with the file's name and text in hand.
-fn read(instance: &Instance, file: Option<(&str, &str)>, flags: &LoadArgs) -> Result<Resolved, ConfigError> {
+///
+/// # Errors
+/// [`ConfigError`]: the first mistake found.
+pub fn read(instance: &Instance, file: Option<(&str, &str)>, flags: &LoadArgs) -> Result<Resolved, ConfigError> {
     let mut low = match file {
         None => Low::default(),
         Some((_, text)) => toml::from_str(text).map_err(|error| from_toml(&error).locate(file))?,

@@ -156,6 +156,14 @@ fn clamps() -> Vec<Case> {
         options: vec![1, 2, 4, 0x05, 0xb4, 0, 0, 0],
         data: Vec::new(),
     };
+    // 20 + 68 is 88; six bits of that are 24.
+    let beyond_the_header = Payload::Tcp {
+        from: IN_SET,
+        to: 443,
+        flags: 2,
+        options: vec![253, 68, 0, 0, 2, 4, 0x05, 0xb4],
+        data: Vec::new(),
+    };
     let not_a_syn = Payload::Tcp {
         from: IN_SET,
         to: 443,
@@ -179,6 +187,13 @@ fn clamps() -> Vec<Case> {
             &up(behind_a_no_operation),
             |seen| {
                 assert_eq!(mss(seen, 23), 1420);
+            },
+        ),
+        forwarded(
+            "an option that claims to end beyond the header leads to no MSS",
+            &up(beyond_the_header),
+            |seen| {
+                assert_eq!(mss(seen, 26), 1460);
             },
         ),
         forwarded("what looks like an MSS without SYN stays", &up(not_a_syn), |seen| {

@@ -2,6 +2,8 @@
 
 pub mod capture;
 pub mod checks;
+#[cfg(feature = "tables")]
+pub mod fuzz;
 pub mod gateway;
 pub mod lab;
 #[cfg(feature = "tables")]

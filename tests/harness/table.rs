@@ -2,6 +2,7 @@
 //! sequence of frames.
 
 pub mod both;
+pub mod domain;
 pub mod frame;
 pub mod host;
 pub mod kernel;

@@ -4,6 +4,7 @@ mod build;
 mod cargo;
 mod demo;
 mod ebpf_check;
+mod fuzz;
 mod lab;
 mod lint;
 mod rust_src;
@@ -41,6 +42,8 @@ enum Task {
     },
     /// Load every program on Debian's kernels, in virtual machines, and show how far the verifier goes (needs no root).
     VerifyKernels(verify_kernels::VerifyKernels),
+    /// Give the core's parsers and steps inputs that nobody thought of, each target for a while (cargo-fuzz).
+    Fuzz(fuzz::Fuzz),
     /// Keep the lab open to play in (root).
     #[command(subcommand)]
     Lab(lab::LabTask),
@@ -68,6 +71,7 @@ fn run() -> Result<()> {
         Task::Lint => lint::lint(),
         Task::EbpfCheck { object } => ebpf_check::ebpf_check(object.as_deref()),
         Task::VerifyKernels(arguments) => verify_kernels::verify_kernels(arguments),
+        Task::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Task::Lab(task) => lab::lab(task),
         Task::Demo => demo::demo(),
         Task::Test => test::test(),

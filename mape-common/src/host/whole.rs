@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{HostEnv, words};
+use super::{HostEnv, overlap_cells, words};
 use crate::{
     env::Env as _,
-    layout::{Gauge, HostUse, OVERLAP_CELLS, SessionRef, Transport},
+    layout::{Gauge, HostUse, SessionRef, Transport},
     nat::{
         overlap::{self, Fingerprint},
         port::PortState,
@@ -142,7 +142,7 @@ impl HostEnv {
     /// Cells of the overlap table that do not say what the records say. Slow: the table is large.
     pub fn overlap_violations(&self) -> Vec<String> {
         let Some(config) = &self.config else { return Vec::new() };
-        let cells = words(OVERLAP_CELLS);
+        let cells = words(overlap_cells(config));
         let sharing = self.sessions.iter().filter(|r| r.state().phase.is_live());
         for facts in sharing.map(Session::facts).filter(|f| matches!(f.hold, Hold::Overlap)) {
             let destination = Fingerprint::new(config, facts.transport, facts.remote, facts.remote_port);

@@ -54,11 +54,12 @@ pub const fn is_candidate(inner: &Inner) -> bool {
 pub fn plan<P: Packet>(frame: &P, l4: usize, header_len: u8, limit: u16) -> (Clamp, Delta) {
     let mut at = tcp::LEN;
     for _ in 0..MAX_OPTIONS {
-        // The mask changes nothing (a TCP header has at most 60 bytes); it tells the verifier so.
-        at &= 63;
         if at.saturating_add(4) > usize::from(header_len) {
             break;
         }
+        // The mask changes nothing (a TCP header has at most 60 bytes); it tells the verifier so. Before the comparison it would: an
+        // option that claims to end beyond the header would lead back to its beginning.
+        at &= 63;
         let Ok([kind, len, high, low]) = frame.read::<4>(l4.saturating_add(at)) else {
             break;
         };

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read, Seek as _},
+    io::{self, BufReader, Read, Seek},
     path::{Path, PathBuf},
 };
 
@@ -91,11 +91,22 @@ pub fn read(file: &Path, wanted: Option<usize>) -> Result<Vec<Frame>, CaptureErr
         file: file.to_owned(),
         source,
     };
+    frames(BufReader::new(File::open(file).map_err(failed)?), file, wanted)
+}
+
+/// The same from an open capture, `file` being its name.
+///
+/// # Errors
+/// [`CaptureError`].
+pub fn frames<R: Read + Seek>(mut input: R, file: &Path, wanted: Option<usize>) -> Result<Vec<Frame>, CaptureError> {
+    let failed = |source| CaptureError::Read {
+        file: file.to_owned(),
+        source,
+    };
     let bad = |source| CaptureError::Format {
         file: file.to_owned(),
         source,
     };
-    let mut input = BufReader::new(File::open(file).map_err(failed)?);
     let mut magic = [0; 4];
     input.read_exact(&mut magic).map_err(failed)?;
     input.rewind().map_err(failed)?;
