@@ -222,7 +222,7 @@ fn a_session_ends_exactly_when_its_time_is_over() {
                     id: port,
                     data,
                 },
-                other @ Payload::Other { .. } => other,
+                other @ (Payload::Raw { .. } | Payload::Other { .. }) => other,
             };
             let reached = answer(&mut world, SERVER, reply);
             assert_eq!(reached.is_ok(), alive, "{payload:?} after {wait} s: {reached:?}");
