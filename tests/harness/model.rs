@@ -320,7 +320,7 @@ impl Model {
         let answer = match program {
             _ if !self.is_open => Answer::Pass,
             Program::Lan => self.outbound(frame, sight)?,
-            Program::Wan => self.inbound(frame, sight)?,
+            Program::Wan => self.inbound(frame, sight),
         };
         match (&answer, outcome) {
             (Answer::Forward { expected, session }, Outcome::Forwarded(bytes)) => {

@@ -209,7 +209,9 @@ impl Scene {
                 id: super::cut::word(sent.body(), 4).unwrap_or(0),
                 data,
             },
-            payload @ (Payload::Udp { .. } | Payload::Tcp { .. } | Payload::Icmp { .. } | Payload::Raw { .. }) => payload,
+            payload @ (Payload::Udp { .. } | Payload::Tcp { .. } | Payload::Icmp { .. } | Payload::Raw { .. }) => {
+                payload
+            }
         };
         Self::tunnelled(input, (RELAY, CE), (from, SHARED), payload).map(Some)
     }

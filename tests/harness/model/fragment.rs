@@ -179,26 +179,26 @@ impl Model {
     }
 
     /// A fragment out of the tunnel.
-    pub(super) fn piece_in(&mut self, frame: &[u8], sight: &Sight<'_>) -> Result<Answer, String> {
+    pub(super) fn piece_in(&mut self, frame: &[u8], sight: &Sight<'_>) -> Answer {
         let piece = piece(frame, packet::TUNNELLED, false);
         if piece.start == 0 {
             let packet = match packet::read_from_wan(frame, &self.policy, true) {
                 Ok(packet) => packet,
-                Err(Stop::Drop(class)) => return Ok(Answer::Drop(class)),
-                Err(_) => return Ok(Answer::Pass),
+                Err(Stop::Drop(class)) => return Answer::Drop(class),
+                Err(_) => return Answer::Pass,
             };
             let at = match self.settle_in(&packet) {
                 Ok(at) => at,
-                Err(class) => return Ok(Answer::Drop(class)),
+                Err(class) => return Answer::Drop(class),
             };
             if packet.total > self.policy.lan_mtu {
-                return Ok(Answer::Pass);
+                return Answer::Pass;
             }
             let own = Some(piece.key.identification);
-            return Ok(match self.begin(&piece, self.sessions[at].id, own, sight) {
+            return match self.begin(&piece, self.sessions[at].id, own, sight) {
                 Ok(_) => self.forward_in(frame, &packet, at),
                 Err(class) => Answer::Drop(class),
-            });
+            };
         }
         let found = piece.check().and_then(|()| {
             if piece.key.destination == SHARED.octets() {
@@ -209,23 +209,21 @@ impl Model {
         });
         let (session, identification) = match found {
             Ok(found) => found,
-            Err(class) => return Ok(Answer::Drop(class)),
+            Err(class) => return Answer::Drop(class),
         };
         debug_assert_eq!(piece.key.outer, RELAY.octets(), "only who sent the first is followed");
         let Some(at) = self.sessions.iter().position(|s| s.id == session) else {
-            return Ok(Answer::Drop(Class::NoSession));
+            return Answer::Drop(Class::NoSession);
         };
         if frame[packet::TUNNELLED + 8] <= 1 || piece.total > self.policy.lan_mtu {
-            return Ok(Answer::Pass);
+            return Answer::Pass;
         }
         let old = &frame[packet::TUNNELLED..packet::TUNNELLED + piece.total];
         let inside = self.sessions[at].flow.inside.0;
-        Ok(
-            match rewrite::piece_onto_lan(old, packet::outer_class(frame), inside, identification) {
-                Some(expected) => Answer::Forward { expected, session: at },
-                None => Answer::Drop(Class::Congestion),
-            },
-        )
+        match rewrite::piece_onto_lan(old, packet::outer_class(frame), inside, identification) {
+            Some(expected) => Answer::Forward { expected, session: at },
+            None => Answer::Drop(Class::Congestion),
+        }
     }
 
     fn forget_pieces(&mut self) {

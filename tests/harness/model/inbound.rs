@@ -11,19 +11,19 @@ use super::{
 
 impl Model {
     /// What becomes of a frame from the WAN.
-    pub(super) fn inbound(&mut self, frame: &[u8], sight: &Sight<'_>) -> Result<Answer, String> {
+    pub(super) fn inbound(&mut self, frame: &[u8], sight: &Sight<'_>) -> Answer {
         let packet = match packet::from_wan(frame, &self.policy) {
             Ok(packet) => packet,
-            Err(Stop::Pass | Stop::Elsewhere) => return Ok(Answer::Pass),
-            Err(Stop::Message) => return Ok(self.error_in(frame)),
+            Err(Stop::Pass | Stop::Elsewhere) => return Answer::Pass,
+            Err(Stop::Message) => return self.error_in(frame),
             Err(Stop::Piece) => return self.piece_in(frame, sight),
-            Err(Stop::Tunnel) => return Ok(self.tunnel_error(frame)),
-            Err(Stop::Drop(class)) => return Ok(Answer::Drop(class)),
+            Err(Stop::Tunnel) => return self.tunnel_error(frame),
+            Err(Stop::Drop(class)) => return Answer::Drop(class),
         };
-        Ok(match self.settle_in(&packet) {
+        match self.settle_in(&packet) {
             Ok(at) => self.forward_in(frame, &packet, at),
             Err(class) => Answer::Drop(class),
-        })
+        }
     }
 
     /// Looks after the session of a packet from the tunnel, or opens one.
