@@ -45,6 +45,14 @@ impl Delta {
         Self(self.0 + other.0)
     }
 
+    /// The sum folded to sixteen bits.
+    #[inline(always)]
+    pub const fn folded(self) -> u16 {
+        let sum = (self.0 & 0xffff) + (self.0 >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        sum as u16
+    }
+
     /// The checksum after the change.
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {
@@ -63,6 +71,34 @@ impl Delta {
         match self.apply(checksum) {
             0 => 0xffff,
             sum => sum,
+        }
+    }
+}
+
+/// How a transport header's checksum changes.
+///
+/// In two parts, because a kernel that leaves the sum to a NIC has only the pseudo-header in the field so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The field as it is.
+    pub old: u16,
+    /// What changes in the pseudo-header: addresses.
+    pub pseudo: Delta,
+    /// What changes in the header itself and behind it.
+    pub own: Delta,
+    /// UDP's zero is no checksum.
+    pub is_udp: bool,
+}
+
+impl Change {
+    /// The field after the change, the sum in it being whole.
+    #[inline(always)]
+    pub const fn new_value(&self) -> u16 {
+        let change = self.pseudo.and(self.own);
+        if self.is_udp {
+            change.apply_udp(self.old)
+        } else {
+            change.apply(self.old)
         }
     }
 }

@@ -117,6 +117,8 @@ impl NextHop {
     pub const FAR_END: [u8; 4] = [0; 4];
     /// Index of no next hop: of a session whose packets go to a host of the same LAN (hairpinning, RFC 4787 §6).
     pub const HAIRPIN: u16 = u16::MAX;
+    /// Index of no next hop: of a session whose LAN host the fast path has not seen yet, or which is this machine.
+    pub const UNKNOWN: u16 = Self::HAIRPIN - 1;
     /// Key of a record that somebody is writing.
     const BUSY: u64 = u64::MAX;
 

@@ -72,6 +72,8 @@ pub const OUTCOMES: u32 = 64;
 pub const FORWARDED: u32 = 0;
 /// Counter slot of packets handed to the stack after translation and decapsulation.
 pub const DELIVERED: u32 = 1;
+/// Counter slot of packets translated at the tunnel device, which the stack has routed and goes on to route.
+pub const TRANSLATED: u32 = 13;
 
 macro_rules! reasons {
     ($($name:ident = $number:literal, $label:literal, $action:ident, $meaning:literal;)*) => {
@@ -226,7 +228,7 @@ mod tests {
     #[test]
     fn every_number_has_a_counter_of_its_own() {
         let mut seen = [false; 64];
-        for slot in [FORWARDED, DELIVERED]
+        for slot in [FORWARDED, DELIVERED, TRANSLATED]
             .into_iter()
             .chain(Reason::ALL.iter().map(|r| r.number()))
         {

@@ -9,7 +9,7 @@ use aya_ebpf::{
     },
     helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
     maps::lpm_trie::Key,
-    programs::XdpContext,
+    programs::{TcContext, XdpContext},
 };
 use mape_common::{
     env::{Env, InsertError, Noted, Route, Search, Side},
@@ -83,6 +83,14 @@ impl KernelEnv {
     #[inline(always)]
     pub(crate) const fn without_frame() -> Self {
         Self(core::ptr::null_mut(), ())
+    }
+}
+
+impl KernelEnv {
+    /// For one program run at the tunnel device.
+    #[inline(always)]
+    pub(crate) const fn of_packet(ctx: &TcContext) -> Self {
+        Self(ctx.skb.skb.cast(), ())
     }
 }
 

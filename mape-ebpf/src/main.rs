@@ -21,8 +21,12 @@ mod packet;
 mod part;
 mod sweep;
 mod trace;
+mod tunnel;
 
-use aya_ebpf::{macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use mape_common::step::stage::Stage;
 
 /// Customer edge, a NIC that is only LAN.
@@ -101,6 +105,42 @@ fn mape_lan_frag(ctx: XdpContext) -> u32 {
 #[xdp]
 fn mape_wan_frag(ctx: XdpContext) -> u32 {
     action::stage(&ctx, Stage::InboundFragment)
+}
+
+/// Customer edge, the tunnel device: what enters the tunnel.
+#[classifier]
+fn mape_tun_out(ctx: TcContext) -> i32 {
+    tunnel::out(&ctx)
+}
+
+/// Customer edge, the tunnel device: what has come out of the tunnel.
+#[classifier]
+fn mape_tun_in(ctx: TcContext) -> i32 {
+    tunnel::into(&ctx)
+}
+
+/// Customer edge, the tunnel device, a stage: ICMP errors that enter the tunnel.
+#[classifier]
+fn mape_tout_error(ctx: TcContext) -> i32 {
+    tunnel::stage(&ctx, Stage::OutboundError)
+}
+
+/// Customer edge, the tunnel device, a stage: ICMP errors that have come out of it.
+#[classifier]
+fn mape_tin_error(ctx: TcContext) -> i32 {
+    tunnel::stage(&ctx, Stage::InboundError)
+}
+
+/// Customer edge, the tunnel device, a stage: fragments that enter the tunnel.
+#[classifier]
+fn mape_tout_frag(ctx: TcContext) -> i32 {
+    tunnel::stage(&ctx, Stage::OutboundFragment)
+}
+
+/// Customer edge, the tunnel device, a stage: fragments that have come out of it.
+#[classifier]
+fn mape_tin_frag(ctx: TcContext) -> i32 {
+    tunnel::stage(&ctx, Stage::InboundFragment)
 }
 
 /// Border relay, a NIC towards the IPv4 Internet.

@@ -9,7 +9,7 @@ use aya_ebpf::{
     helpers::generated::bpf_redirect,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, Stack},
-    programs::XdpContext,
+    programs::{TcContext, XdpContext},
 };
 use mape_common::{
     hop::{Link, NextHop},
@@ -100,6 +100,9 @@ pub(crate) static PORT_ORDER: Array<PortOrder> = Array::with_max_entries(1, 0);
 /// User space: the programs of the stages.
 #[map]
 pub(crate) static STAGES: ProgramArray = ProgramArray::with_max_entries(stage::STAGES, 0);
+/// User space: the programs of the tunnel device's stages, by the same numbers.
+#[map]
+pub(crate) static TUNNEL_STAGES: ProgramArray = ProgramArray::with_max_entries(stage::STAGES, 0);
 /// User space says what is to be told; the programs count.
 #[map]
 pub(crate) static WATCH: Array<Watch> = Array::with_max_entries(1, 0);
@@ -158,6 +161,13 @@ pub(crate) fn go_on(ctx: &XdpContext, next: Next) {
     }
     // SAFETY: nothing that has to be dropped or given back is alive: the frame is untouched and no map's element is locked.
     unsafe { STAGES.tail_call(ctx, next.stage.number()) };
+}
+
+/// Hands a packet at the tunnel device on to a stage's program; comes back only where there is none.
+#[inline(always)]
+pub(crate) fn go_on_behind(ctx: &TcContext, next: Next) {
+    // SAFETY: as in `go_on`.
+    unsafe { TUNNEL_STAGES.tail_call(ctx, next.stage.number()) };
 }
 
 /// The programs, each processor its own: what became of a frame, for the program that tells it.

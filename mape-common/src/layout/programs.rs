@@ -40,6 +40,18 @@ pub const RELAY_INBOUND_FRAGMENT: &str = "mape_relay6_frg";
 pub const RELAY_OUTBOUND_ICMP: &str = "mape_relay4_icm";
 /// XDP, border relay, a stage: ICMP errors from the domain, and packets that end here.
 pub const RELAY_INBOUND_ICMP: &str = "mape_relay6_icm";
+/// tc, egress of the tunnel device: translates what enters the tunnel.
+pub const TUNNEL_OUT: &str = "mape_tun_out";
+/// tc, ingress of the tunnel device: translates what has come out of the tunnel.
+pub const TUNNEL_IN: &str = "mape_tun_in";
+/// tc, egress, a stage: ICMP errors that enter the tunnel.
+pub const TUNNEL_OUT_ERROR: &str = "mape_tout_error";
+/// tc, ingress, a stage: ICMP errors that have come out of the tunnel.
+pub const TUNNEL_IN_ERROR: &str = "mape_tin_error";
+/// tc, egress, a stage: fragments that enter the tunnel.
+pub const TUNNEL_OUT_FRAGMENT: &str = "mape_tout_frag";
+/// tc, ingress, a stage: fragments that have come out of the tunnel.
+pub const TUNNEL_IN_FRAGMENT: &str = "mape_tin_frag";
 /// XDP that passes everything: for the far end of a veth.
 pub const PASS: &str = "mape_pass_xdp";
 /// XDP for measurements: redirects everything to REDIRECT_TO.

@@ -9,7 +9,7 @@ use super::{
     overlap::{self, Fingerprint},
     port::{self, PortState},
     pressure, quota,
-    session::{Hold, Phase, Session, State},
+    session::{Facts, Hold, Phase, Session, State},
 };
 use crate::{
     env::{Env, InsertError, Side},
@@ -153,6 +153,15 @@ pub fn find<E: Env>(env: &E, side: Side, key: &FlowKey) -> Option<(SessionRef, S
         return None;
     }
     record.is_alive(found.generation).then_some((found, state))
+}
+
+/// The session that a key leads to and what it says, if its idle time is not over.
+#[inline(always)]
+pub fn live<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKey, now: Tick) -> Option<(SessionRef, Facts)> {
+    let (found, _) = find(env, side, key)?;
+    let record = env.session(found.slot)?;
+    let (state, facts) = record.read(found.generation)?;
+    (!is_over(env, config, record, state, now)).then_some((found, facts))
 }
 
 /// Ends the record that a key leads to if its time, or its mapping's, is over; true where that was done here.

@@ -163,7 +163,7 @@ fn inbound_else(reason: Reason) -> Attempt {
 
 /// Opens a drafted session of a mapping, its LAN host being found.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn open_inbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
+pub fn open_inbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
     path::find_host(env, config, draft)?;
     open::inbound(env, config, draft)
 }

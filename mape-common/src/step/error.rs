@@ -25,7 +25,7 @@ use super::{
     inner, outbound, path,
     quoted::{self, Quoted},
     translate::End,
-    tunnel::{self, Decapsulation, Encapsulation, INNER},
+    tunnel::{self, Decapsulation, Encapsulation, INNER, Outer},
 };
 
 /// What will be written into an error and into the packet that it quotes. The IPv4 header's checksum is not in it, as in
@@ -168,13 +168,9 @@ pub fn read<P: Packet, const L3: usize, const AT: usize>(frame: &P, room: usize)
 #[inline(always)]
 pub fn session<E: Env>(env: &E, side: Side, key: &FlowKey, now: Tick) -> Result<Facts, Reason> {
     let config = env.config().ok_or(Reason::NotConfigured)?;
-    let (found, _) = table::find(env, side, key).ok_or(Reason::ErrorWithoutSession)?;
-    let record = env.session(found.slot).ok_or(Reason::ErrorWithoutSession)?;
-    let (state, facts) = record.read(found.generation).ok_or(Reason::ErrorWithoutSession)?;
-    if table::is_over(env, config, record, state, now) {
-        Err(Reason::ErrorWithoutSession)
-    } else {
-        Ok(facts)
+    match table::live(env, config, side, key, now) {
+        Some((_, facts)) => Ok(facts),
+        None => Err(Reason::ErrorWithoutSession),
     }
 }
 
@@ -183,7 +179,34 @@ pub const QUOTED_OUTBOUND: usize = eth::LEN + ipv4::LEN + icmp::LEN;
 /// The same for one in the tunnel.
 pub const QUOTED_INBOUND: usize = INNER + ipv4::LEN + icmp::LEN;
 
-/// LAN to WAN: an error of a LAN host, or of a router on the LAN, about a packet that came out of the tunnel.
+/// LAN to WAN: translates an error of a LAN host, or of a router on the LAN, about a packet that came out of the tunnel.
+///
+/// # Errors
+/// Why it is not forwarded.
+#[inline(always)]
+pub fn translate_outbound<P: Packet, E: Env>(
+    frame: &P,
+    env: &E,
+    arrival: &Arrival<'_>,
+) -> Result<(Message, Facts, Rewriting), Reason> {
+    let room = frame.len().saturating_sub(eth::LEN);
+    let message = read::<P, { eth::LEN }, QUOTED_OUTBOUND>(frame, room)?;
+    let facts = session(env, Side::Inside, &message.quoted.to_here(), arrival.now)?;
+    if message.quoted.header.source() != message.header.destination() {
+        return Err(Reason::ErrorUnusable);
+    }
+    let rewriting = plan(
+        &message.header,
+        message.checksum,
+        &message.quoted,
+        End::Source,
+        facts.external,
+        facts.external_port,
+    );
+    Ok((message, facts, rewriting))
+}
+
+/// LAN to WAN: translates and encapsulates.
 ///
 /// # Errors
 /// Why it is not forwarded.
@@ -193,38 +216,26 @@ pub fn plan_outbound<P: Packet, E: Env>(
     env: &E,
     arrival: &Arrival<'_>,
 ) -> Result<(Rewriting, Encapsulation), Reason> {
-    let config = arrival.config;
-    let room = frame.len().saturating_sub(eth::LEN);
-    let message = read::<P, { eth::LEN }, QUOTED_OUTBOUND>(frame, room)?;
-    let facts = session(env, Side::Inside, &message.quoted.to_here(), arrival.now)?;
-    if message.quoted.header.source() != message.header.destination() {
-        return Err(Reason::ErrorUnusable);
-    }
-    let hop = outbound::way(env, facts.wan_hop, arrival.now)?;
-    let rewriting = plan(
-        &message.header,
-        message.checksum,
-        &message.quoted,
-        End::Source,
-        facts.external,
-        facts.external_port,
-    );
-    let label = tunnel::flow_label(
-        facts.external_port,
-        facts.remote,
-        facts.remote_port,
-        facts.transport.protocol(),
-    );
+    let (message, facts, rewriting) = translate_outbound(frame, env, arrival)?;
     let encapsulation = tunnel::plan_encapsulation(
-        config,
+        arrival.config,
         &message.header,
         rewriting.header,
-        hop,
+        outbound::way(env, facts.wan_hop, arrival.now)?,
         facts.far_end,
-        label,
+        outbound::label(&facts),
         message.excess,
     )?;
     Ok((rewriting, encapsulation))
+}
+
+/// Writes what [`translate_outbound`] has planned, all but the IPv4 header's checksum.
+///
+/// # Errors
+/// [`Truncated`]: the frame is spoilt.
+#[inline(always)]
+pub fn write_outbound<P: Packet>(frame: &mut P, rewriting: &Rewriting) -> Result<(), Truncated> {
+    write::<P, { eth::LEN }, QUOTED_OUTBOUND>(frame, rewriting)
 }
 
 /// Carries [`plan_outbound`] out.
@@ -237,25 +248,25 @@ pub fn apply_outbound<P: Packet>(
     rewriting: &Rewriting,
     encapsulation: &Encapsulation,
 ) -> Result<Verdict, Broken> {
-    write::<P, { eth::LEN }, QUOTED_OUTBOUND>(frame, rewriting)?;
+    write_outbound(frame, rewriting)?;
     tunnel::encapsulate(frame, encapsulation)?;
     Ok(Verdict::Forward {
         ifindex: encapsulation.hop.ifindex,
     })
 }
 
-/// WAN to LAN: an error of any router or host on the way of a packet that a session has sent.
+/// WAN to LAN: translates an error of any router or host on the way of a packet that a session has sent.
 ///
 /// # Errors
 /// Why it is not forwarded.
 #[inline(always)]
-pub fn plan_inbound<P: Packet, E: Env>(
+pub fn translate_inbound<P: Packet, E: Env>(
     frame: &P,
     env: &E,
     arrival: &Arrival<'_>,
-) -> Result<(Rewriting, Decapsulation, Hop), Reason> {
+    outer: &Outer,
+) -> Result<(Message, Facts, Rewriting), Reason> {
     let config = arrival.config;
-    let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
     let message = read::<P, INNER, QUOTED_INBOUND>(frame, usize::from(outer.payload_len))?;
     let quoted = &message.quoted;
     if !config.owns(message.header.destination()) {
@@ -273,11 +284,6 @@ pub fn plan_inbound<P: Packet, E: Env>(
         path::check_source(env, &outer.source, message.header.source(), quoted.destination_port)?;
     }
     let facts = session(env, Side::Outside, &quoted.from_here(), arrival.now)?;
-    let hop = env
-        .hop(facts.lan_hop)
-        .and_then(|hop| hop.get(facts.inside))
-        .ok_or(Reason::NextHopUnknown)?;
-    tunnel::fits(&message.header, &hop)?;
     let rewriting = plan(
         &message.header,
         message.checksum,
@@ -286,8 +292,37 @@ pub fn plan_inbound<P: Packet, E: Env>(
         facts.inside,
         facts.inside_port,
     );
+    Ok((message, facts, rewriting))
+}
+
+/// WAN to LAN: translates and decapsulates.
+///
+/// # Errors
+/// Why it is not forwarded.
+#[inline(always)]
+pub fn plan_inbound<P: Packet, E: Env>(
+    frame: &P,
+    env: &E,
+    arrival: &Arrival<'_>,
+) -> Result<(Rewriting, Decapsulation, Hop), Reason> {
+    let outer = tunnel::read_outer(frame, &arrival.config.tunnel_address)?;
+    let (message, facts, rewriting) = translate_inbound(frame, env, arrival, &outer)?;
+    let hop = env
+        .hop(facts.lan_hop)
+        .and_then(|hop| hop.get(facts.inside))
+        .ok_or(Reason::NextHopUnknown)?;
+    tunnel::fits(&message.header, &hop)?;
     let decapsulation = tunnel::plan_decapsulation(&outer, &message.header, rewriting.header, message.excess)?;
     Ok((rewriting, decapsulation, hop))
+}
+
+/// Writes what [`translate_inbound`] has planned, all but the IPv4 header's checksum.
+///
+/// # Errors
+/// [`Truncated`]: the frame is spoilt.
+#[inline(always)]
+pub fn write_inbound<P: Packet>(frame: &mut P, rewriting: &Rewriting) -> Result<(), Truncated> {
+    write::<P, INNER, QUOTED_INBOUND>(frame, rewriting)
 }
 
 /// Carries [`plan_inbound`] out.
@@ -301,7 +336,7 @@ pub fn apply_inbound<P: Packet>(
     decapsulation: &Decapsulation,
     hop: &Hop,
 ) -> Result<Verdict, Broken> {
-    write::<P, INNER, QUOTED_INBOUND>(frame, rewriting)?;
+    write_inbound(frame, rewriting)?;
     let header = eth::Header::new(hop.destination, hop.source, EtherType::IPV4);
     tunnel::decapsulate(frame, decapsulation, &header)?;
     Ok(Verdict::Forward { ifindex: hop.ifindex })

@@ -159,6 +159,18 @@ fn read<P: Packet, E: Env, const CHECK: bool, const FIRST: bool>(
     config: &Config,
 ) -> Result<(Outer, Inner, Flow), Reason> {
     let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
+    let (inner, flow) = read_inner::<P, E, CHECK, FIRST>(frame, env, config, &outer)?;
+    Ok((outer, inner, flow))
+}
+
+/// The same, the outer header being read.
+#[inline(always)]
+pub fn read_inner<P: Packet, E: Env, const CHECK: bool, const FIRST: bool>(
+    frame: &P,
+    env: &E,
+    config: &Config,
+    outer: &Outer,
+) -> Result<(Inner, Flow), Reason> {
     let inner = inner::read_part::<P, INNER, FIRST>(frame, usize::from(outer.payload_len))?;
     let flow = Flow {
         transport: inner.transport,
@@ -181,7 +193,7 @@ fn read<P: Packet, E: Env, const CHECK: bool, const FIRST: bool>(
     if CHECK && outer.source != config.relay_address {
         path::check_source(env, &outer.source, flow.remote, inner.source_port)?;
     }
-    Ok((outer, inner, flow))
+    Ok((inner, flow))
 }
 
 /// The phase of a session after a packet from the tunnel.
@@ -204,8 +216,23 @@ pub fn look<P: Packet, E: Env>(
     arrival: &Arrival<'_>,
     need: &mut Option<Need>,
 ) -> Result<(), Reason> {
+    let (_, inner, flow) = read::<P, E, false, true>(frame, env, arrival.config)?;
+    need_of(env, arrival, &inner, flow, need)
+}
+
+/// What the session of a packet with that flow needs.
+///
+/// # Errors
+/// Why the packet is not forwarded.
+#[inline(always)]
+pub fn need_of<E: Env>(
+    env: &E,
+    arrival: &Arrival<'_>,
+    inner: &Inner,
+    flow: Flow,
+    need: &mut Option<Need>,
+) -> Result<(), Reason> {
     let (config, now) = (arrival.config, arrival.now);
-    let (_, inner, flow) = read::<P, E, false, true>(frame, env, config)?;
     // From a LAN host of ours, it says, but out of the tunnel. Before the session of that host is looked after: a forged packet keeps
     // none alive. An echo has no port that could be ours.
     if !matches!(flow.transport, Transport::Icmp)
@@ -221,13 +248,13 @@ pub fn look<P: Packet, E: Env>(
         *need = Some(Need {
             flow,
             before: state.phase,
-            phase: next_phase(state.phase, &inner),
+            phase: next_phase(state.phase, inner),
             session: Some(session),
             is_in_use: false,
         });
         return Ok(());
     }
-    let phase = opening(&inner)?;
+    let phase = opening(inner)?;
     *need = Some(Need {
         flow,
         before: phase,

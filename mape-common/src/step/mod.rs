@@ -4,6 +4,7 @@
 //! * [`translate`]: rewriting one end of it; * [`mss`]: the TCP MSS clamp; * [`tunnel`]: TTL, ECN, MTU and the outer header;
 //! * [`path`]: where a new session's packets go; * [`fragment`]: packets that come in fragments; * [`error`]: ICMP errors, and [`quoted`], the packet in them;
 //! * [`hairpin`]: from one LAN host to another, and [`hairpin_error`], ICMP errors about that; * [`tunnel_error`]: ICMPv6 errors about the tunnel; * [`answer`]: errors of our own;
+//! * [`slow`]: translation at the tunnel device;
 //! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's, and [`relay_icmp`], its ICMP.
 
 pub mod admit;
@@ -21,6 +22,7 @@ pub mod path;
 pub mod quoted;
 pub mod relay;
 pub mod relay_icmp;
+pub mod slow;
 pub mod stage;
 pub mod translate;
 pub mod tunnel;

@@ -63,6 +63,7 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
 #[inline(always)]
 pub fn find<P: Packet, E: Env, const FIRST: bool>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Found, Stop> {
     let (inner, flow) = read_part::<P, FIRST>(frame)?;
+    lives_on(&inner)?;
     let session = env.find(Side::Inside, &flow.key()).ok_or(Stop::Unsettled)?;
     let (state, facts) = env
         .session(session.slot)
@@ -170,7 +171,7 @@ pub fn read<P: Packet>(frame: &P) -> Result<(Inner, Flow), Reason> {
 
 /// The same for a whole packet or, where `FIRST` says so, its first fragment.
 #[inline(always)]
-fn read_part<P: Packet, const FIRST: bool>(frame: &P) -> Result<(Inner, Flow), Reason> {
+pub fn read_part<P: Packet, const FIRST: bool>(frame: &P) -> Result<(Inner, Flow), Reason> {
     let room = frame.len().saturating_sub(eth::LEN);
     let inner = inner::read_part::<P, { eth::LEN }, FIRST>(frame, room)?;
     let flow = Flow {
@@ -188,11 +189,16 @@ fn read_part<P: Packet, const FIRST: bool>(frame: &P) -> Result<(Inner, Flow), R
     if !ipv4::is_routable(flow.remote) || !ipv4::is_routable(flow.local) {
         return Err(Reason::NotUnicast);
     }
-    // The stack answers and counts what ends here; it must not make a session first.
+    Ok((inner, flow))
+}
+
+/// The stack answers and counts what ends here; it must not make a session first.
+#[inline(always)]
+const fn lives_on(inner: &Inner) -> Result<(), Reason> {
     if inner.header.ttl() <= 1 {
         return Err(Reason::TtlExpired);
     }
-    Ok((inner, flow))
+    Ok(())
 }
 
 #[inline(always)]
@@ -237,6 +243,7 @@ pub fn look<P: Packet, E: Env, const HAIRPIN: bool>(
 ) -> Result<(), Reason> {
     let config = arrival.config;
     let (inner, flow) = read_part::<P, true>(frame)?;
+    lives_on(&inner)?;
     // Fragments are not turned round: the receiver's part has nothing to follow.
     if HAIRPIN && inner.header.is_fragment() {
         return Err(Reason::Hairpin);
@@ -245,11 +252,27 @@ pub fn look<P: Packet, E: Env, const HAIRPIN: bool>(
     if here != HAIRPIN {
         return Err(Reason::Hairpin);
     }
+    need_of(env, arrival, &inner, flow, need)
+}
+
+/// What the session of a packet with that flow needs.
+///
+/// # Errors
+/// Why the packet is not forwarded.
+#[inline(always)]
+pub fn need_of<E: Env>(
+    env: &E,
+    arrival: &Arrival<'_>,
+    inner: &Inner,
+    flow: Flow,
+    need: &mut Option<Need>,
+) -> Result<(), Reason> {
+    let config = arrival.config;
     if let Some((session, state)) = table::find(env, Side::Inside, &flow.key())
         && let Some(record) = env.session(session.slot)
         && !table::is_over(env, config, record, state, arrival.now)
     {
-        let phase = next_phase(state.phase, &inner);
+        let phase = next_phase(state.phase, inner);
         *need = Some(Need {
             flow,
             before: state.phase,

@@ -91,6 +91,21 @@ pub fn hop_towards<E: Env>(env: &E, remote: [u8; 4]) -> u16 {
 /// [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -> Result<(), Reason> {
+    far_end_of(env, config, flow, path);
+    let hop = env
+        .hop(path.wan_hop)
+        .and_then(|hop| hop.get(NextHop::FAR_END))
+        .ok_or(Reason::NextHopUnknown)?;
+    if is_proven(env, hop.ifindex) {
+        Ok(())
+    } else {
+        Err(Reason::LinkUnproven)
+    }
+}
+
+/// The same without asking whether the next hop is there: the slow path needs none.
+#[inline(always)]
+pub fn far_end_of<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) {
     path.far_end = config.relay_address;
     path.wan_hop = RELAY_HOP;
     if let Some(found) = env.rule_by_ipv4(flow.remote)
@@ -101,15 +116,6 @@ pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -
     {
         path.far_end = address;
         path.wan_hop = hop;
-    }
-    let hop = env
-        .hop(path.wan_hop)
-        .and_then(|hop| hop.get(NextHop::FAR_END))
-        .ok_or(Reason::NextHopUnknown)?;
-    if is_proven(env, hop.ifindex) {
-        Ok(())
-    } else {
-        Err(Reason::LinkUnproven)
     }
 }
 
@@ -203,6 +209,12 @@ pub fn find_host<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), R
             Err(reason)
         }
     }
+}
+
+/// The next hop of a LAN host whose packet came by the stack, if the fast path could use it now; this machine has none.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn lan_host<E: Env>(env: &E, config: &Config, flow: &Flow, now: Tick) -> u16 {
+    towards_host(env, config.tunnel_ifindex, flow.remote, flow.local, now).unwrap_or(NextHop::UNKNOWN)
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Rewriting one end of an IPv4 packet: address, port or identifier, and the checksums that cover them.
 
 use crate::{
-    checksum::Delta,
+    checksum::{Change, Delta},
     layout::Transport,
     packet::Packet,
     verdict::Truncated,
@@ -30,7 +30,7 @@ pub struct Translation {
     end: End,
     address: [u8; 4],
     port: Port,
-    checksum: u16,
+    checksum: Change,
     clamp: Clamp,
     /// What the IPv4 header's checksum changes by.
     pub header: Delta,
@@ -56,17 +56,16 @@ pub fn plan<P: Packet, const L3: usize>(
     } else {
         (Clamp::NONE, Delta::ZERO)
     };
-    let checksum = match inner.transport {
-        // TCP's and UDP's checksums cover a pseudo-header with the addresses; ICMP's covers the message alone.
-        Transport::Tcp => clamp_delta
-            .words(old_address, address)
-            .word(old_port.0, port.0)
-            .apply(inner.checksum),
-        Transport::Udp => Delta::ZERO
-            .words(old_address, address)
-            .word(old_port.0, port.0)
-            .apply_udp(inner.checksum),
-        Transport::Icmp => Delta::ZERO.word(old_port.0, port.0).apply(inner.checksum),
+    // TCP's and UDP's checksums cover a pseudo-header with the addresses; ICMP's covers the message alone.
+    let checksum = Change {
+        old: inner.checksum,
+        pseudo: if matches!(inner.transport, Transport::Icmp) {
+            Delta::ZERO
+        } else {
+            header
+        },
+        own: clamp_delta.word(old_port.0, port.0),
+        is_udp: matches!(inner.transport, Transport::Udp),
     };
     Translation {
         transport: inner.transport,
@@ -92,11 +91,10 @@ pub fn apply<P: Packet, const L3: usize>(frame: &mut P, plan: &Translation) -> R
     };
     frame.write(L3.wrapping_add(address_at), &plan.address)?;
     let port = plan.port.to_bytes();
-    let checksum = plan.checksum.to_be_bytes();
     match plan.transport {
         Transport::Tcp => {
             frame.write(l4.wrapping_add(port_at), &port)?;
-            frame.write(l4.wrapping_add(tcp::CHECKSUM), &checksum)?;
+            frame.change_checksum(l4.wrapping_add(tcp::CHECKSUM), &plan.checksum)?;
             if plan.clamp.offset != 0 {
                 // Masked for the verifier, as in `mss::plan`.
                 let at = usize::from(plan.clamp.offset & 63);
@@ -105,11 +103,11 @@ pub fn apply<P: Packet, const L3: usize>(frame: &mut P, plan: &Translation) -> R
         }
         Transport::Udp => {
             frame.write(l4.wrapping_add(port_at), &port)?;
-            frame.write(l4.wrapping_add(udp::CHECKSUM), &checksum)?;
+            frame.change_checksum(l4.wrapping_add(udp::CHECKSUM), &plan.checksum)?;
         }
         Transport::Icmp => {
             frame.write(l4.wrapping_add(icmp::IDENTIFIER), &port)?;
-            frame.write(l4.wrapping_add(icmp::CHECKSUM), &checksum)?;
+            frame.change_checksum(l4.wrapping_add(icmp::CHECKSUM), &plan.checksum)?;
         }
     }
     Ok(())

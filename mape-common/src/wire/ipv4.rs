@@ -63,6 +63,13 @@ impl Header {
         self.0[0] & 15 < 5
     }
 
+    /// Bytes of the options.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, reason = "widening, and From is not const")]
+    pub const fn options_len(&self) -> usize {
+        (self.header_len() as usize).saturating_sub(LEN)
+    }
+
     /// Bytes of the header, options included: 0 to 60, a multiple of four.
     #[inline(always)]
     pub const fn header_len(&self) -> u8 {
@@ -190,6 +197,17 @@ impl Header {
 #[inline(always)]
 pub const fn is_routable(address: [u8; 4]) -> bool {
     !matches!(address[0], 0 | 127 | 224..=255)
+}
+
+/// The first bytes of a header as they would be if it had no options: its length and the packet's are shorter.
+#[inline(always)]
+pub const fn start_without_options(start: [u8; 4]) -> [u8; 4] {
+    let [first, tos, a, b] = start;
+    let options = ((first & 15) << 2).saturating_sub(20);
+    let [a, b] = u16::from_be_bytes([a, b])
+        .saturating_sub(u16::from_be_bytes([0, options]))
+        .to_be_bytes();
+    [first & 0xf0 | 5, tos, a, b]
 }
 
 #[cfg(test)]

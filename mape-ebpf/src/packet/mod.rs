@@ -1,3 +1,4 @@
 //! Frames as the kernel hands them over.
 
+pub(crate) mod skb;
 pub(crate) mod xdp;

@@ -156,7 +156,7 @@ fn plan_outbound_later<P: Packet, E: Env>(
 
 /// The session that a fragment follows; its end is its fragments' too.
 #[inline(always)]
-fn facts<E: Env>(env: &E, note: &Note) -> Result<Facts, Reason> {
+pub fn facts<E: Env>(env: &E, note: &Note) -> Result<Facts, Reason> {
     let session = note.session();
     env.session(session.slot)
         .and_then(|record| record.read(session.generation))

@@ -1,0 +1,489 @@
+//! The slow path, at the tunnel device: the kernel routes, lowers the TTL, cuts into fragments and puts the outer header on or
+//! takes it off; what is left to do is the translation, by the same sessions as the fast path's.
+//!
+//! Packets come without a frame (see [`Bare`]). What is not translated does not pass outwards: everything that leaves by the
+//! tunnel has the shared address and a port of the set.
+
+use crate::{
+    checksum::Delta,
+    env::{Env, Side},
+    hop::{Mac, NextHop},
+    layout::{Config, SessionRef},
+    nat::{
+        fragment::{self as table_of_fragments, Fragment, Note},
+        open::{self, Flow, Path},
+        session::Facts,
+        sweep,
+        table::{self, Draft},
+    },
+    packet::{Bare, Packet},
+    time::Tick,
+    verdict::{Direction, Failure, Reason, Truncated, Verdict},
+    wire::{
+        eth::{self, EtherType},
+        ipv4,
+    },
+};
+
+use super::{
+    Need,
+    admit::Arrival,
+    edge, error, fragment, inbound, mss, outbound, path,
+    stage::{Attempt, Stage},
+    translate::{self, End},
+    tunnel::{INNER, Outer},
+};
+
+/// A packet that is about to enter the tunnel.
+pub type Leaving<'a, P> = Bare<'a, P, { eth::LEN }>;
+/// A packet that has come out of the tunnel.
+pub type Arriving<'a, P> = Bare<'a, P, INNER>;
+
+/// The arrival of a packet at the tunnel device: nobody's frame, no NIC that has to show that it is there.
+///
+/// # Errors
+/// Why it is none.
+#[inline(always)]
+fn arrived<E: Env>(env: &E) -> Result<Arrival<'_>, Reason> {
+    let config = env.config().ok_or(Reason::NotConfigured)?;
+    if !env.is_gate_open() {
+        return Err(Reason::GateClosed);
+    }
+    Ok(Arrival {
+        config,
+        ifindex: config.tunnel_ifindex,
+        source: Mac([0; 6]),
+        ether_type: EtherType::IPV4,
+        now: env.now(),
+    })
+}
+
+/// Into the tunnel: looks after the packet's session or opens one, then translates.
+#[inline(always)]
+pub fn outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
+    sweep::make_room(env);
+    let mut draft = None;
+    if let Err(reason) = settle_outbound(packet, env, &mut draft) {
+        return otherwise(reason, Direction::Outbound);
+    }
+    if let (Some(draft), Some(config)) = (draft, env.config())
+        && let Err(reason) = open::outbound(env, config, draft)
+        && reason != Reason::Contended
+    {
+        return Attempt::refused(reason);
+    }
+    translate_outbound(packet, env)
+}
+
+/// Another stage's packets.
+#[inline(always)]
+fn otherwise(reason: Reason, direction: Direction) -> Attempt {
+    let (error, fragment) = match direction {
+        Direction::Outbound => (Stage::OutboundError, Stage::OutboundFragment),
+        Direction::Inbound => (Stage::InboundError, Stage::InboundFragment),
+    };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other reason is an end")]
+    match reason {
+        Reason::IcmpError => Attempt::go_on(error, reason),
+        Reason::Fragment => Attempt::go_on(fragment, reason),
+        reason => Attempt::refused(reason),
+    }
+}
+
+/// Looks after the packet's session, or drafts the record of a new one.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn settle_outbound<P: Packet, E: Env>(
+    packet: &Leaving<'_, P>,
+    env: &E,
+    draft: &mut Option<Draft>,
+) -> Result<(), Reason> {
+    let arrival = arrived(env)?;
+    let config = arrival.config;
+    let (inner, flow) = outbound::read_part::<_, true>(packet)?;
+    // Two LAN hosts that know each other's outside only: turned round in the fast path, or not at all.
+    if config.owns(flow.remote) && config.port_set.contains(inner.destination_port) {
+        return Err(Reason::Hairpin);
+    }
+    let mut need = None;
+    outbound::need_of(env, &arrival, &inner, flow, &mut need)?;
+    let need = need.ok_or(Reason::Contended)?;
+    match need.session {
+        Some(session) => keep(env, &arrival, &need, session),
+        None if open::was_refused(env, config, &need.flow, arrival.now) => Err(Reason::RecentlyRefused),
+        None => {
+            let mut way = Path {
+                far_end: [0; 16],
+                wan_hop: 0,
+                lan_hop: path::lan_host(env, config, &need.flow, arrival.now),
+            };
+            path::far_end_of(env, config, &need.flow, &mut way);
+            outbound::draft(env, &arrival, &need, &way, draft)
+        }
+    }
+}
+
+/// Notes that a session is used; its way stays as the fast path has found it.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn keep<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, session: SessionRef) -> Result<(), Reason> {
+    if need.is_in_use {
+        return Ok(());
+    }
+    let record = env.session(session.slot).ok_or(Reason::Contended)?;
+    let facts = record.facts();
+    outbound::refresh(
+        env,
+        arrival,
+        need,
+        &Path {
+            far_end: facts.far_end,
+            wan_hop: facts.wan_hop,
+            lan_hop: facts.lan_hop,
+        },
+    )
+}
+
+/// What a packet's session says, it being alive.
+#[inline(always)]
+fn session<E: Env>(env: &E, config: &Config, side: Side, flow: &Flow, now: Tick) -> Result<(SessionRef, Facts), Reason> {
+    table::live(env, config, side, &flow.key(), now).ok_or(Reason::Contended)
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn translate_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
+    let planned = arrived(env).and_then(|arrival| {
+        let (inner, flow) = outbound::read(packet)?;
+        let (_, facts) = session(env, arrival.config, Side::Inside, &flow, arrival.now)?;
+        Ok(translate::plan::<_, { eth::LEN }>(
+            packet,
+            &inner,
+            End::Source,
+            facts.external,
+            facts.external_port,
+            largest_segment(env, &arrival, &facts),
+        ))
+    });
+    match planned {
+        Ok(plan) => done(
+            translate::apply::<_, { eth::LEN }>(packet, &plan)
+                .and_then(|()| finish_header::<_, { eth::LEN }>(packet, plan.header)),
+        ),
+        Err(reason) => otherwise(reason, Direction::Outbound),
+    }
+}
+
+/// The largest MSS to let through towards a session's far end.
+#[inline(always)]
+fn largest_segment<E: Env>(env: &E, arrival: &Arrival<'_>, facts: &Facts) -> u16 {
+    match outbound::way(env, facts.wan_hop, arrival.now) {
+        Ok(hop) => mss::limit(arrival.config, &hop),
+        Err(_) => arrival.config.mss,
+    }
+}
+
+/// Writes the IPv4 header's checksum after all else is written.
+#[inline(always)]
+fn finish_header<P: Packet, const L3: usize>(packet: &mut P, change: Delta) -> Result<(), Truncated> {
+    let at = L3.wrapping_add(ipv4::CHECKSUM);
+    let old = u16::from_be_bytes(packet.read(at)?);
+    packet.write(at, &change.apply(old).to_be_bytes())
+}
+
+#[inline(always)]
+fn done(written: Result<(), Truncated>) -> Attempt {
+    Attempt::ended(match written {
+        Ok(()) => Ok(Verdict::Deliver),
+        Err(truncated) => Err(Failure::Broken(truncated.into())),
+    })
+}
+
+/// Out of the tunnel: looks after the packet's session or opens one, then translates. `from` is the outer source, none where the
+/// device takes packets from the border relay only.
+#[inline(always)]
+pub fn inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Attempt {
+    sweep::make_room(env);
+    let mut draft = None;
+    if let Err(reason) = settle_inbound(packet, env, from, &mut draft) {
+        return otherwise(reason, Direction::Inbound);
+    }
+    if let (Some(draft), Some(config)) = (draft, env.config())
+        && let Err(reason) = edge::open_inbound(env, config, draft)
+        && reason != Reason::Contended
+    {
+        return Attempt::refused(reason);
+    }
+    translate_inbound(packet, env)
+}
+
+/// The outer header that the kernel has taken off, as far as it is still needed.
+#[inline(always)]
+fn outer<P: Packet>(packet: &Arriving<'_, P>, config: &Config, from: Option<[u8; 16]>) -> Result<Outer, Reason> {
+    let header = ipv4::Header::from_bytes(packet.read(INNER).map_err(|_| Reason::BadLength)?);
+    Ok(Outer {
+        source: from.unwrap_or(config.relay_address),
+        traffic_class: 0,
+        payload_len: header.total_len(),
+        excess: 0,
+    })
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn settle_inbound<P: Packet, E: Env>(
+    packet: &Arriving<'_, P>,
+    env: &E,
+    from: Option<[u8; 16]>,
+    draft: &mut Option<Draft>,
+) -> Result<(), Reason> {
+    let arrival = arrived(env)?;
+    let config = arrival.config;
+    let outer = outer(packet, config, from)?;
+    let (inner, flow) = inbound::read_inner::<_, E, true, true>(packet, env, config, &outer)?;
+    let mut need = None;
+    inbound::need_of(env, &arrival, &inner, flow, &mut need)?;
+    let need = need.ok_or(Reason::Contended)?;
+    if need.session.is_some() {
+        return inbound::refresh(env, &arrival, &need);
+    }
+    let mapping = inbound::admitting_mapping(env, &arrival, &need.flow)?;
+    let mut way = Path {
+        far_end: [0; 16],
+        wan_hop: 0,
+        lan_hop: NextHop::UNKNOWN,
+    };
+    path::far_end_of(env, config, &need.flow, &mut way);
+    let need = Need {
+        session: Some(mapping),
+        ..need
+    };
+    inbound::draft(env, &arrival, &need, &way, draft)
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn translate_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -> Attempt {
+    let planned = arrived(env).and_then(|arrival| {
+        let config = arrival.config;
+        // Its sender has been checked.
+        let outer = outer(packet, config, None)?;
+        let (inner, flow) = inbound::read_inner::<_, E, false, false>(packet, env, config, &outer)?;
+        let (_, facts) = session(env, config, Side::Outside, &flow, arrival.now)?;
+        if facts.wan_hop == NextHop::HAIRPIN {
+            return Err(Reason::InvalidV4);
+        }
+        Ok(translate::plan::<_, INNER>(
+            packet,
+            &inner,
+            End::Destination,
+            facts.inside,
+            facts.inside_port,
+            largest_segment(env, &arrival, &facts),
+        ))
+    });
+    match planned {
+        Ok(plan) => done(
+            translate::apply::<_, INNER>(packet, &plan).and_then(|()| finish_header::<_, INNER>(packet, plan.header)),
+        ),
+        Err(reason) => otherwise(reason, Direction::Inbound),
+    }
+}
+
+/// Into the tunnel: an ICMP error about a packet that came out of it.
+#[inline(always)]
+pub fn outbound_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
+    let planned = arrived(env).and_then(|arrival| error::translate_outbound(packet, env, &arrival));
+    match planned {
+        Ok((_, _, rewriting)) => done(
+            error::write_outbound(packet, &rewriting)
+                .and_then(|()| finish_header::<_, { eth::LEN }>(packet, rewriting.header)),
+        ),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// Out of the tunnel: an ICMP error about a packet that a session has sent.
+#[inline(always)]
+pub fn inbound_error<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Attempt {
+    let planned = arrived(env).and_then(|arrival| {
+        let outer = outer(packet, arrival.config, from)?;
+        error::translate_inbound(packet, env, &arrival, &outer)
+    });
+    match planned {
+        Ok((_, _, rewriting)) => done(
+            error::write_inbound(packet, &rewriting).and_then(|()| finish_header::<_, INNER>(packet, rewriting.header)),
+        ),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// Into the tunnel: a fragment. Its first is noted, later ones follow it.
+#[inline(always)]
+pub fn outbound_fragment<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
+    let mut note = Note::EMPTY;
+    if fragment::is_first::<_, { eth::LEN }>(packet) {
+        let noted = look_outbound(packet, env, &mut note).and_then(|()| {
+            fragment::note::<_, E, { eth::LEN }, { fragment::NO_OUTER }>(packet, env, Direction::Outbound, &mut note)
+        });
+        match noted {
+            Ok(()) => first_outbound(packet, env, note.identification()),
+            Err(reason) => Attempt::refused(reason),
+        }
+    } else {
+        later_outbound(packet, env)
+    }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn look_outbound<P: Packet, E: Env>(packet: &Leaving<'_, P>, env: &E, note: &mut Note) -> Result<(), Reason> {
+    let arrival = arrived(env)?;
+    let config = arrival.config;
+    let (inner, flow) = outbound::read_part::<_, true>(packet)?;
+    let (found, _) = session(env, config, Side::Inside, &flow, arrival.now)?;
+    let chosen = table_of_fragments::identification(env, config, &inner.header);
+    *note = Note::of_session(found, chosen.unwrap_or(inner.header.identification()));
+    Ok(())
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn first_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E, identification: u16) -> Attempt {
+    let planned = arrived(env).and_then(|arrival| {
+        let (inner, flow) = outbound::read_part::<_, true>(packet)?;
+        let (_, facts) = session(env, arrival.config, Side::Inside, &flow, arrival.now)?;
+        let change = Delta::ZERO.word(inner.header.identification(), identification);
+        let plan = translate::plan::<_, { eth::LEN }>(packet, &inner, End::Source, facts.external, facts.external_port, 0);
+        Ok((plan, change))
+    });
+    match planned {
+        Ok((plan, change)) => done(
+            fragment::identify::<_, { eth::LEN }>(packet, identification)
+                .and_then(|()| translate::apply::<_, { eth::LEN }>(packet, &plan))
+                .and_then(|()| finish_header::<_, { eth::LEN }>(packet, plan.header.and(change))),
+        ),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn later_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
+    let planned = arrived(env).and_then(|arrival| {
+        let room = packet.len().saturating_sub(eth::LEN);
+        let header = fragment::read::<_, { eth::LEN }>(packet, room)?.header;
+        let piece = Fragment::new(Direction::Outbound, [0; 16], &header);
+        let mut note = Note::EMPTY;
+        table_of_fragments::follow(env, arrival.config, &piece, &mut note, arrival.now)?;
+        let facts = fragment::customer::facts(env, &note)?;
+        Ok(fragment::plan(&header, End::Source, facts.external, note.identification()))
+    });
+    match planned {
+        Ok(plan) => done(
+            fragment::apply::<_, { eth::LEN }>(packet, &plan)
+                .and_then(|()| finish_header::<_, { eth::LEN }>(packet, plan.header)),
+        ),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// Out of the tunnel: a fragment. Its first is noted, later ones follow it.
+#[inline(always)]
+pub fn inbound_fragment<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Attempt {
+    if fragment::is_first::<_, INNER>(packet) {
+        match note_inbound(packet, env, from) {
+            Ok(()) => first_inbound(packet, env),
+            Err(reason) => Attempt::refused(reason),
+        }
+    } else {
+        later_inbound(packet, env, from)
+    }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn note_inbound<P: Packet, E: Env>(packet: &Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Result<(), Reason> {
+    let arrival = arrived(env)?;
+    let config = arrival.config;
+    let outer = outer(packet, config, from)?;
+    let (inner, flow) = inbound::read_inner::<_, E, false, true>(packet, env, config, &outer)?;
+    let (found, _) = session(env, config, Side::Outside, &flow, arrival.now)?;
+    let mut note = Note::of_session(found, inner.header.identification());
+    let piece = Fragment::new(Direction::Inbound, outer.source, &inner.header);
+    table_of_fragments::note(env, config, &piece, &mut note, arrival.now)
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn first_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -> Attempt {
+    let planned = arrived(env).and_then(|arrival| {
+        let config = arrival.config;
+        let outer = outer(packet, config, None)?;
+        let (inner, flow) = inbound::read_inner::<_, E, false, true>(packet, env, config, &outer)?;
+        let (_, facts) = session(env, config, Side::Outside, &flow, arrival.now)?;
+        Ok(translate::plan::<_, INNER>(packet, &inner, End::Destination, facts.inside, facts.inside_port, 0))
+    });
+    match planned {
+        Ok(plan) => done(
+            translate::apply::<_, INNER>(packet, &plan).and_then(|()| finish_header::<_, INNER>(packet, plan.header)),
+        ),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn later_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Attempt {
+    let planned = arrived(env).and_then(|arrival| {
+        let config = arrival.config;
+        let outer = outer(packet, config, from)?;
+        let header = fragment::read::<_, INNER>(packet, usize::from(outer.payload_len))?.header;
+        if !config.owns(header.destination()) {
+            return Err(Reason::NotMyAddress);
+        }
+        let piece = Fragment::new(Direction::Inbound, outer.source, &header);
+        let mut note = Note::EMPTY;
+        table_of_fragments::follow(env, config, &piece, &mut note, arrival.now)?;
+        let facts = fragment::customer::facts(env, &note)?;
+        Ok(fragment::plan(&header, End::Destination, facts.inside, note.identification()))
+    });
+    match planned {
+        Ok(plan) => done(
+            fragment::apply::<_, INNER>(packet, &plan).and_then(|()| finish_header::<_, INNER>(packet, plan.header)),
+        ),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+/// Runs the part that a packet at the tunnel device is handed on to; there is none but for errors and fragments.
+#[inline(always)]
+pub fn run<P: Packet, E: Env>(stage: Stage, packet: &mut P, env: &E, from: Option<[u8; 16]>) -> Attempt {
+    match stage {
+        Stage::OutboundError => outbound_error(&mut Bare::new(packet), env),
+        Stage::InboundError => inbound_error(&mut Bare::new(packet), env, from),
+        Stage::OutboundFragment => outbound_fragment(&mut Bare::new(packet), env),
+        Stage::InboundFragment => inbound_fragment(&mut Bare::new(packet), env, from),
+        Stage::OutboundOpen
+        | Stage::InboundOpen
+        | Stage::TunnelError
+        | Stage::Answer
+        | Stage::Hairpin
+        | Stage::RelayOutboundFragment
+        | Stage::RelayInboundFragment
+        | Stage::RelayOutboundIcmp
+        | Stage::RelayInboundIcmp => Attempt::refused(Reason::NotConfigured),
+    }
+}
+
+/// A packet's whole way at the tunnel device.
+///
+/// # Errors
+/// [`Failure`].
+#[cfg(any(test, feature = "host"))]
+pub fn all<P: Packet, E: Env>(
+    packet: &mut P,
+    env: &E,
+    direction: Direction,
+    from: Option<[u8; 16]>,
+) -> Result<Verdict, Failure> {
+    let attempt = match direction {
+        Direction::Outbound => outbound(&mut Bare::new(packet), env),
+        Direction::Inbound => inbound(&mut Bare::new(packet), env, from),
+    };
+    match attempt.outcome() {
+        Ok(outcome) => outcome,
+        Err(next) => run(next.stage, packet, env, from)
+            .outcome()
+            .unwrap_or_else(|next| Err(next.reason.into())),
+    }
+}
