@@ -7,6 +7,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use mape_common::{
+    env::Env as _,
     packet::{Bare, Packet as _},
     step::{
         slow,
@@ -35,7 +36,7 @@ pub(crate) fn into(ctx: &TcContext) -> i32 {
         ctx,
         Direction::Inbound,
         #[inline(always)]
-        |packet, env| slow::inbound(&mut Bare::new(packet), env, sender(ctx)),
+        |packet, env| slow::inbound(&mut Bare::new(packet), env, &sender(ctx)),
     )
 }
 
@@ -46,26 +47,37 @@ pub(crate) fn stage(ctx: &TcContext, stage: Stage) -> i32 {
         ctx,
         stage.direction(),
         #[inline(always)]
-        |packet, env| slow::run(stage, packet, env, sender(ctx)),
+        |packet, env| slow::run(stage, packet, env, &sender(ctx)),
     )
 }
 
-/// The outer source, where the device takes packets from more than one.
-#[inline(always)]
-fn sender(ctx: &TcContext) -> Option<[u8; 16]> {
+/// The outer source, if the device says who it was; devices that do not take packets from the border relay only.
+///
+/// A function of its own for the sake of the stack; true, see `step::edge`.
+#[inline(never)]
+fn find_sender(ctx: &TcContext, from: &mut [u8; 16]) -> bool {
     // BPF_F_TUNINFO_IPV6, which the bindings do not have.
     const IPV6: u64 = 1;
     let mut key = core::mem::MaybeUninit::<bpf_tunnel_key>::zeroed();
     let size = size_of::<bpf_tunnel_key>() as u32;
     // SAFETY: the context is the one the kernel called the program with; the key is as long as said.
     let code = unsafe { bpf_skb_get_tunnel_key(ctx.skb.skb, key.as_mut_ptr(), size, IPV6) };
-    if code != 0 {
-        return None;
+    if code == 0 {
+        // SAFETY: zeroed, then written by the helper; the kernel's words are in network order.
+        let words = unsafe { key.assume_init().__bindgen_anon_1.remote_ipv6 };
+        // SAFETY: sixteen bytes either way, with no invalid value.
+        *from = unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) };
+    } else {
+        *from = KernelEnv::of_packet(ctx).config().map_or([0; 16], |config| config.relay_address);
     }
-    // SAFETY: zeroed, then written by the helper; the kernel's words are in network order.
-    let words = unsafe { key.assume_init().__bindgen_anon_1.remote_ipv6 };
-    // SAFETY: sixteen bytes either way, with no invalid value.
-    Some(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
+    true
+}
+
+#[inline(always)]
+fn sender(ctx: &TcContext) -> [u8; 16] {
+    let mut from = [0; 16];
+    find_sender(ctx, &mut from);
+    from
 }
 
 #[inline(always)]

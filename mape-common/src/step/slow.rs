@@ -196,13 +196,18 @@ fn done(written: Result<(), Truncated>) -> Attempt {
     })
 }
 
-/// Out of the tunnel: looks after the packet's session or opens one, then translates. `from` is the outer source, none where the
-/// device takes packets from the border relay only.
+/// Out of the tunnel: looks after the packet's session or opens one, then translates. `from` is the outer source: the border
+/// relay where the device takes packets from no one else.
 #[inline(always)]
-pub fn inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Attempt {
+pub fn inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &[u8; 16]) -> Attempt {
     sweep::make_room(env);
-    let mut draft = None;
-    if let Err(reason) = settle_inbound(packet, env, from, &mut draft) {
+    // One after the other, since all in one are more than a program's stack.
+    let (mut need, mut draft) = (None, None);
+    let settled = settle_inbound(packet, env, from, &mut need).and_then(|()| match need {
+        Some(need) => draft_inbound(env, &need, &mut draft),
+        None => Ok(()),
+    });
+    if let Err(reason) = settled {
         return otherwise(reason, Direction::Inbound);
     }
     if let (Some(draft), Some(config)) = (draft, env.config())
@@ -216,43 +221,52 @@ pub fn inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: O
 
 /// The outer header that the kernel has taken off, as far as it is still needed.
 #[inline(always)]
-fn outer<P: Packet>(packet: &Arriving<'_, P>, config: &Config, from: Option<[u8; 16]>) -> Result<Outer, Reason> {
+fn outer<P: Packet>(packet: &Arriving<'_, P>, from: &[u8; 16]) -> Result<Outer, Reason> {
     let header = ipv4::Header::from_bytes(packet.read(INNER).map_err(|_| Reason::BadLength)?);
     Ok(Outer {
-        source: from.unwrap_or(config.relay_address),
+        source: *from,
         traffic_class: 0,
         payload_len: header.total_len(),
         excess: 0,
     })
 }
 
+/// Looks after the packet's session; `opens` is what a new one needs, where there is none.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn settle_inbound<P: Packet, E: Env>(
     packet: &Arriving<'_, P>,
     env: &E,
-    from: Option<[u8; 16]>,
-    draft: &mut Option<Draft>,
+    from: &[u8; 16],
+    opens: &mut Option<Need>,
 ) -> Result<(), Reason> {
     let arrival = arrived(env)?;
     let config = arrival.config;
-    let outer = outer(packet, config, from)?;
+    let outer = outer(packet, from)?;
     let (inner, flow) = inbound::read_inner::<_, E, true, true>(packet, env, config, &outer)?;
-    let mut need = None;
-    inbound::need_of(env, &arrival, &inner, flow, &mut need)?;
-    let need = need.ok_or(Reason::Contended)?;
-    if need.session.is_some() {
-        return inbound::refresh(env, &arrival, &need);
+    inbound::need_of(env, &arrival, &inner, flow, opens)?;
+    let Some(need) = opens else { return Err(Reason::Contended) };
+    if need.session.is_none() {
+        return Ok(());
     }
+    let refreshed = inbound::refresh(env, &arrival, need);
+    *opens = None;
+    refreshed
+}
+
+/// Drafts the record of a session that a remote host opens.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn draft_inbound<E: Env>(env: &E, need: &Need, draft: &mut Option<Draft>) -> Result<(), Reason> {
+    let arrival = arrived(env)?;
     let mapping = inbound::admitting_mapping(env, &arrival, &need.flow)?;
     let mut way = Path {
         far_end: [0; 16],
         wan_hop: 0,
         lan_hop: NextHop::UNKNOWN,
     };
-    path::far_end_of(env, config, &need.flow, &mut way);
+    path::far_end_of(env, arrival.config, &need.flow, &mut way);
     let need = Need {
         session: Some(mapping),
-        ..need
+        ..*need
     };
     inbound::draft(env, &arrival, &need, &way, draft)
 }
@@ -262,7 +276,7 @@ fn translate_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -
     let planned = arrived(env).and_then(|arrival| {
         let config = arrival.config;
         // Its sender has been checked.
-        let outer = outer(packet, config, None)?;
+        let outer = outer(packet, &config.relay_address)?;
         let (inner, flow) = inbound::read_inner::<_, E, false, false>(packet, env, config, &outer)?;
         let (_, facts) = session(env, config, Side::Outside, &flow, arrival.now)?;
         if facts.wan_hop == NextHop::HAIRPIN {
@@ -300,9 +314,9 @@ pub fn outbound_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -
 
 /// Out of the tunnel: an ICMP error about a packet that a session has sent.
 #[inline(always)]
-pub fn inbound_error<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Attempt {
+pub fn inbound_error<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &[u8; 16]) -> Attempt {
     let planned = arrived(env).and_then(|arrival| {
-        let outer = outer(packet, arrival.config, from)?;
+        let outer = outer(packet, from)?;
         error::translate_inbound(packet, env, &arrival, &outer)
     });
     match planned {
@@ -382,9 +396,11 @@ fn later_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> At
 
 /// Out of the tunnel: a fragment. Its first is noted, later ones follow it.
 #[inline(always)]
-pub fn inbound_fragment<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Attempt {
+pub fn inbound_fragment<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &[u8; 16]) -> Attempt {
     if fragment::is_first::<_, INNER>(packet) {
-        match note_inbound(packet, env, from) {
+        let mut note = Note::EMPTY;
+        // One after the other, since both in one are more than a program's stack.
+        match look_inbound(packet, env, &mut note).and_then(|()| note_inbound(packet, env, from, &mut note)) {
             Ok(()) => first_inbound(packet, env),
             Err(reason) => Attempt::refused(reason),
         }
@@ -394,22 +410,34 @@ pub fn inbound_fragment<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn note_inbound<P: Packet, E: Env>(packet: &Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Result<(), Reason> {
+fn look_inbound<P: Packet, E: Env>(packet: &Arriving<'_, P>, env: &E, note: &mut Note) -> Result<(), Reason> {
     let arrival = arrived(env)?;
     let config = arrival.config;
-    let outer = outer(packet, config, from)?;
+    let outer = outer(packet, &config.relay_address)?;
     let (inner, flow) = inbound::read_inner::<_, E, false, true>(packet, env, config, &outer)?;
     let (found, _) = session(env, config, Side::Outside, &flow, arrival.now)?;
-    let mut note = Note::of_session(found, inner.header.identification());
-    let piece = Fragment::new(Direction::Inbound, outer.source, &inner.header);
-    table_of_fragments::note(env, config, &piece, &mut note, arrival.now)
+    *note = Note::of_session(found, inner.header.identification());
+    Ok(())
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn note_inbound<P: Packet, E: Env>(
+    packet: &Arriving<'_, P>,
+    env: &E,
+    from: &[u8; 16],
+    note: &mut Note,
+) -> Result<(), Reason> {
+    let config = env.config().ok_or(Reason::NotConfigured)?;
+    let header = ipv4::Header::from_bytes(packet.read(INNER).map_err(|_| Reason::BadLength)?);
+    let piece = Fragment::new(Direction::Inbound, *from, &header);
+    table_of_fragments::note(env, config, &piece, note, env.now())
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn first_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -> Attempt {
     let planned = arrived(env).and_then(|arrival| {
         let config = arrival.config;
-        let outer = outer(packet, config, None)?;
+        let outer = outer(packet, &config.relay_address)?;
         let (inner, flow) = inbound::read_inner::<_, E, false, true>(packet, env, config, &outer)?;
         let (_, facts) = session(env, config, Side::Outside, &flow, arrival.now)?;
         Ok(translate::plan::<_, INNER>(packet, &inner, End::Destination, facts.inside, facts.inside_port, 0))
@@ -423,10 +451,10 @@ fn first_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -> At
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn later_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: Option<[u8; 16]>) -> Attempt {
+fn later_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &[u8; 16]) -> Attempt {
     let planned = arrived(env).and_then(|arrival| {
         let config = arrival.config;
-        let outer = outer(packet, config, from)?;
+        let outer = outer(packet, from)?;
         let header = fragment::read::<_, INNER>(packet, usize::from(outer.payload_len))?.header;
         if !config.owns(header.destination()) {
             return Err(Reason::NotMyAddress);
@@ -447,7 +475,7 @@ fn later_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from:
 
 /// Runs the part that a packet at the tunnel device is handed on to; there is none but for errors and fragments.
 #[inline(always)]
-pub fn run<P: Packet, E: Env>(stage: Stage, packet: &mut P, env: &E, from: Option<[u8; 16]>) -> Attempt {
+pub fn run<P: Packet, E: Env>(stage: Stage, packet: &mut P, env: &E, from: &[u8; 16]) -> Attempt {
     match stage {
         Stage::OutboundError => outbound_error(&mut Bare::new(packet), env),
         Stage::InboundError => inbound_error(&mut Bare::new(packet), env, from),
@@ -474,7 +502,7 @@ pub fn all<P: Packet, E: Env>(
     packet: &mut P,
     env: &E,
     direction: Direction,
-    from: Option<[u8; 16]>,
+    from: &[u8; 16],
 ) -> Result<Verdict, Failure> {
     let attempt = match direction {
         Direction::Outbound => outbound(&mut Bare::new(packet), env),
