@@ -3,6 +3,7 @@
 
 pub mod both;
 pub mod domain;
+pub mod doors;
 pub mod frame;
 pub mod host;
 pub mod kernel;

@@ -486,6 +486,7 @@ pub fn run<P: Packet, E: Env>(stage: Stage, packet: &mut P, env: &E, from: &[u8;
         | Stage::TunnelError
         | Stage::Answer
         | Stage::Hairpin
+        | Stage::HairpinError
         | Stage::RelayOutboundFragment
         | Stage::RelayInboundFragment
         | Stage::RelayOutboundIcmp

@@ -1,0 +1,224 @@
+//! Owns the tests of the slow path's translation on the host: every kind of packet by either door, a flow that changes doors at
+//! any packet, and what only the slow path takes.
+
+use mape_tests::table::{
+    doors::Doors,
+    frame::{Frame, Outer, Payload, Seen, echo, error, join, tcp, udp},
+    talk::{answer, down, send, up},
+    world::{CE, HOST, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC, World},
+};
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+const FIN: u8 = 1;
+
+/// All by the one, all by the other, and in turn, begun by either.
+const DOORS: [(&str, fn(u32) -> bool); 4] = [
+    ("fast", |_| false),
+    ("slow", |_| true),
+    ("fast, slow, …", |n| n % 2 == 0),
+    ("slow, fast, …", |n| n % 2 == 1),
+];
+
+fn by_every_door(test: impl Fn(&mut Doors)) {
+    for (name, is_slow) in DOORS {
+        println!("{name}");
+        let mut doors = Doors::new(64, is_slow);
+        test(&mut doors);
+        assert_eq!(doors.world.env.violations(), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn a_flow_keeps_its_port_whatever_door_its_packets_take() {
+    by_every_door(|doors| {
+        let kinds: [(Payload, fn(u16) -> Payload); 3] = [
+            (udp(50_000, 4000), |port| udp(4000, port)),
+            (tcp(50_000, 443, SYN), |port| tcp(443, port, SYN | ACK)),
+            (echo(8, 50_000), |id| echo(0, id)),
+        ];
+        for (payload, reply) in kinds {
+            let port = send(doors, HOST, SERVER, payload.clone()).unwrap();
+            for _ in 0..3 {
+                assert_eq!(answer(doors, SERVER, reply(port)), Ok((HOST, 50_000)), "{payload:?}");
+                assert_eq!(send(doors, HOST, SERVER, payload.clone()), Ok(port), "{payload:?}");
+                doors.world.env.pass_seconds(2);
+            }
+        }
+    });
+}
+
+#[test]
+fn an_endpoint_has_one_port_and_lets_in_whom_it_has_sent_to_by_either_door() {
+    by_every_door(|doors| {
+        let port = send(doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+        assert_eq!(send(doors, HOST, SERVER_2, udp(50_000, 4000)), Ok(port));
+        for _ in 0..2 {
+            assert_eq!(answer(doors, SERVER, udp(4001, port)), Ok((HOST, 50_000)));
+        }
+        for _ in 0..2 {
+            assert_eq!(
+                answer(doors, "203.0.113.77".parse().unwrap(), udp(4000, port)),
+                Err("filtered")
+            );
+            assert_eq!(answer(doors, SERVER, udp(4000, port ^ 1)), Err("no-session"));
+        }
+    });
+}
+
+#[test]
+fn a_connection_ends_by_whatever_door_its_last_packets_take() {
+    by_every_door(|doors| {
+        for from in 50_000..50_040 {
+            let port = send(doors, HOST, SERVER, tcp(from, 443, SYN)).unwrap();
+            answer(doors, SERVER, tcp(443, port, SYN | ACK)).unwrap();
+            send(doors, HOST, SERVER, tcp(from, 443, FIN | ACK)).unwrap();
+            answer(doors, SERVER, tcp(443, port, FIN | ACK)).unwrap();
+        }
+        doors.world.env.pass_seconds(300);
+        mape_tests::table::talk::sweep(&doors.world.env);
+        assert_eq!(doors.world.env.live(), 0, "nothing is left of forty connections");
+    });
+}
+
+/// As the doors give it out: IPv4 alone, or in IPv6.
+fn ipv4_of(outcome: Outcome) -> Vec<u8> {
+    match outcome {
+        Outcome::Forwarded(frame) if frame[12..14] == [0x86, 0xdd] => frame[54..].to_vec(),
+        Outcome::Forwarded(frame) => frame[14..].to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn both_doors_write_the_same_bytes_but_for_what_the_stack_writes() {
+    let frames = |port| {
+        [
+            (Program::Lan, up(HOST, SERVER, udp(50_000, 4000))),
+            (Program::Wan, down(SERVER, udp(4000, port))),
+            (Program::Lan, up(HOST, SERVER, error(3, 3, &translated_back(port)))),
+            (Program::Wan, down(SERVER, error(11, 0, &as_seen_outside(port)))),
+        ]
+    };
+    let mut doors = Doors::new(64, |_| false);
+    let port = send(&mut doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    for (program, frame) in frames(port) {
+        doors.is_slow = |_| false;
+        let mut fast = ipv4_of(doors.give(program, &frame).0);
+        doors.is_slow = |_| true;
+        let slow = ipv4_of(doors.give(program, &frame).0);
+        // The TTL is the stack's matter, and the header's checksum follows it.
+        fast[8] = slow[8];
+        fast[10..12].copy_from_slice(&slow[10..12]);
+        assert_eq!(fast, slow, "{program:?}");
+    }
+}
+
+/// The server's packet as the LAN host has got it.
+fn translated_back(_: u16) -> Vec<u8> {
+    Frame::new(SERVER, HOST, udp(4000, 50_000)).packet()
+}
+
+/// The LAN host's packet as it went over the Internet.
+fn as_seen_outside(port: u16) -> Vec<u8> {
+    Frame::new(SHARED, SERVER, udp(port, 4000)).packet()
+}
+
+#[test]
+fn options_are_stepped_over() {
+    // A timestamp option with room for two, and the end of the list.
+    let options = vec![68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for payload in [udp(50_000, 4000), tcp(50_000, 443, SYN), echo(8, 50_000)] {
+        let mut doors = Doors::new(64, |_| true);
+        let frame = Frame {
+            options: options.clone(),
+            ..Frame::new(HOST, SERVER, payload)
+        };
+        let out = ipv4_of(doors.give(Program::Lan, &frame.bytes()).0);
+        let (_, body) = (&out[..32], &out[32..]);
+        assert_eq!(&out[20..32], &options[..], "as they were");
+        let mut framed = vec![0; 12];
+        framed.extend([8, 0]);
+        framed.extend(&out);
+        let seen = Seen::of(&framed);
+        assert_eq!(seen.addresses, (SHARED, SERVER));
+        assert!(doors.world.env.config.as_ref().unwrap().port_set.contains(mape_common::wire::port::Port(seen.ports.0)));
+        assert_eq!(body.len(), frame.packet().len() - 32);
+    }
+}
+
+#[test]
+fn fragments_go_by_either_door_and_change_it_on_the_way() {
+    by_every_door(|doors| {
+        let big = Payload::Udp {
+            from: 50_000,
+            to: 4000, checksum: true,
+            data: (0..3_000_u16).map(|n| n.to_be_bytes()[1]).collect(),
+        };
+        let whole = Frame {
+            fragment: 0,
+            to_mac: mape_tests::table::world::LAN_MAC.0,
+            from_mac: mape_tests::table::world::HOST_MAC.0,
+            ..Frame::new(HOST, SERVER, big)
+        };
+        let out: Vec<Vec<u8>> = whole
+            .split(1_208)
+            .iter()
+            .map(|piece| {
+                let mut framed = vec![0; 12];
+                framed.extend([8, 0]);
+                framed.extend(ipv4_of(doors.give(Program::Lan, &piece.bytes()).0));
+                framed
+            })
+            .collect();
+        let seen = join(&out);
+        assert_eq!(seen.addresses, (SHARED, SERVER));
+        let port = seen.ports.0;
+        let outer = Some(Outer {
+            from: RELAY,
+            to: CE,
+            class: 0,
+            extension: None,
+        });
+        let back = Frame {
+            fragment: 0,
+            to_mac: WAN_MAC.0,
+            from_mac: ROUTER_MAC.0,
+            outer,
+            ..Frame::new(SERVER, SHARED, Payload::Udp { from: 4000, to: port, checksum: true, data: vec![7; 3_000] })
+        };
+        let pieces: Vec<Vec<u8>> = back
+            .split(1_208)
+            .iter()
+            .map(|piece| {
+                let mut framed = vec![0; 12];
+                framed.extend([8, 0]);
+                framed.extend(ipv4_of(doors.give(Program::Wan, &piece.bytes()).0));
+                framed
+            })
+            .collect();
+        let seen = join(&pieces);
+        assert_eq!((seen.addresses.1, seen.ports.1), (HOST, 50_000));
+    });
+}
+
+#[test]
+fn another_customer_edge_may_send_only_what_is_its_own() {
+    // No rule holds this outer source: RFC 7597 §8.1.
+    let mut doors = Doors::new(64, |_| true);
+    let port = send(&mut doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    let stranger: std::net::Ipv6Addr = "2001:db8:bad::1".parse().unwrap();
+    let mut packet = mape_common::packet::VecPacket(Frame::new(SERVER, SHARED, udp(4000, port)).packet());
+    let outcome = mape_common::step::slow::all(
+        &mut packet,
+        &doors.world.env,
+        mape_common::verdict::Direction::Inbound,
+        &stranger.octets(),
+    );
+    assert_eq!(
+        outcome,
+        Err(mape_common::verdict::Failure::Refused(
+            mape_common::verdict::Reason::InvalidV6
+        ))
+    );
+}
