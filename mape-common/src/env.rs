@@ -95,8 +95,18 @@ impl Tally {
     }
 }
 
+/// The mapping rules. Apart from the rest, because who tunnels and does not translate needs no more than these.
+pub trait Rules {
+    /// The forwarding rule whose IPv4 prefix holds an address, longest first, and the next hop towards its addresses.
+    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef>;
+    /// The rule whose IPv6 prefix holds an address, longest first.
+    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef>;
+    /// A rule by index.
+    fn rule(&self, index: u32) -> Option<&Rule>;
+}
+
 /// State and clock. Methods take `&self`: everything shared changes by single atomic operations.
-pub trait Env {
+pub trait Env: Rules {
     /// The configuration; none before it has been written.
     fn config(&self) -> Option<&Config>;
     /// Whether forwarding is switched on.
@@ -112,12 +122,6 @@ pub trait Env {
     fn hop(&self, index: u16) -> Option<&NextHop>;
     /// What the routing table does with a packet that came in by `ifindex`.
     fn route(&self, ifindex: u32, source: [u8; 4], destination: [u8; 4]) -> Route;
-    /// The forwarding rule whose IPv4 prefix holds an address, longest first, and the next hop towards its addresses.
-    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef>;
-    /// The rule whose IPv6 prefix holds an address, longest first.
-    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef>;
-    /// A rule by index.
-    fn rule(&self, index: u32) -> Option<&Rule>;
 
     /// The session a flow has.
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef>;

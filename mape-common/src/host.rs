@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    env::{Env, InsertError, Noted, Route, Search, Side},
+    env::{Env, InsertError, Noted, Route, Rules, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     layout::{
         Config, FRAGMENTS, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS,
@@ -219,6 +219,28 @@ impl HostEnv {
     }
 }
 
+impl Rules for HostEnv {
+    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
+        let matching = self
+            .rules_v4
+            .iter()
+            .filter(|(prefix, len, _)| starts_with(&address, prefix, *len));
+        matching.max_by_key(|(_, len, _)| *len).map(|(_, _, found)| *found)
+    }
+
+    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
+        let matching = self
+            .rules_v6
+            .iter()
+            .filter(|(prefix, len, _)| starts_with(&address, prefix, *len));
+        matching.max_by_key(|(_, len, _)| *len).map(|(_, _, found)| *found)
+    }
+
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        self.rules.get(usize::try_from(index).ok()?)
+    }
+}
+
 impl Env for HostEnv {
     fn config(&self) -> Option<&Config> {
         self.config.as_ref()
@@ -258,26 +280,6 @@ impl Env for HostEnv {
         matching
             .max_by_key(|(_, len, _)| *len)
             .map_or(Route::Other, |(_, _, route)| *route)
-    }
-
-    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
-        let matching = self
-            .rules_v4
-            .iter()
-            .filter(|(prefix, len, _)| starts_with(&address, prefix, *len));
-        matching.max_by_key(|(_, len, _)| *len).map(|(_, _, found)| *found)
-    }
-
-    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
-        let matching = self
-            .rules_v6
-            .iter()
-            .filter(|(prefix, len, _)| starts_with(&address, prefix, *len));
-        matching.max_by_key(|(_, len, _)| *len).map(|(_, _, found)| *found)
-    }
-
-    fn rule(&self, index: u32) -> Option<&Rule> {
-        self.rules.get(usize::try_from(index).ok()?)
     }
 
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {

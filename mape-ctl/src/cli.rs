@@ -64,6 +64,11 @@ pub enum Command {
     /// What the kernel is asked to tell ends a few seconds after this command, however it ends. Of a flood only a part is
     /// shown; how much was left out is said.
     Trace(TraceArgs),
+    /// Carry tunnelled packets in user space, for kernels without a tunnel of their own (ip6_tunnel), until a signal ends it
+    ///
+    /// `load` starts it by itself where it is needed (see tunnel.process in docs/config.md), and `unload` ends it. SIGUSR1 has it
+    /// say what it has done so far, SIGHUP has it look at the gateway again.
+    Tunnel(TunnelArgs),
     /// Write the BPF object that this program carries, or try it on this kernel
     #[command(hide = true)]
     Object(ObjectArgs),
@@ -161,6 +166,9 @@ pub struct TunnelFlags {
     /// Copy the DSCP of IPv4 packets to their tunnel header [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub copy_dscp: Option<bool>,
+    /// Start `mape-ctl tunnel` where the device needs it [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub tunnel_process: Option<bool>,
     /// IPv4 destination that goes into the tunnel; may be given several times [default: 0.0.0.0/0]
     #[arg(long, value_name = "PREFIX/LEN")]
     pub route: Vec<String>,
@@ -478,6 +486,24 @@ pub enum Way {
     Outbound,
     /// Out of the tunnel
     Inbound,
+}
+
+/// Arguments of `tunnel`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TunnelArgs {
+    /// The TUN device [default: the one that `load` has made]
+    #[arg(long, value_name = "DEVICE", conflicts_with = "config")]
+    pub name: Option<String>,
+    /// No gateway is loaded: make the device, its routes and the tunnel's address from this configuration, and take them away at
+    /// the end. Nothing is translated then
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Say at the end, and at SIGUSR1, in a line of JSON with stable keys what was done
+    #[arg(long)]
+    pub json: bool,
+    /// Leave the session of whoever has started it
+    #[arg(long, hide = true)]
+    pub detached: bool,
 }
 
 /// A protocol with ports.

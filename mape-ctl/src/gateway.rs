@@ -65,6 +65,8 @@ pub struct Tunnel {
     pub mss: Option<u16>,
     /// Copy the inner DSCP to the outer header.
     pub copy_dscp: bool,
+    /// Start the process that carries the device's packets, where the kernel does not.
+    pub process: bool,
     /// IPv4 routes to put into the device where `load` makes it.
     pub routes: Vec<Ipv4Prefix>,
 }

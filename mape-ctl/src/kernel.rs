@@ -110,6 +110,20 @@ pub fn warnings() -> Vec<String> {
     }
 }
 
+/// Whether the kernel has tunnels of IPv4 in IPv6, built in, loaded, or to be loaded when one is made.
+pub fn has_ip6_tunnel() -> bool {
+    let modules = PathBuf::from("/lib/modules").join(release());
+    let is_listed = |list: &str| fs::read_to_string(modules.join(list)).is_ok_and(|text| lists_ip6_tunnel(&text));
+    Path::new("/sys/module/ip6_tunnel").exists() || is_listed("modules.builtin") || is_listed("modules.dep")
+}
+
+fn lists_ip6_tunnel(list: &str) -> bool {
+    let names = list.lines().map(|line| line.split(':').next().unwrap_or(line));
+    names
+        .filter_map(|name| name.rsplit('/').next())
+        .any(|name| name.split('.').next() == Some("ip6_tunnel"))
+}
+
 /// Sees to it that the BPF file system is mounted; true where this call has mounted it.
 ///
 /// # Errors
@@ -196,6 +210,18 @@ mod tests {
         for old in ["5.15.0", "6.0.19", "4.19", "nonsense"] {
             assert!(matches!(check_release(old), Err(KernelError::TooOld { .. })), "{old}");
         }
+    }
+
+    #[test]
+    fn the_kernels_tunnel_is_found_in_its_list_of_modules() {
+        let dep = "kernel/net/ipv6/sit.ko.xz: kernel/net/ipv6/tunnel6.ko.xz\n\
+                   kernel/net/ipv6/ip6_tunnel.ko.xz: kernel/net/ipv6/tunnel6.ko.xz\n";
+        assert!(lists_ip6_tunnel(dep));
+        assert!(lists_ip6_tunnel("kernel/net/ipv6/ip6_tunnel.ko\n"));
+        assert!(!lists_ip6_tunnel(
+            "kernel/net/ipv6/ip6_gre.ko: kernel/net/ipv6/ip6_tunnel.ko\n"
+        ));
+        assert!(!lists_ip6_tunnel(""));
     }
 
     #[test]

@@ -18,5 +18,6 @@ pub mod provoke;
 pub mod service;
 pub mod suggest;
 pub mod tun;
+pub mod tunnel;
 pub mod undo;
 pub mod view;

@@ -1,10 +1,10 @@
-//! Owns the persistent TUN device: what the routing table points at for tunnelled destinations until a real tunnel is there.
+//! Owns the persistent TUN device that the routing table points at for tunnelled destinations, and its other side: who reads it.
 #![expect(unsafe_code, reason = "TUN devices are made by ioctl")]
 
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt as _},
 };
 
 const CONTROL: &str = "/dev/net/tun";
@@ -26,6 +26,12 @@ pub enum TunError {
         /// Why.
         source: io::Error,
     },
+    /// Somebody else reads it.
+    #[error("another program reads the TUN device {0}")]
+    Busy(String),
+    /// A device of another kind.
+    #[error("{0} is no TUN device: whoever made it carries its packets")]
+    OtherKind(String),
 }
 
 /// Whether the kernel takes this as a device's name.
@@ -51,25 +57,56 @@ pub fn create(name: &str) -> Result<(), TunError> {
         .write(true)
         .open(CONTROL)
         .map_err(TunError::Control)?;
-    set(&control, name).map_err(|source| TunError::Create {
+    let made = set(&control, name, libc::IFF_TUN_EXCL).and_then(|()| keep(&control));
+    made.map_err(|source| TunError::Create {
         name: name.to_owned(),
         source,
     })
 }
 
-fn set(control: &File, name: &str) -> io::Result<()> {
+/// Becomes who reads and writes a TUN device that is there: what the kernel sends there comes out of the file, a packet a read,
+/// each behind ten bytes about checksum and segments (`struct virtio_net_hdr`).
+///
+/// # Errors
+/// [`TunError`].
+pub fn attach(name: &str) -> Result<File, TunError> {
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(CONTROL)
+        .map_err(TunError::Control)?;
+    match set(&control, name, libc::IFF_VNET_HDR) {
+        Ok(()) => Ok(control),
+        Err(source) if source.raw_os_error() == Some(libc::EBUSY) => Err(TunError::Busy(name.to_owned())),
+        // Of another kind, or made with other flags.
+        Err(source) if source.raw_os_error() == Some(libc::EINVAL) => Err(TunError::OtherKind(name.to_owned())),
+        Err(source) => Err(TunError::Create {
+            name: name.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn set(control: &File, name: &str, more: libc::c_int) -> io::Result<()> {
     // SAFETY: all zeros is a valid `ifreq`: byte arrays and a union of integers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_TUN_EXCL;
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | more;
     request.ifr_ifru.ifru_flags = i16::from_ne_bytes([flags.to_ne_bytes()[0], flags.to_ne_bytes()[1]]);
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives here; the descriptor is open.
     let made = unsafe { libc::ioctl(control.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if made < 0 {
-        return Err(io::Error::last_os_error());
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
+}
+
+/// Has the device stay when this process ends.
+fn keep(control: &File) -> io::Result<()> {
     let yes: libc::c_ulong = 1;
     // SAFETY: TUNSETPERSIST takes a number.
     let kept = unsafe { libc::ioctl(control.as_raw_fd(), libc::TUNSETPERSIST, yes) };

@@ -12,7 +12,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use mape_common::{
-    env::{Env, InsertError, Noted, Route, Search, Side},
+    env::{Env, InsertError, Noted, Route, Rules, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport},
     map::rule::Rule,
@@ -116,6 +116,31 @@ impl<M: Memory> KernelEnv<M> {
     }
 }
 
+impl<M: Memory> Rules for KernelEnv<M> {
+    #[inline(always)]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a key handed over by value takes stack twice"
+    )]
+    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
+        maps::RULES_V4.get(&Key::new(32, address)).copied()
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a key handed over by value takes stack twice"
+    )]
+    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
+        maps::RULES_V6.get(&Key::new(128, address)).copied()
+    }
+
+    #[inline(always)]
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        maps::RULES.get(index)
+    }
+}
+
 impl<M: Memory> Env for KernelEnv<M> {
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
@@ -169,29 +194,6 @@ impl<M: Memory> Env for KernelEnv<M> {
             BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unresolved { ifindex: hop.ifindex },
             _ => Route::Other,
         }
-    }
-
-    #[inline(always)]
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "a key handed over by value takes stack twice"
-    )]
-    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
-        maps::RULES_V4.get(&Key::new(32, address)).copied()
-    }
-
-    #[inline(always)]
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "a key handed over by value takes stack twice"
-    )]
-    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
-        maps::RULES_V6.get(&Key::new(128, address)).copied()
-    }
-
-    #[inline(always)]
-    fn rule(&self, index: u32) -> Option<&Rule> {
-        maps::RULES.get(index)
     }
 
     #[inline(always)]

@@ -184,7 +184,15 @@ impl Lab {
     /// # Errors
     /// What `mape-ctl load` says.
     pub fn load(&mut self, mape_ctl: &Path) -> Result<()> {
-        for name in self.shape.gateways() {
+        self.load_in(self.shape.gateways(), mape_ctl)
+    }
+
+    /// The same for some of the nodes.
+    ///
+    /// # Errors
+    /// What `mape-ctl load` says.
+    pub fn load_in(&mut self, nodes: &[&'static str], mape_ctl: &Path) -> Result<()> {
+        for name in nodes {
             let gateway = Gateway::new(name, &self.id, self.shape, mape_ctl, &self.folder)?;
             let node = self.node(name)?.clone();
             // Kept before loading: what a failing load leaves must go too.

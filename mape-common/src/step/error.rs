@@ -6,9 +6,9 @@
 
 use crate::{
     checksum::Delta,
-    env::{Env, Side},
+    env::{Env, Rules, Side},
     hop::Hop,
-    layout::{FlowKey, Transport},
+    layout::{Config, FlowKey, Transport},
     nat::{session::Facts, table},
     packet::Packet,
     time::Tick,
@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     admit::Arrival,
-    inner, outbound, path,
+    inbound, inner, outbound,
     quoted::{self, Quoted},
     translate::End,
     tunnel::{self, Decapsulation, Encapsulation, INNER, Outer},
@@ -238,6 +238,40 @@ pub fn write_outbound<P: Packet>(frame: &mut P, rewriting: &Rewriting) -> Result
     write::<P, { eth::LEN }, QUOTED_OUTBOUND>(frame, rewriting)
 }
 
+/// Whether an error out of the tunnel is about a packet of this customer edge.
+///
+/// # Errors
+/// [`Reason::NotMyAddress`], [`Reason::ErrorUnusable`], [`Reason::ForeignPort`].
+#[inline(always)]
+pub fn is_ours(config: &Config, header: &ipv4::Header, quoted: &Quoted) -> Result<(), Reason> {
+    if !config.owns(header.destination()) {
+        return Err(Reason::NotMyAddress);
+    }
+    if quoted.header.source() != header.destination() {
+        return Err(Reason::ErrorUnusable);
+    }
+    if !config.port_set.contains(quoted.source_port) {
+        return Err(Reason::ForeignPort);
+    }
+    Ok(())
+}
+
+/// Whether an outer source may send this error. Any router may have sent what comes from the relay. Another customer edge tells
+/// of packets to itself only, and its port in them is one of its own (RFC 7597 §8.1).
+///
+/// # Errors
+/// As [`inbound::may_send`].
+#[inline(always)]
+pub fn may_send<R: Rules>(
+    rules: &R,
+    config: &Config,
+    outer: &[u8; 16],
+    header: &ipv4::Header,
+    quoted: &Quoted,
+) -> Result<(), Reason> {
+    inbound::may_send(rules, config, outer, header.source(), quoted.destination_port)
+}
+
 /// Carries [`plan_outbound`] out.
 ///
 /// # Errors
@@ -269,20 +303,8 @@ pub fn translate_inbound<P: Packet, E: Env>(
     let config = arrival.config;
     let message = read::<P, INNER, QUOTED_INBOUND>(frame, usize::from(outer.payload_len))?;
     let quoted = &message.quoted;
-    if !config.owns(message.header.destination()) {
-        return Err(Reason::NotMyAddress);
-    }
-    if quoted.header.source() != message.header.destination() {
-        return Err(Reason::ErrorUnusable);
-    }
-    if !config.port_set.contains(quoted.source_port) {
-        return Err(Reason::ForeignPort);
-    }
-    // Any router may have sent what comes from the relay. Another customer edge tells of packets to itself only, and its
-    // port in them is one of its own (RFC 7597 §8.1).
-    if outer.source != config.relay_address {
-        path::check_source(env, &outer.source, message.header.source(), quoted.destination_port)?;
-    }
+    is_ours(config, &message.header, quoted)?;
+    may_send(env, config, &outer.source, &message.header, quoted)?;
     let facts = session(env, Side::Outside, &quoted.from_here(), arrival.now)?;
     let rewriting = plan(
         &message.header,

@@ -1,7 +1,7 @@
 //! WAN to LAN on a customer edge: validate the sender, find the session, decapsulate, translate the destination.
 
 use crate::{
-    env::{Env, Side},
+    env::{Env, Rules, Side},
     hop::{Hop, NextHop},
     layout::{Config, SessionRef, Transport},
     nat::{
@@ -183,17 +183,45 @@ pub fn read_inner<P: Packet, E: Env, const CHECK: bool, const FIRST: bool>(
             inner.source_port
         },
     };
+    is_ours(config, &flow)?;
+    if CHECK {
+        may_send(env, config, &outer.source, flow.remote, inner.source_port)?;
+    }
+    Ok((inner, flow))
+}
+
+/// Whether a packet out of the tunnel is for this customer edge.
+///
+/// # Errors
+/// [`Reason::NotMyAddress`], [`Reason::ForeignPort`].
+#[inline(always)]
+pub const fn is_ours(config: &Config, flow: &Flow) -> Result<(), Reason> {
     if !config.owns(flow.local) {
         return Err(Reason::NotMyAddress);
     }
     if !config.port_set.contains(flow.local_port) {
         return Err(Reason::ForeignPort);
     }
-    // What comes from the relay needs no check; from anywhere else the rules must allow the inner source.
-    if CHECK && outer.source != config.relay_address {
-        path::check_source(env, &outer.source, flow.remote, inner.source_port)?;
+    Ok(())
+}
+
+/// Whether an outer source may send packets of an address and port: what comes from the relay needs no check; from anywhere
+/// else the rules must allow the inner source (RFC 7597 §8.1).
+///
+/// # Errors
+/// As [`path::check_source`].
+#[inline(always)]
+pub fn may_send<R: Rules>(
+    rules: &R,
+    config: &Config,
+    outer: &[u8; 16],
+    inner: [u8; 4],
+    port: Port,
+) -> Result<(), Reason> {
+    if *outer == config.relay_address {
+        return Ok(());
     }
-    Ok((inner, flow))
+    path::check_source(rules, outer, inner, port)
 }
 
 /// The phase of a session after a packet from the tunnel.

@@ -9,6 +9,8 @@
 
 pub mod admit;
 pub mod answer;
+#[cfg(any(test, feature = "host"))]
+pub mod carry;
 pub mod edge;
 pub mod error;
 pub mod fragment;

@@ -1,7 +1,7 @@
 //! Where a new session's packets go: the routing table, the mapping rules and the next hops decide.
 
 use crate::{
-    env::{Env, Route},
+    env::{Env, Route, Rules},
     hop::{Hop, Mac, NextHop},
     layout::{Config, NEXT_HOPS, STATIC_HOPS, Transport},
     map::address::map_address,
@@ -91,7 +91,7 @@ pub fn hop_towards<E: Env>(env: &E, remote: [u8; 4]) -> u16 {
 /// [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -> Result<(), Reason> {
-    far_end_of(env, config, flow, path);
+    towards(env, config, flow, path);
     let hop = env
         .hop(path.wan_hop)
         .and_then(|hop| hop.get(NextHop::FAR_END))
@@ -103,13 +103,13 @@ pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -
     }
 }
 
-/// The same without asking whether the next hop is there: the slow path needs none.
+/// Fills in the far end that the rules have for a remote host, and the number of the next hop towards it.
 #[inline(always)]
-pub fn far_end_of<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) {
+pub fn towards<R: Rules>(rules: &R, config: &Config, flow: &Flow, path: &mut Path) {
     path.far_end = config.relay_address;
     path.wan_hop = RELAY_HOP;
-    if let Some(found) = env.rule_by_ipv4(flow.remote)
-        && let Some(rule) = env.rule(found.rule)
+    if let Some(found) = rules.rule_by_ipv4(flow.remote)
+        && let Some(rule) = rules.rule(found.rule)
         && !(matches!(flow.transport, Transport::Icmp) && rule.psid_len() > 0)
         && let Some(address) = map_address(rule, flow.remote, flow.remote_port)
         && let Ok(hop) = u16::try_from(found.hop)
@@ -261,8 +261,8 @@ fn place(address: [u8; 4], probe: u16) -> Option<u16> {
 /// [`Reason::InvalidV6`] where no rule holds the outer source, [`Reason::InvalidV4`] where its rule gives it another
 /// address or port set.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn check_source<E: Env>(env: &E, outer: &[u8; 16], inner: [u8; 4], port: Port) -> Result<(), Reason> {
-    let Some(rule) = env.rule_by_ipv6(*outer).and_then(|found| env.rule(found.rule)) else {
+pub fn check_source<R: Rules>(rules: &R, outer: &[u8; 16], inner: [u8; 4], port: Port) -> Result<(), Reason> {
+    let Some(rule) = rules.rule_by_ipv6(*outer).and_then(|found| rules.rule(found.rule)) else {
         return Err(Reason::InvalidV6);
     };
     match map_address(rule, inner, port) {

@@ -116,7 +116,7 @@ fn settle_outbound<P: Packet, E: Env>(
                 wan_hop: 0,
                 lan_hop: path::lan_host(env, config, &need.flow, arrival.now),
             };
-            path::far_end_of(env, config, &need.flow, &mut way);
+            path::towards(env, config, &need.flow, &mut way);
             outbound::draft(env, &arrival, &need, &way, draft)
         }
     }
@@ -263,7 +263,7 @@ fn draft_inbound<E: Env>(env: &E, need: &Need, draft: &mut Option<Draft>) -> Res
         wan_hop: 0,
         lan_hop: NextHop::UNKNOWN,
     };
-    path::far_end_of(env, arrival.config, &need.flow, &mut way);
+    path::towards(env, arrival.config, &need.flow, &mut way);
     let need = Need {
         session: Some(mapping),
         ..*need

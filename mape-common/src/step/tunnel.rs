@@ -69,12 +69,18 @@ pub fn plan_encapsulation(
     label: u32,
     excess: u16,
 ) -> Result<Encapsulation, Reason> {
-    let traffic_class = if config.has(Config::COPY_DSCP) {
+    let outer = (traffic_class(config, header), label);
+    plan_outer(config, header, change, hop, far_end, outer, excess)
+}
+
+/// The outer traffic class: the inner ECN field (RFC 6040 §4.1), and the inner DSCP where that is wanted (RFC 2983).
+#[inline(always)]
+pub const fn traffic_class(config: &Config, header: &ipv4::Header) -> u8 {
+    if config.has(Config::COPY_DSCP) {
         header.tos()
     } else {
         header.tos() & ECN
-    };
-    plan_outer(config, header, change, hop, far_end, (traffic_class, label), excess)
+    }
 }
 
 /// Plans a new outer header in the place of one: a border relay sends from one customer edge to another. What the way so
@@ -248,12 +254,8 @@ pub fn plan_decapsulation(
     excess: u16,
 ) -> Result<Decapsulation, Reason> {
     let ttl = lowered(header)?;
-    let tos = (header.tos() & !ECN) | merge_ecn(header.tos() & ECN, outer.traffic_class & ECN)?;
-    // The word before the length: version and header length are 0x45, since there are no options.
-    let change = change.word(
-        u16::from_be_bytes([0x45, header.tos()]),
-        u16::from_be_bytes([0x45, tos]),
-    );
+    let tos = merged_tos(header, outer.traffic_class)?;
+    let change = tos_change(header, tos, change);
     Ok(Decapsulation {
         tos,
         ttl,
@@ -310,6 +312,28 @@ pub const fn merge_ecn(inner: u8, outer: u8) -> Result<u8, Reason> {
         (_, ECT_1) => Ok(ECT_1),
         (inner, _) => Ok(inner),
     }
+}
+
+/// The inner type of service once the outer header with this traffic class is taken off.
+///
+/// # Errors
+/// As [`merge_ecn`].
+#[inline(always)]
+pub const fn merged_tos(header: &ipv4::Header, traffic_class: u8) -> Result<u8, Reason> {
+    match merge_ecn(header.tos() & ECN, traffic_class & ECN) {
+        Ok(ecn) => Ok((header.tos() & !ECN) | ecn),
+        Err(reason) => Err(reason),
+    }
+}
+
+/// `change`, and what the header's checksum changes by with another type of service.
+#[inline(always)]
+pub const fn tos_change(header: &ipv4::Header, tos: u8, change: Delta) -> Delta {
+    // The word before the length. What version and header length are does not matter, as long as they stay.
+    change.word(
+        u16::from_be_bytes([0x45, header.tos()]),
+        u16::from_be_bytes([0x45, tos]),
+    )
 }
 
 /// The TTL one lower, and the header's checksum after that and `change`.

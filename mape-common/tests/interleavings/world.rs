@@ -9,7 +9,7 @@ use std::sync::{
 
 use loom::sync::Mutex;
 use mape_common::{
-    env::{Env, InsertError, Noted, Route, Search, Side},
+    env::{Env, InsertError, Noted, Route, Rules, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     host::HostEnv,
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, SweepOrder, Transport},
@@ -367,6 +367,20 @@ fn frame(
     bytes
 }
 
+impl Rules for Processor {
+    fn rule_by_ipv4(&self, _: [u8; 4]) -> Option<RuleRef> {
+        None
+    }
+
+    fn rule_by_ipv6(&self, _: [u8; 16]) -> Option<RuleRef> {
+        None
+    }
+
+    fn rule(&self, _: u32) -> Option<&Rule> {
+        None
+    }
+}
+
 impl Env for Processor {
     fn config(&self) -> Option<&Config> {
         Some(&self.gateway.config)
@@ -406,18 +420,6 @@ impl Env for Processor {
         } else {
             Route::Unresolved { ifindex: TUNNEL_INDEX }
         }
-    }
-
-    fn rule_by_ipv4(&self, _: [u8; 4]) -> Option<RuleRef> {
-        None
-    }
-
-    fn rule_by_ipv6(&self, _: [u8; 16]) -> Option<RuleRef> {
-        None
-    }
-
-    fn rule(&self, _: u32) -> Option<&Rule> {
-        None
     }
 
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {

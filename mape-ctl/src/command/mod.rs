@@ -11,6 +11,7 @@ pub mod ports;
 pub mod sessions;
 pub mod stat;
 pub mod trace;
+pub mod tunnel;
 pub mod unload;
 
 use anyhow::Result;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Forward(command) => forward::run(&instance, &command),
         Command::Explain(args) => explain::run(&instance, &args),
         Command::Trace(args) => trace::run(&instance, &args),
+        Command::Tunnel(args) => tunnel::run(&instance, &args),
         Command::Object(args) => object::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -135,6 +135,7 @@ fn tunnel(low: &LowTunnel, default_routes: &[Ipv4Prefix]) -> Result<Tunnel, Mist
         mtu,
         mss,
         copy_dscp: is_on(&low.copy_dscp, true),
+        process: is_on(&low.process, true),
         routes,
     })
 }

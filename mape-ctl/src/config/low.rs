@@ -98,6 +98,7 @@ pub(super) struct LowTunnel {
     pub(super) mtu: Number,
     pub(super) mss_clamp: Option<Given<Clamp>>,
     pub(super) copy_dscp: Switch,
+    pub(super) process: Switch,
     pub(super) routes: List<String>,
 }
 
@@ -249,6 +250,7 @@ impl Low {
             "--mss-clamp",
         );
         over(&mut self.tunnel.copy_dscp, tunnel.copy_dscp, "--copy-dscp");
+        over(&mut self.tunnel.process, tunnel.tunnel_process, "--tunnel-process");
         over_list(&mut self.tunnel.routes, tunnel.route, "--route");
 
         over(&mut self.nat.sessions, nat.sessions, "--sessions");

@@ -122,6 +122,8 @@ pub struct Done {
     pub warnings: Vec<String>,
     /// Part of the gateway cannot work as configured.
     pub partly: bool,
+    /// The tunnel device, where a process has to carry its packets.
+    pub carried: Option<String>,
 }
 
 /// An interface and the program that belongs there.
@@ -294,6 +296,7 @@ impl<'a> Loading<'a> {
                 let ready = tunnel::ensure(&self.netlink, &mut self.undo, &self.instance, &gateway.tunnel, old)?;
                 self.tunnel_ifindex = ready.interface.index;
                 self.sizes.max_ifindex = self.sizes.max_ifindex.max(ready.interface.index);
+                self.done.carried = ready.is_carried().then(|| ready.interface.name.clone());
                 self.state.tunnel = Some(ready.record);
                 self.done.messages.extend(ready.messages);
                 self.done.warnings.extend(ready.warnings);
@@ -508,6 +511,7 @@ mod tests {
                 mtu: 1460,
                 mss: Some(1420),
                 copy_dscp: true,
+                process: true,
                 routes: Vec::new(),
             },
             nat: Nat {

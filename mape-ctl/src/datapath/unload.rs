@@ -14,6 +14,7 @@ use crate::{
     instance::{Instance, LockError},
     kernel::{self, KernelError},
     netlink::{Netlink, NetlinkError},
+    tunnel::process,
 };
 
 /// Why something is left.
@@ -43,6 +44,12 @@ pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
     let mut done = Done::default();
     let pins = PinFolder::new(instance);
     let state = State::read(instance);
+    match process::stop(instance) {
+        Ok(Some(pid)) => done.messages.push(format!("ended `mape-ctl tunnel` (process {pid})")),
+        Ok(None) => {}
+        // The device goes anyhow, and then the process has nothing to read.
+        Err(error) => done.warnings.push(error.to_string()),
+    }
     if pins.exists() {
         // Half of the maps may be gone; closing the gate only spares the packets of the next moment.
         let _ = Tables::new(&pins).set_gate(false);

@@ -17,7 +17,7 @@ use aya::{
 use aya_obj::programs::XdpAttachType;
 use elsa::FrozenMap;
 use mape_common::{
-    env::{Env, InsertError, Noted, Route, Search, Side},
+    env::{Env, InsertError, Noted, Route, Rules, Search, Side},
     hop::{Link, NextHop},
     inquiry,
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport, maps, programs},
@@ -255,6 +255,32 @@ impl Loaded {
     }
 }
 
+impl Rules for Loaded {
+    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
+        known(
+            self.rules_v4.get(&Key::new(32, address), 0),
+            maps::RULES_V4,
+            &self.failure,
+        )
+    }
+
+    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
+        known(
+            self.rules_v6.get(&Key::new(128, address), 0),
+            maps::RULES_V6,
+            &self.failure,
+        )
+    }
+
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        if let Some(rule) = self.known_rules.get(&index) {
+            return Some(rule);
+        }
+        let rule = known(self.rules.get(&index, 0), maps::RULES, &self.failure)?;
+        Some(self.known_rules.insert(index, Box::new(rule)))
+    }
+}
+
 impl Env for Loaded {
     fn config(&self) -> Option<&Config> {
         (self.config.tunnel_mtu != 0).then_some(&self.config)
@@ -294,30 +320,6 @@ impl Env for Loaded {
         });
         self.answers.borrow_mut().insert(asked, route);
         route
-    }
-
-    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
-        known(
-            self.rules_v4.get(&Key::new(32, address), 0),
-            maps::RULES_V4,
-            &self.failure,
-        )
-    }
-
-    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
-        known(
-            self.rules_v6.get(&Key::new(128, address), 0),
-            maps::RULES_V6,
-            &self.failure,
-        )
-    }
-
-    fn rule(&self, index: u32) -> Option<&Rule> {
-        if let Some(rule) = self.known_rules.get(&index) {
-            return Some(rule);
-        }
-        let rule = known(self.rules.get(&index, 0), maps::RULES, &self.failure)?;
-        Some(self.known_rules.insert(index, Box::new(rule)))
     }
 
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {

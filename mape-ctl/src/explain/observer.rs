@@ -8,7 +8,7 @@ use std::{
 };
 
 use mape_common::{
-    env::{Env, InsertError, Noted, Route, Search, Side},
+    env::{Env, InsertError, Noted, Route, Rules, Search, Side},
     hop::{Link, Mac, NextHop},
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, STATIC_HOPS, SessionRef, Transport},
     map::rule::Rule,
@@ -248,6 +248,46 @@ fn key_text(side: Side, key: &FlowKey) -> String {
     }
 }
 
+impl<E: Env> Rules for Observer<E> {
+    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
+        let found = self.inner.rule_by_ipv4(address);
+        let is_relay = self.inner.config().is_some_and(is_border_relay);
+        let address = Ipv4Addr::from(address);
+        match found.and_then(|found| Some((found, self.inner.rule(found.rule)?))) {
+            Some((found, rule)) => self.say(format!(
+                "rules: {address} is in rule {} ({}/{})",
+                found.rule,
+                Ipv4Addr::from(rule.ipv4()),
+                rule.ipv4_len()
+            )),
+            None if is_relay => self.say(format!("rules: no rule holds {address}: it is not of the domain")),
+            None => self.say(format!(
+                "rules: no forwarding rule holds {address}: by the border relay"
+            )),
+        }
+        found
+    }
+
+    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
+        let found = self.inner.rule_by_ipv6(address);
+        let address = Ipv6Addr::from(address);
+        match found.and_then(|found| Some((found, self.inner.rule(found.rule)?))) {
+            Some((found, rule)) => self.say(format!(
+                "rules: the outer source {address} is in rule {} ({}/{}); the inner source must be what that gives it",
+                found.rule,
+                Ipv6Addr::from(rule.ipv6()),
+                rule.ipv6_len()
+            )),
+            None => self.say(format!("rules: no rule holds the outer source {address}")),
+        }
+        found
+    }
+
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        self.inner.rule(index)
+    }
+}
+
 impl<E: Env> Env for Observer<E> {
     fn config(&self) -> Option<&Config> {
         self.inner.config()
@@ -314,44 +354,6 @@ impl<E: Env> Env for Observer<E> {
         let asked = if ifindex == tunnel { "the way back to " } else { "" };
         self.say(format!("routing table: {asked}{to} goes to {way}"));
         route
-    }
-
-    fn rule_by_ipv4(&self, address: [u8; 4]) -> Option<RuleRef> {
-        let found = self.inner.rule_by_ipv4(address);
-        let is_relay = self.inner.config().is_some_and(is_border_relay);
-        let address = Ipv4Addr::from(address);
-        match found.and_then(|found| Some((found, self.inner.rule(found.rule)?))) {
-            Some((found, rule)) => self.say(format!(
-                "rules: {address} is in rule {} ({}/{})",
-                found.rule,
-                Ipv4Addr::from(rule.ipv4()),
-                rule.ipv4_len()
-            )),
-            None if is_relay => self.say(format!("rules: no rule holds {address}: it is not of the domain")),
-            None => self.say(format!(
-                "rules: no forwarding rule holds {address}: by the border relay"
-            )),
-        }
-        found
-    }
-
-    fn rule_by_ipv6(&self, address: [u8; 16]) -> Option<RuleRef> {
-        let found = self.inner.rule_by_ipv6(address);
-        let address = Ipv6Addr::from(address);
-        match found.and_then(|found| Some((found, self.inner.rule(found.rule)?))) {
-            Some((found, rule)) => self.say(format!(
-                "rules: the outer source {address} is in rule {} ({}/{}); the inner source must be what that gives it",
-                found.rule,
-                Ipv6Addr::from(rule.ipv6()),
-                rule.ipv6_len()
-            )),
-            None => self.say(format!("rules: no rule holds the outer source {address}")),
-        }
-        found
-    }
-
-    fn rule(&self, index: u32) -> Option<&Rule> {
-        self.inner.rule(index)
     }
 
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {

@@ -51,6 +51,13 @@ pub struct Ready {
     pub warnings: Vec<String>,
 }
 
+impl Ready {
+    /// Whether a process has to carry its packets: it is a TUN device of ours.
+    pub fn is_carried(&self) -> bool {
+        self.record.made && self.interface.kind.as_deref() == Some("tun")
+    }
+}
+
 fn alias(instance: &Instance) -> String {
     format!("{MARK} {instance}")
 }

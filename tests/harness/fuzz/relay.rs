@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use arbitrary::{Result, Unstructured};
 use mape_common::{
-    env::Env as _,
+    env::{Env as _, Rules as _},
     host::HostEnv,
     map::address::map_address,
     packet::VecPacket,

@@ -98,7 +98,10 @@ pub fn between(sender: &UdpSocket, receiver: &UdpSocket, load: Load) -> Result<N
 }
 
 /// A socket that loses nothing for want of room.
-pub(super) fn socket(address: (Ipv4Addr, u16)) -> Result<UdpSocket> {
+///
+/// # Errors
+/// When it cannot be made.
+pub fn socket(address: (Ipv4Addr, u16)) -> Result<UdpSocket> {
     let socket = UdpSocket::bind(address).with_context(|| format!("cannot bind {}:{}", address.0, address.1))?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     // Beyond the system's maximum, as root may: a receiver that waits for a processor must not lose what has arrived.
@@ -107,7 +110,10 @@ pub(super) fn socket(address: (Ipv4Addr, u16)) -> Result<UdpSocket> {
 }
 
 /// Speaks until it is heard, and lets the answer settle; the greeting is too short to count.
-pub(super) fn greet(near: &UdpSocket, far: &UdpSocket) -> Result<(SocketAddr, usize)> {
+///
+/// # Errors
+/// When it is never heard.
+pub fn greet(near: &UdpSocket, far: &UdpSocket) -> Result<(SocketAddr, usize)> {
     let mut buffer = [0; 64];
     for greetings in 1..=50 {
         near.send(b"hello")?;
