@@ -86,12 +86,21 @@ pub fn check_root(command: &'static str) -> Result<(), KernelError> {
     }
 }
 
-fn check_release(release: &str) -> Result<(), KernelError> {
+/// The first two numbers of a release.
+fn version(release: &str) -> (u32, u32) {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
         .map(|part| part.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < OLDEST {
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Whether tc programs are kept by links (TCX), which outlive who has made them.
+pub fn has_tcx() -> bool {
+    version(&release()) >= (6, 6)
+}
+
+fn check_release(release: &str) -> Result<(), KernelError> {
+    if version(release) < OLDEST {
         Err(KernelError::TooOld {
             found: release.to_owned(),
         })

@@ -46,12 +46,14 @@ pub const SWEEP_ORDER: &str = "SWEEP_ORDER";
 pub const PORT_ORDER: &str = "PORT_ORDER";
 /// `ProgramArray`: the stages that others hand packets on to, see `step::stage`.
 pub const STAGES: &str = "STAGES";
+/// `ProgramArray`: the same for the tunnel device's programs, by the same numbers.
+pub const TUNNEL_STAGES: &str = "TUNNEL_STAGES";
 /// `Array<Watch>`, one entry: what those who follow packets are told.
 pub const WATCH: &str = "WATCH";
 /// `RingBuf` of `trace::Event`.
 pub const EVENTS: &str = "EVENTS";
 /// All maps that are pinned, in the order above.
-pub const ALL: [&str; 25] = [
+pub const ALL: [&str; 26] = [
     CONFIG,
     GATE,
     LINKS,
@@ -75,6 +77,7 @@ pub const ALL: [&str; 25] = [
     SWEEP_ORDER,
     PORT_ORDER,
     STAGES,
+    TUNNEL_STAGES,
     WATCH,
     EVENTS,
 ];

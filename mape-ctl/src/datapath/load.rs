@@ -23,6 +23,7 @@ use signal_hook::{
 
 use super::{
     attach::{self, AttachError},
+    classify::ClassifyError,
     forwards::{self, ForwardsError},
     hops::{Hops, HopsError},
     maps::{TableError, Tables},
@@ -76,6 +77,8 @@ pub enum LoadError {
     Table(#[from] TableError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error(transparent)]
+    Classify(#[from] ClassifyError),
     #[error(transparent)]
     Prove(#[from] ProveError),
     #[error(transparent)]
@@ -354,6 +357,7 @@ impl<'a> Loading<'a> {
         let was_open = self.close_gate()?;
         self.fill()?;
         self.attach(&mut ebpf)?;
+        self.attach_tunnel(&mut ebpf)?;
         self.pin_programs(&mut ebpf)?;
         self.prove()?;
         self.check_interrupted()?;

@@ -218,6 +218,15 @@ impl Tables {
         stages.set(stage, program, 0).map_err(writing(maps::STAGES))
     }
 
+    /// The same for the tunnel device's programs.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_tunnel_stage(&self, stage: u32, program: &ProgramFd) -> Result<(), TableError> {
+        let mut stages: ProgramArray<MapData> = self.typed(maps::TUNNEL_STAGES)?;
+        stages.set(stage, program, 0).map_err(writing(maps::TUNNEL_STAGES))
+    }
+
     /// The words of an interface's entry.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Owns what stands in the kernel for one gateway: programs, links and maps, and their pins.
 
 pub mod attach;
+pub mod classify;
 pub mod events;
 pub mod forwards;
 pub mod gate;

@@ -12,6 +12,7 @@ use crate::{instance::Instance, kernel::BPFFS};
 const LINKS: &str = "links";
 const MAPS: &str = "maps";
 const PROGRAMS: &str = "programs";
+const TUNNEL: &str = "tunnel";
 
 /// Why the folder is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,19 @@ impl PinFolder {
         self.0.join(LINKS).join(interface.replace('.', ":"))
     }
 
+    /// Where a link of the tunnel device is pinned.
+    pub fn tunnel_link(&self, side: &str) -> PathBuf {
+        self.0.join(TUNNEL).join(side)
+    }
+
+    /// Removes the pin of a link of the tunnel device: detaches it. Nothing there is fine.
+    ///
+    /// # Errors
+    /// [`PinError::File`].
+    pub fn remove_tunnel_link(&self, side: &str) -> Result<(), PinError> {
+        remove_file(&self.tunnel_link(side))
+    }
+
     /// Interfaces that have a link here.
     pub fn linked_interfaces(&self) -> Vec<String> {
         let mut names: Vec<String> = names_in(&self.0.join(LINKS))
@@ -102,7 +116,7 @@ impl PinFolder {
     /// # Errors
     /// [`PinError::File`].
     pub fn create(&self) -> Result<(), PinError> {
-        for part in [LINKS, MAPS, PROGRAMS] {
+        for part in [LINKS, MAPS, PROGRAMS, TUNNEL] {
             let path = self.0.join(part);
             fs::create_dir_all(&path).map_err(|source| PinError::File {
                 action: "make",

@@ -143,7 +143,7 @@ impl Sizes {
             }
             maps::PORT_ORDER => (index, size_of::<PortOrder>(), 1, Fit::Exactly),
             maps::SWEEP_ORDER => (index, size_of::<SweepOrder>(), 1, Fit::Exactly),
-            maps::STAGES => (index, size_of::<u32>(), STAGES, Fit::Exactly),
+            maps::STAGES | maps::TUNNEL_STAGES => (index, size_of::<u32>(), STAGES, Fit::Exactly),
             maps::WATCH => (index, size_of::<Watch>(), 1, Fit::Exactly),
             maps::EVENTS => (0, 0, EVENT_BYTES, Fit::Exactly),
             _ => return None,

@@ -7,7 +7,7 @@ use mape_common::{
     hop::{Hop, Link, Mac},
     layout::{Config, Counter, Gauge, STATIC_HOPS, Transport, maps},
     time::Tick,
-    verdict::{DELIVERED, Direction, FORWARDED, Reason},
+    verdict::{DELIVERED, Direction, FORWARDED, Reason, TRANSLATED},
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -150,9 +150,13 @@ impl Counters {
         self.get(direction, FORWARDED)
     }
 
-    /// Packets that the stack got after translation.
+    /// Packets that the stack got after translation, or that were translated on their way through it.
     pub fn delivered(&self, direction: Direction) -> Counter {
-        self.get(direction, DELIVERED)
+        let (delivered, translated) = (self.get(direction, DELIVERED), self.get(direction, TRANSLATED));
+        Counter {
+            packets: delivered.packets + translated.packets,
+            bytes: delivered.bytes + translated.bytes,
+        }
     }
 
     /// Packets that were not forwarded, by reason; all reasons.

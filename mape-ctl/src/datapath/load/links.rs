@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use aya::{Ebpf, programs::Xdp};
+use aya::{
+    Ebpf,
+    programs::{SchedClassifier, Xdp},
+};
 use aya_obj::programs::XdpAttachType;
 use mape_common::{
     layout::programs as names,
@@ -13,11 +16,13 @@ use super::{LoadError, Loading};
 use crate::{
     datapath::{
         attach::{self, mode_name},
+        classify::{self, Put},
         pin::PinError,
         programs::{self, LoadError as ProgramLoadError},
         prove::{self, Proof},
     },
     gateway::Role,
+    kernel,
     netlink::link::Interface,
 };
 
@@ -30,6 +35,7 @@ impl Loading<'_> {
             wanted.extend([names::SWEEP, names::PORT]);
         }
         wanted.extend(self.stages().map(Stage::program));
+        wanted.extend(self.classifiers());
         wanted.sort_unstable();
         wanted.dedup();
         wanted
@@ -37,9 +43,68 @@ impl Loading<'_> {
 
     pub(super) fn load_programs(&self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
         for name in self.programs() {
-            programs::program(ebpf, name)?;
+            if classify::all().any(|classifier| classifier == name) {
+                classify::load(ebpf, name)?;
+            } else {
+                programs::program(ebpf, name)?;
+            }
         }
         Ok(())
+    }
+
+    /// The tunnel device's programs, where there is one and the kernel can keep them there.
+    fn classifiers(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let wanted = self.gateway.role == Role::CustomerEdge && kernel::has_tcx();
+        classify::all().filter(move |_| wanted)
+    }
+
+    /// Puts the tunnel device's programs there, its stages first.
+    pub(super) fn attach_tunnel(&mut self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
+        if self.gateway.role != Role::CustomerEdge {
+            return Ok(());
+        }
+        let device = self.gateway.tunnel.device.clone();
+        if !kernel::has_tcx() {
+            self.done.warnings.push(format!(
+                "packets that take the slow path are lost: the programs at {device} need Linux 6.6 or newer"
+            ));
+            return Ok(());
+        }
+        for (stage, name) in classify::STAGES {
+            self.tables.set_tunnel_stage(stage.number(), &programs::fd(ebpf, name)?)?;
+            self.put_stage_back(stage, name);
+        }
+        for side in classify::SIDES {
+            let put = classify::put(&self.pins, classify::get(ebpf, side.program)?, &side, &device)?;
+            let (pins, device) = (self.pins.clone(), device.clone());
+            match put {
+                Put::Attached => self.undo.push(format!("detach from {device}"), move || {
+                    pins.remove_tunnel_link(side.pin).map_err(Into::into)
+                }),
+                Put::Replaced => {
+                    let path = self.pins.program(&format!("{}-old", side.program));
+                    self.undo.push(format!("put the old program back on {device}"), move || {
+                        let mut program = SchedClassifier::from_pin(path)?;
+                        classify::put(&pins, &mut program, &side, &device)?;
+                        Ok(())
+                    });
+                }
+            }
+        }
+        self.done.messages.push(format!("{device}: translates what takes the slow path"));
+        Ok(())
+    }
+
+    fn put_stage_back(&mut self, stage: Stage, name: &'static str) {
+        let path = self.pins.program(&format!("{name}-old"));
+        if !path.exists() {
+            return;
+        }
+        let tables = self.tables.clone();
+        self.undo.push(format!("put the old program {name} back"), move || {
+            let program = SchedClassifier::from_pin(path)?;
+            tables.set_tunnel_stage(stage.number(), program.fd()?).map_err(Into::into)
+        });
     }
 
     pub(super) fn is_attached(&self, interface: &str) -> bool {

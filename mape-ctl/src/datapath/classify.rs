@@ -1,0 +1,166 @@
+//! Owns the programs at the tunnel device: tc programs on TCX links, pinned as the NICs' are, so that they outlive mape-ctl and are
+//! replaced without a gap.
+
+use std::path::{Path, PathBuf};
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+    },
+};
+use mape_common::{layout::programs as names, step::stage::Stage};
+
+use super::{pin::PinFolder, programs::LoadError};
+
+/// Why a program is not at the tunnel device.
+#[derive(Debug, thiserror::Error)]
+pub enum ClassifyError {
+    /// The program is not in the kernel.
+    #[error(transparent)]
+    Program(#[from] LoadError),
+    /// The kernel refuses to attach it.
+    #[error("cannot attach to the tunnel device {device}; programs of others there: bpftool net show dev {device}")]
+    Attach {
+        /// The device.
+        device: String,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// The link is tied to this process.
+    #[error("the kernel has no BPF link for {device}, so the program would not outlive mape-ctl")]
+    NotALink {
+        /// The device.
+        device: String,
+        /// Why.
+        source: LinkError,
+    },
+    /// The pin cannot be made.
+    #[error("cannot pin the link of {device} at {path}")]
+    Pin {
+        /// The device.
+        device: String,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: aya::pin::PinError,
+    },
+}
+
+/// A program at the device itself, its side, and the name of its link's pin.
+#[derive(Clone, Copy, Debug)]
+pub struct Side {
+    /// The program.
+    pub program: &'static str,
+    attach_type: TcAttachType,
+    /// The name of the pin.
+    pub pin: &'static str,
+}
+
+/// Both sides. Egress first: nothing leaves untranslated.
+pub const SIDES: [Side; 2] = [
+    Side {
+        program: names::TUNNEL_OUT,
+        attach_type: TcAttachType::Egress,
+        pin: "egress",
+    },
+    Side {
+        program: names::TUNNEL_IN,
+        attach_type: TcAttachType::Ingress,
+        pin: "ingress",
+    },
+];
+
+/// The programs that those hand packets on to.
+pub const STAGES: [(Stage, &str); 4] = [
+    (Stage::OutboundError, names::TUNNEL_OUT_ERROR),
+    (Stage::InboundError, names::TUNNEL_IN_ERROR),
+    (Stage::OutboundFragment, names::TUNNEL_OUT_FRAGMENT),
+    (Stage::InboundFragment, names::TUNNEL_IN_FRAGMENT),
+];
+
+/// The names of all of them.
+pub fn all() -> impl Iterator<Item = &'static str> {
+    SIDES
+        .iter()
+        .map(|side| side.program)
+        .chain(STAGES.iter().map(|(_, name)| *name))
+}
+
+/// A program of this kind.
+///
+/// # Errors
+/// [`LoadError::NoProgram`].
+pub fn get<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(LoadError::NoProgram(name))
+}
+
+/// Brings a program into the kernel.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+    get(ebpf, name)?.load().map_err(|error| LoadError::Program {
+        name,
+        source: Box::new(error),
+    })
+}
+
+/// What was done about a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The program is on a link that was not there before.
+    Attached,
+    /// The program has taken another's place on its link.
+    Replaced,
+}
+
+/// Puts a program on its side of the device: on the pinned link, if that is still the device's, or on a new one.
+///
+/// # Errors
+/// [`ClassifyError`]; what was there before is there then.
+pub fn put(pins: &PinFolder, program: &mut SchedClassifier, side: &Side, device: &str) -> Result<Put, ClassifyError> {
+    let path = pins.tunnel_link(side.pin);
+    if let Some(link) = pinned(&path)
+        && program.attach_to_link(link).is_ok()
+        && is_at(program, side, device)
+    {
+        return Ok(Put::Replaced);
+    }
+    // What is pinned is of a device that is gone, or not the tunnel any longer.
+    let _ = std::fs::remove_file(&path);
+    let failed = |source| ClassifyError::Attach {
+        device: device.to_owned(),
+        source: Box::new(source),
+    };
+    let id = program
+        .attach_with_options(device, side.attach_type, TcAttachOptions::TcxOrder(LinkOrder::default()))
+        .map_err(failed)?;
+    let link = FdLink::try_from(program.take_link(id).map_err(failed)?).map_err(|source| ClassifyError::NotALink {
+        device: device.to_owned(),
+        source,
+    })?;
+    match link.pin(&path) {
+        Ok(_) => Ok(Put::Attached),
+        Err(source) => Err(ClassifyError::Pin {
+            device: device.to_owned(),
+            path,
+            source,
+        }),
+    }
+}
+
+fn is_at(program: &SchedClassifier, side: &Side, device: &str) -> bool {
+    let Ok(own) = program.info() else { return false };
+    SchedClassifier::query_tcx(device, side.attach_type)
+        .is_ok_and(|(_, there)| there.iter().any(|program| program.id() == own.id()))
+}
+
+fn pinned(path: &Path) -> Option<SchedClassifierLink> {
+    let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+    SchedClassifierLink::try_from(link).ok()
+}
