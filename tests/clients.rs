@@ -4,14 +4,13 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
 use mape_tests::{
     gateway::{self, Role},
-    lab::{Lab, LabOptions},
+    lab::{Lab, LabOptions, alone, is_root},
     plan,
     process::watch_signals,
     recipe,
@@ -32,21 +31,6 @@ const AT_ONE: u16 = 200;
 const TRANSITORY: Duration = Duration::from_mins(4);
 /// Source ports begin here, end below Linux's ephemeral ones, and are used once.
 const FIRST_PORT: u16 = 20_000;
-
-/// One lab at a time: two would share the processors and spoil each other's figures.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Prints the reason in the form that `cargo xtask test` counts, and says whether the test can run.
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("SKIPPED: network namespaces need root");
-    }
-    root
-}
 
 /// A lab with both gateways; `nat` is added to the CE's configuration.
 fn with_gateways(nat: &str) -> Result<Lab> {

@@ -8,13 +8,10 @@ use std::{
 
 use mape_common::{layout::Gauge, map::psid::PortSet, time::Tick, wire::port::Port};
 use mape_tests::table::{
-    frame::{Frame, Outer, Payload, Seen, join},
+    frame::{Frame, Payload, Seen, join},
     host::HostWorld,
-    talk::sweep,
-    world::{
-        CE, HOST, HOST_2, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC,
-        World, port_set,
-    },
+    talk::{down_frame, sweep},
+    world::{HOST, HOST_2, HOST_MAC, LAN_MAC, Outcome, Program, SERVER, SERVER_2, SHARED, World, port_set},
 };
 
 /// Bytes after the IPv4 header of each fragment but the last.
@@ -40,16 +37,8 @@ fn up(from: Ipv4Addr, to: Ipv4Addr, id: u16, payload: Payload) -> Frame {
 
 fn down(from: Ipv4Addr, id: u16, payload: Payload) -> Frame {
     Frame {
-        to_mac: WAN_MAC.0,
-        from_mac: ROUTER_MAC.0,
-        outer: Some(Outer {
-            from: RELAY,
-            to: CE,
-            class: 0,
-            extension: None,
-        }),
         id,
-        ..Frame::new(from, SHARED, payload)
+        ..down_frame(from, payload)
     }
 }
 

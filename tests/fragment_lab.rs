@@ -95,6 +95,15 @@ fn large_pings_and_datagrams_arrive_whole_both_ways() {
         for direction in [Direction::Up, Direction::Down] {
             let seen = numbered::send(&lab, "host1", direction, load).unwrap();
             println!("{direction:?}, {load:?}: {seen:?}");
+            if seen.lost > 0 {
+                for role in [Role::Ce, Role::Br] {
+                    let gateway = lab.gateway(role).unwrap();
+                    println!(
+                        "{}",
+                        gateway.ctl(lab.node(role.node()).unwrap(), &["stat"]).unwrap().stdout
+                    );
+                }
+            }
             assert_eq!(
                 (seen.sent, seen.lost, seen.duplicates, seen.reordered, seen.damaged),
                 (load.count, 0, 0, 0, 0),

@@ -1,17 +1,12 @@
 //! Owns the tests of what lives on ICMP errors, with the real programs: traceroute, mtr and tracepath show the routers that they
 //! show through the kernel's NAT, and who sends too large packets is told what fits.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::Ipv4Addr,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
 use mape_tests::{
     gateway::{self, Role},
-    lab::{Lab, LabOptions},
+    lab::{Lab, LabOptions, alone, is_root},
     plan::{self, Shape},
     process::watch_signals,
     recipe,
@@ -29,21 +24,6 @@ use serde_json::Value;
 const NARROW: u16 = 1400;
 const INNER: u16 = NARROW - 40;
 const PROBES: [Probe; 3] = [Probe::Udp, Probe::Icmp, Probe::Tcp];
-
-/// One lab at a time: two would share the processors, and what is timed here is over after a second.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Prints the reason in the form that `cargo xtask test` counts, and says whether the test can run.
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("SKIPPED: network namespaces need root");
-    }
-    root
-}
 
 /// A lab with a server behind a router on the Internet.
 fn lab() -> Result<Lab> {

@@ -1,13 +1,11 @@
 //! Owns the tests with real packets: the lab without any gateway first, as proof of the lab, then through both gateways.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use anyhow::{Context, Result, bail};
 use mape_tests::{
     capture::Capture,
     checks::{ALL, Bench, Effort},
     gateway,
-    lab::{Lab, LabOptions},
+    lab::{Lab, LabOptions, alone, is_root},
     plan::{self, Shape},
     process::watch_signals,
     servers::Servers,
@@ -16,21 +14,6 @@ use mape_tests::{
         names, numbered, ping, ports, web,
     },
 };
-
-/// One lab at a time: two would share the processors and spoil each other's figures.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Prints the reason in the form that `cargo xtask test` counts, and says whether the test can run.
-fn is_root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("SKIPPED: network namespaces need root");
-    }
-    root
-}
 
 #[test]
 fn without_gateways_the_lab_itself_loses_and_damages_nothing() {

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -12,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use mape_tests::{
     capture::Capture,
     gateway::{self, Role},
-    lab::{Lab, LabOptions},
+    lab::{Lab, LabOptions, alone},
     plan::{self, Shape, edges},
     process::{pause, watch_signals},
     traffic::{
@@ -39,12 +38,6 @@ const PINGS: u32 = 5;
 const FORWARDED: u16 = 0x1340;
 /// One round is enough; a busy machine may be late.
 const MOST_ROUNDS: usize = 3;
-
-/// One lab at a time: two would share the processors and spoil each other's figures.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A lab with its gateways loaded, customer edges again with `flags`; none without the privilege for it.
 fn lab(shape: Shape, flags: &[&str]) -> Result<Option<Lab>> {

@@ -12,6 +12,8 @@ use rustix::mount::{MountFlags, mount};
 pub const BPFFS: &str = "/sys/fs/bpf";
 /// The oldest kernel that has everything: compare-and-swap in BPF (5.12), timers (5.15), `bpf_loop` (5.17), and a coarse clock.
 pub const OLDEST: (u32, u32) = (6, 1);
+/// A kernel whose verifier was not done with the programs after five minutes and 3 GiB (docs/kernels.md); the ones before and after are.
+const NEVER_DONE: (u32, u32) = (6, 19);
 const BPFFS_MAGIC: i64 = 0xcafe_4a11;
 
 /// What is missing.
@@ -24,6 +26,15 @@ pub enum KernelError {
         OLDEST.1
     )]
     TooOld {
+        /// The release as the kernel says it.
+        found: String,
+    },
+    /// [`NEVER_DONE`].
+    #[error(
+        "Linux {found} cannot check the programs: its verifier takes all memory and comes to no end; \
+         use another kernel, 6.18 or older (from 6.1 on) or 7.0 or newer"
+    )]
+    NeverDone {
         /// The release as the kernel says it.
         found: String,
     },
@@ -65,6 +76,23 @@ pub fn check(command: &'static str) -> Result<(), KernelError> {
     check_root(command)?;
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Err(KernelError::NoBtf);
+    }
+    Ok(())
+}
+
+/// Refuses a kernel that would not come to an end with the programs, before it is asked to.
+///
+/// # Errors
+/// [`KernelError::NeverDone`].
+pub fn check_verifier() -> Result<(), KernelError> {
+    check_known(&release())
+}
+
+fn check_known(release: &str) -> Result<(), KernelError> {
+    if version(release) == NEVER_DONE {
+        return Err(KernelError::NeverDone {
+            found: release.to_owned(),
+        });
     }
     Ok(())
 }
@@ -231,6 +259,18 @@ mod tests {
             "kernel/net/ipv6/ip6_gre.ko: kernel/net/ipv6/ip6_tunnel.ko\n"
         ));
         assert!(!lists_ip6_tunnel(""));
+    }
+
+    #[test]
+    fn one_kernel_is_not_asked_what_it_cannot_answer() {
+        for good in ["6.1.0-56-cloud-amd64", "6.18.44", "7.0.13+deb13-cloud-amd64", "6.20.1"] {
+            assert!(check_known(good).is_ok(), "{good}");
+        }
+        let refused = check_known("6.19.14+deb13-cloud-amd64").unwrap_err().to_string();
+        assert!(
+            refused.contains("6.18 or older") && refused.contains("7.0 or newer"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -9,10 +9,9 @@ use std::net::Ipv4Addr;
 
 use mape_common::layout::PortOrder;
 use mape_tests::table::{
-    frame::{Frame, Outer, Payload, Seen},
-    world::{
-        CE, Forwarded, HOST, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SHARED, WAN_MAC, World,
-    },
+    frame::{Frame, Payload, Seen},
+    talk::down_frame,
+    world::{Forwarded, HOST, HOST_MAC, LAN_MAC, Outcome, Program, SERVER, World},
 };
 
 /// One behaviour.
@@ -110,15 +109,5 @@ fn down(payload: Payload) -> Frame {
 
 /// A tunnelled frame from the Internet, through the border relay.
 fn down_from(from: Ipv4Addr, payload: Payload) -> Frame {
-    Frame {
-        to_mac: WAN_MAC.0,
-        from_mac: ROUTER_MAC.0,
-        outer: Some(Outer {
-            from: RELAY,
-            to: CE,
-            class: 0,
-            extension: None,
-        }),
-        ..Frame::new(from, SHARED, payload)
-    }
+    down_frame(from, payload)
 }

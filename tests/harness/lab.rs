@@ -5,7 +5,10 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -25,6 +28,21 @@ use crate::{
 const PREFIX: &str = "mape-";
 /// The id of the lab that stays open between commands.
 pub const OPEN_LAB: &str = "lab";
+
+/// One lab at a time: two would share the processors and spoil each other's figures.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Prints the reason in the form that `cargo xtask test` counts, and says whether a lab can be made.
+pub fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("SKIPPED: network namespaces need root");
+    }
+    root
+}
 
 /// What kind of lab to make.
 #[derive(Debug, Clone, Default)]

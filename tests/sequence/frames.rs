@@ -11,6 +11,7 @@ use mape_tests::{
     },
     table::{
         frame::{Frame, Outer, Payload},
+        talk::down_frame,
         world::{
             CE, ELSEWHERE, HOST, HOST_2, HOST_MAC, LAN_MAC, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED,
             WAN_MAC,
@@ -174,17 +175,7 @@ pub(crate) fn down(model: &Model, step: &Down) -> Vec<u8> {
             (remote, session.port, suited(step.kind, session))
         }
     };
-    let frame = Frame {
-        to_mac: WAN_MAC.0,
-        from_mac: ROUTER_MAC.0,
-        outer: Some(Outer {
-            from: RELAY,
-            to: CE,
-            class: 0,
-            extension: None,
-        }),
-        ..Frame::new(from.0.into(), SHARED, payload(kind, from.1, port, port, step.twist))
-    };
+    let frame = down_frame(from.0.into(), payload(kind, from.1, port, port, step.twist));
     finish(frame, step.twist)
 }
 

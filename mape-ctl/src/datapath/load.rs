@@ -150,6 +150,7 @@ pub const fn role_name(role: Role) -> &'static str {
 pub fn load(gateway: &Gateway) -> Result<Done, LoadError> {
     let instance: Instance = gateway.instance.parse()?;
     kernel::check("load")?;
+    kernel::check_verifier()?;
     let _lock = instance.lock()?;
     let interrupted = watch_signals().map_err(LoadError::Signals)?;
     let mut loading = Loading::start(gateway, instance, interrupted)?;

@@ -25,6 +25,11 @@ pub fn up(from: Ipv4Addr, to: Ipv4Addr, payload: Payload) -> Vec<u8> {
 
 /// A tunnelled frame for the shared address, through the border relay.
 pub fn down(from: Ipv4Addr, payload: Payload) -> Vec<u8> {
+    down_frame(from, payload).bytes()
+}
+
+/// The same in the making.
+pub fn down_frame(from: Ipv4Addr, payload: Payload) -> Frame {
     let outer = Some(Outer {
         from: RELAY,
         to: CE,
@@ -37,7 +42,6 @@ pub fn down(from: Ipv4Addr, payload: Payload) -> Vec<u8> {
         outer,
         ..Frame::new(from, SHARED, payload)
     }
-    .bytes()
 }
 
 /// Sends from the LAN; gives the external port.

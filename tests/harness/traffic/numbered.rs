@@ -126,12 +126,15 @@ pub fn greet(near: &UdpSocket, far: &UdpSocket) -> Result<(SocketAddr, usize)> {
 
 /// Room for half a second at the highest rate any check uses.
 const RECEIVE_BUFFER: usize = 32 << 20;
-/// The largest burst: a veth holds 256 redirected frames and drops the next, which would be the lab's loss, not the path's.
+/// The largest burst, in frames: a veth holds 256 redirected frames and drops the next, which would be the lab's loss, not the path's.
 const BURST: usize = 32;
+/// Bytes of a datagram that a fragment of it carries, at least.
+const FRAGMENT: usize = 1_300;
 
 /// Sends what is due about every half millisecond, and after a pause that the scheduler made catches up in small bursts.
 fn transmit(socket: &UdpSocket, load: Load) -> Result<usize> {
     let begin = Instant::now();
+    let burst = (BURST / load.size.div_ceil(FRAGMENT).max(1)).max(1);
     let mut sent = 0;
     while sent < load.count && !interrupted() {
         let due = begin.elapsed().as_secs_f64() * f64::from(load.rate);
@@ -140,7 +143,7 @@ fn transmit(socket: &UdpSocket, load: Load) -> Result<usize> {
             clippy::cast_sign_loss,
             reason = "a positive count far below 2^52"
         )]
-        let due = (due as usize).min(load.count).min(sent + BURST);
+        let due = (due as usize).min(load.count).min(sent + burst);
         while sent < due {
             match socket.send(&datagram(sent, load.size)) {
                 Ok(_) => sent += 1,
