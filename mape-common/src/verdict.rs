@@ -141,6 +141,7 @@ reasons! {
     OuterExtension = 22, "outer-extension", PassSlow, "the tunnel packet has IPv6 extension headers (fragmented on the way)";
     LinkUnproven = 23, "link-unproven", PassSlow, "the NIC to leave by has not yet shown that its XDP program runs";
     ErrorElsewhere = 24, "error-elsewhere", PassSlow, "an ICMP message about no packet of ours: a redirect, a router's, another protocol's";
+    FragmentByStack = 25, "fragment-by-stack", PassSlow, "a later fragment of a packet whose first fragment takes the slow path";
     FragmentFirstMissing = 28, "fragment-first-missing", Drop, "a later fragment of a packet whose first fragment has not come through here";
 
     BadLength = 32, "bad-length", Drop, "lengths in the headers contradict each other or the frame";

@@ -13,7 +13,7 @@ use mape_common::{
         slow,
         stage::{Attempt, Stage},
     },
-    verdict::{Direction, Failure, TRANSLATED},
+    verdict::{Action, Direction, Failure, TRANSLATED},
 };
 
 use crate::{env::KernelEnv, maps, packet::skb::SkbPacket};
@@ -108,7 +108,7 @@ fn finish(direction: Direction, failure: Failure, len: usize) -> i32 {
     let reason = failure.reason();
     maps::count(direction, reason.number(), len);
     match (direction, failure) {
-        (Direction::Inbound, Failure::Refused(_)) if reason.action().passes() => TC_ACT_UNSPEC,
+        (Direction::Inbound, Failure::Refused(_)) if matches!(reason.action(), Action::PassNotOurs) => TC_ACT_UNSPEC,
         _ => TC_ACT_SHOT,
     }
 }

@@ -156,7 +156,7 @@ impl Fragment {
 /// What a first fragment leaves for those after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// The session on a customer edge, the ports on a border relay.
+    /// The session on a customer edge, the ports on a border relay; with [`Note::BY_STACK`] where the packet takes the slow path.
     follows: u64,
     /// The identification that the packet's fragments leave with. As wide as a register, as all that is written here.
     identification: u64,
@@ -168,6 +168,24 @@ impl Note {
         follows: 0,
         identification: 0,
     };
+
+    /// The packet takes the slow path, and so do its later fragments, small as they may be: they would overtake the first.
+    const BY_STACK: u64 = 1 << 63;
+
+    /// The first fragment has been left to the stack, where the tunnel device will find out what it follows.
+    pub const LEFT_TO_STACK: Self = Self {
+        follows: u64::MAX,
+        identification: 0,
+    };
+
+    /// The same, for a packet that takes the slow path.
+    #[inline(always)]
+    pub const fn by_stack(self) -> Self {
+        Self {
+            follows: self.follows | Self::BY_STACK,
+            ..self
+        }
+    }
 
     /// The packet is a session's; its fragments leave with that identification.
     #[inline(always)]
@@ -195,7 +213,7 @@ impl Note {
     /// The session.
     #[inline(always)]
     pub const fn session(&self) -> SessionRef {
-        let [a, b, c, d, e, f, g, h] = self.follows.to_be_bytes();
+        let [a, b, c, d, e, f, g, h] = (self.follows & !Self::BY_STACK).to_be_bytes();
         SessionRef {
             slot: u32::from_be_bytes([a, b, c, d]),
             generation: u32::from_be_bytes([e, f, g, h]),
@@ -354,9 +372,14 @@ pub fn note<E: Env>(env: &E, config: &Config, fragment: &Fragment, note: &mut No
     let Choosing { twice, best, own, .. } = choosing;
     if twice.rank != 0 {
         let record = env.fragment(index(hash, twice.way)).ok_or(Reason::Contended)?;
-        return come_twice(record, twice.state, fragment, note);
+        if record.0[5].load() != Note::LEFT_TO_STACK.follows || *note == Note::LEFT_TO_STACK {
+            return come_twice(record, twice.state, fragment, note);
+        }
     }
-    let chosen = if choosing.is_share_used && best.rank < Choice::RENEWED {
+    // What was left to the stack has come there.
+    let chosen = if twice.rank != 0 {
+        twice
+    } else if choosing.is_share_used && best.rank < Choice::RENEWED {
         own
     } else {
         best
@@ -373,7 +396,9 @@ pub fn note<E: Env>(env: &E, config: &Config, fragment: &Fragment, note: &mut No
     if !record.0[0].compare_exchange(BUSY, state(OPEN, tag(hash), now)) {
         return Err(Reason::Contended);
     }
-    env.raise(Gauge::Fragmented);
+    if twice.rank == 0 {
+        env.raise(Gauge::Fragmented);
+    }
     if chosen.rank < Choice::UNUSED {
         env.raise(Gauge::FragmentsDisplaced);
     }
@@ -397,20 +422,30 @@ fn write(record: &Record, fragment: &Fragment, note: &Note) {
 #[inline(always)]
 fn come_twice(record: &Record, state: u64, fragment: &Fragment, note: &mut Note) -> Result<(), Reason> {
     let packet = record.0[2].load();
-    if record.0[5].load() != note.follows || (packet >> 16) & 0xffff != u64::from(fragment.len()) {
+    let known = record.0[5].load();
+    if *note == Note::LEFT_TO_STACK && known & Note::BY_STACK != 0 {
+        return Ok(());
+    }
+    if known != note.follows || (packet >> 16) & 0xffff != u64::from(fragment.len()) {
         return Err(Reason::FragmentOverlap);
     }
     note.identification = (packet >> 32) & 0xffff;
     record.count(state, fragment)
 }
 
-/// Finds what a later fragment follows.
+/// Finds what a later fragment follows: in the fast path, unless `STACK`.
 ///
 /// # Errors
 /// [`Reason::FragmentFirstMissing`], [`Reason::FragmentOverlap`] where it would replace bytes of the first fragment,
-/// [`Reason::FragmentTooLong`].
+/// [`Reason::FragmentTooLong`], and [`Reason::FragmentByStack`] where the packet takes the slow path and this one shall too.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn follow<E: Env>(env: &E, config: &Config, fragment: &Fragment, note: &mut Note, now: Tick) -> Result<(), Reason> {
+pub fn follow<E: Env, const STACK: bool>(
+    env: &E,
+    config: &Config,
+    fragment: &Fragment,
+    note: &mut Note,
+    now: Tick,
+) -> Result<(), Reason> {
     let hash = fragment.hash(config);
     for way in 0..WAYS {
         let Some(record) = env.fragment(index(hash, way)) else {
@@ -429,6 +464,12 @@ pub fn follow<E: Env>(env: &E, config: &Config, fragment: &Fragment, note: &mut 
         note.follows = record.0[5].load();
         // Another packet's since the first look, unless it has only become complete.
         if (record.0[0].load() ^ state) & !KIND != 0 {
+            continue;
+        }
+        if !STACK && note.follows & Note::BY_STACK != 0 {
+            return Err(Reason::FragmentByStack);
+        }
+        if STACK && note.follows == Note::LEFT_TO_STACK.follows {
             continue;
         }
         if u64::from(fragment.start()) < (packet >> 16) & 0xffff {

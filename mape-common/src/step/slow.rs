@@ -351,7 +351,7 @@ fn look_outbound<P: Packet, E: Env>(packet: &Leaving<'_, P>, env: &E, note: &mut
     let (inner, flow) = outbound::read_part::<_, true>(packet)?;
     let (found, _) = session(env, config, Side::Inside, &flow, arrival.now)?;
     let chosen = table_of_fragments::identification(env, config, &inner.header);
-    *note = Note::of_session(found, chosen.unwrap_or(inner.header.identification()));
+    *note = Note::of_session(found, chosen.unwrap_or(inner.header.identification())).by_stack();
     Ok(())
 }
 
@@ -381,7 +381,7 @@ fn later_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> At
         let header = fragment::read::<_, { eth::LEN }>(packet, room)?.header;
         let piece = Fragment::new(Direction::Outbound, [0; 16], &header);
         let mut note = Note::EMPTY;
-        table_of_fragments::follow(env, arrival.config, &piece, &mut note, arrival.now)?;
+        table_of_fragments::follow::<E, true>(env, arrival.config, &piece, &mut note, arrival.now)?;
         let facts = fragment::customer::facts(env, &note)?;
         Ok(fragment::plan(&header, End::Source, facts.external, note.identification()))
     });
@@ -416,7 +416,7 @@ fn look_inbound<P: Packet, E: Env>(packet: &Arriving<'_, P>, env: &E, note: &mut
     let outer = outer(packet, &config.relay_address)?;
     let (inner, flow) = inbound::read_inner::<_, E, false, true>(packet, env, config, &outer)?;
     let (found, _) = session(env, config, Side::Outside, &flow, arrival.now)?;
-    *note = Note::of_session(found, inner.header.identification());
+    *note = Note::of_session(found, inner.header.identification()).by_stack();
     Ok(())
 }
 
@@ -461,7 +461,7 @@ fn later_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from:
         }
         let piece = Fragment::new(Direction::Inbound, outer.source, &header);
         let mut note = Note::EMPTY;
-        table_of_fragments::follow(env, config, &piece, &mut note, arrival.now)?;
+        table_of_fragments::follow::<E, true>(env, config, &piece, &mut note, arrival.now)?;
         let facts = fragment::customer::facts(env, &note)?;
         Ok(fragment::plan(&header, End::Destination, facts.inside, note.identification()))
     });

@@ -74,17 +74,32 @@ pub fn inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attem
     }
 }
 
+/// What is to be noted of a packet by what became of its first fragment. Where that is left to the stack, as it will be found once
+/// more when it is to be forwarded, those after it shall be too, and in their order.
+#[inline(always)]
+fn note_of(found: Result<Note, Stop>, note: &mut Note) -> Result<(), Stop> {
+    *note = match found {
+        Err(Stop::Refused(reason)) if matches!(reason.action(), Action::PassSlow) => Note::LEFT_TO_STACK,
+        found => found?,
+    };
+    Ok(())
+}
+
 /// Finds the session of a first fragment, if it is in use and the fragment may enter the tunnel, and an identification.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn look_outbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, note: &mut Note) -> Result<(), Stop> {
+    note_of(find_outbound(frame, env, ifindex), note)
+}
+
+#[inline(always)]
+fn find_outbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32) -> Result<Note, Stop> {
     let arrival = admitted(frame, env, ifindex, EtherType::IPV4)?;
     let config = arrival.config;
     let found = outbound::find::<P, E, true>(frame, env, &arrival)?;
     let header = &found.inner.header;
     tunnel::enters(config, header, &found.hop)?;
     let chosen = table::identification(env, config, header);
-    *note = Note::of_session(found.session, chosen.unwrap_or(header.identification()));
-    Ok(())
+    Ok(Note::of_session(found.session, chosen.unwrap_or(header.identification())))
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
@@ -138,7 +153,7 @@ fn plan_outbound_later<P: Packet, E: Env>(
     let header = &piece.header;
     let fragment = Fragment::new(Direction::Outbound, [0; 16], header);
     let mut note = Note::EMPTY;
-    table::follow(env, config, &fragment, &mut note, arrival.now)?;
+    table::follow::<E, false>(env, config, &fragment, &mut note, arrival.now)?;
     let facts = facts(env, &note)?;
     let hop = outbound::way(env, facts.wan_hop, arrival.now)?;
     let rewriting = super::plan(header, End::Source, facts.external, note.identification());
@@ -167,12 +182,16 @@ pub fn facts<E: Env>(env: &E, note: &Note) -> Result<Facts, Reason> {
 /// Finds the session of a first fragment, if it is in use and the fragment fits the LAN.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn look_inbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, note: &mut Note) -> Result<(), Stop> {
+    note_of(find_inbound(frame, env, ifindex), note)
+}
+
+#[inline(always)]
+fn find_inbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32) -> Result<Note, Stop> {
     let arrival = admitted(frame, env, ifindex, EtherType::IPV6)?;
     let found = inbound::find::<P, E, true>(frame, env, &arrival)?;
     let header = &found.inner.header;
     tunnel::fits(header, &found.hop)?;
-    *note = Note::of_session(found.session, header.identification());
-    Ok(())
+    Ok(Note::of_session(found.session, header.identification()))
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
@@ -221,7 +240,7 @@ fn plan_inbound_later<P: Packet, E: Env>(
     }
     let fragment = Fragment::new(Direction::Inbound, outer.source, header);
     let mut note = Note::EMPTY;
-    table::follow(env, config, &fragment, &mut note, arrival.now)?;
+    table::follow::<E, false>(env, config, &fragment, &mut note, arrival.now)?;
     let facts = facts(env, &note)?;
     let hop = env
         .hop(facts.lan_hop)

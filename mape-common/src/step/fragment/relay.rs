@@ -32,7 +32,7 @@ pub fn look<P: Packet, E: Env, const L3: usize, const OUTER: usize>(
     }
     let header = super::read::<P, L3>(frame, room)?.header;
     let fragment = Fragment::new(direction, super::outer_source::<P, L3, OUTER>(frame)?, &header);
-    table::follow(env, config, &fragment, note, env.now())
+    table::follow::<E, false>(env, config, &fragment, note, env.now())
 }
 
 /// The fragment at `L3` as if it were a packet with these ports.
