@@ -203,6 +203,39 @@ fn fragments_go_by_either_door_and_change_it_on_the_way() {
 }
 
 #[test]
+fn small_fragments_do_not_overtake_a_first_one_that_is_too_large_for_the_tunnel() {
+    let mut doors = Doors::new(64, |_| false);
+    let large = Payload::Udp {
+        from: 50_000,
+        to: 4000,
+        checksum: true,
+        data: vec![7; 1_972],
+    };
+    let whole = Frame {
+        fragment: 0,
+        to_mac: mape_tests::table::world::LAN_MAC.0,
+        from_mac: mape_tests::table::world::HOST_MAC.0,
+        ..Frame::new(HOST, SERVER, large)
+    };
+    let pieces = whole.split(1_480);
+    let [first, last] = &pieces[..] else {
+        panic!("{} pieces", pieces.len())
+    };
+    // The stack would cut the first, and each piece find the tunnel device; the last may be seen before, or after.
+    assert_eq!(doors.world.give(Program::Lan, &first.bytes()).1, "too-big");
+    assert_eq!(doors.world.give(Program::Lan, &last.bytes()).1, "fragment-by-stack");
+    doors.is_slow = |_| true;
+    let at_device = [first, last].map(|piece| doors.give(Program::Lan, &piece.bytes()));
+    let framed = at_device.map(|(outcome, label)| {
+        assert_eq!(label, "translated");
+        [vec![0; 12], vec![8, 0], ipv4_of(outcome)].concat()
+    });
+    let seen = join(&framed);
+    assert_eq!((seen.addresses, seen.ports.1), ((SHARED, SERVER), 4000));
+    assert_eq!(doors.world.give(Program::Lan, &last.bytes()).1, "fragment-by-stack");
+}
+
+#[test]
 fn another_customer_edge_may_send_only_what_is_its_own() {
     // No rule holds this outer source: RFC 7597 §8.1.
     let mut doors = Doors::new(64, |_| true);

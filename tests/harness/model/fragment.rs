@@ -33,14 +33,14 @@ struct Key {
     protocol: u8,
 }
 
-/// A packet whose first fragment was let through.
+/// A packet whose first fragment was let through, or left to the stack.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Split {
     key: Key,
     /// Bytes of its first fragment.
     first: usize,
-    /// The session that it belongs to.
-    session: u64,
+    /// The session that it belongs to; none where the stack has it.
+    session: Option<u64>,
     /// What its fragments leave with.
     identification: u16,
     begun: u32,
@@ -124,7 +124,8 @@ impl Model {
             return self.first_out(frame, &packet, &piece, sight);
         }
         let (session, identification) = match piece.check().and_then(|()| self.follow(&piece, sight)) {
-            Ok(found) => found,
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Answer::Pass),
             Err(class) => return Ok(refused(class)),
         };
         let Some(at) = self.sessions.iter().position(|s| s.id == session) else {
@@ -164,10 +165,10 @@ impl Model {
             Err(answer) => return Ok(answer),
         };
         if packet.total > self.tunnel_mtu() {
-            return Ok(Answer::Pass);
+            return Ok(self.leave_piece(piece, sight));
         }
         let chosen = sight.identification;
-        Ok(match self.begin(piece, self.sessions[at].id, chosen, sight) {
+        Ok(match self.begin(piece, Some(self.sessions[at].id), chosen, sight) {
             Ok(identification) => {
                 if !self.policy.has(identification) {
                     return Err(format!("identification {identification} is none of the set's"));
@@ -192,10 +193,10 @@ impl Model {
                 Err(class) => return Answer::Drop(class),
             };
             if packet.total > self.policy.lan_mtu {
-                return Answer::Pass;
+                return self.leave_piece(&piece, sight);
             }
             let own = Some(piece.key.identification);
-            return match self.begin(&piece, self.sessions[at].id, own, sight) {
+            return match self.begin(&piece, Some(self.sessions[at].id), own, sight) {
                 Ok(_) => self.forward_in(frame, &packet, at),
                 Err(class) => Answer::Drop(class),
             };
@@ -208,7 +209,8 @@ impl Model {
             }
         });
         let (session, identification) = match found {
-            Ok(found) => found,
+            Ok(Some(found)) => found,
+            Ok(None) => return Answer::Pass,
             Err(class) => return Answer::Drop(class),
         };
         debug_assert_eq!(piece.key.outer, RELAY.octets(), "only who sent the first is followed");
@@ -231,23 +233,34 @@ impl Model {
         self.splits.retain(|s| now - s.begun <= limit);
     }
 
+    /// Notes a packet whose first fragment is left to the stack: so are those after it.
+    fn leave_piece(&mut self, piece: &Piece, sight: &Sight<'_>) -> Answer {
+        match self.begin(piece, None, None, sight) {
+            Ok(_) => Answer::Pass,
+            Err(class) => Answer::Drop(class),
+        }
+    }
+
     /// Notes a packet by its first fragment; gives the identification that its fragments leave with.
-    fn begin(&mut self, piece: &Piece, session: u64, chosen: Option<u16>, sight: &Sight<'_>) -> Result<u16, Class> {
+    fn begin(&mut self, piece: &Piece, session: Option<u64>, chosen: Option<u16>, sight: &Sight<'_>) -> Result<u16, Class> {
         self.forget_pieces();
         let now = self.now;
         if let Some(at) = self.splits.iter().position(|s| s.key == piece.key) {
             let known = &mut self.splits[at];
             let is_twice = !known.is_complete && now - known.begun < life::STALE;
-            let is_same = known.session == session && known.first == piece.len;
+            let is_same = known.session == session && (session.is_none() || known.first == piece.len);
             // Another identification than the first time: it had given way.
             let is_new = known.is_at_risk
                 && sight.class.is_none()
                 && (!is_same || chosen.is_some_and(|chosen| chosen != known.identification));
-            if is_twice && !is_new {
+            let is_taken_over = known.session.is_none() && session.is_some();
+            if is_twice && !is_new && !is_taken_over {
                 if !is_same {
                     return Err(Class::Overlap);
                 }
-                known.count(piece)?;
+                if session.is_some() {
+                    known.count(piece)?;
+                }
                 return Ok(known.identification);
             }
             self.splits.remove(at);
@@ -279,8 +292,8 @@ impl Model {
         Ok(identification)
     }
 
-    /// The session that a later fragment belongs to, and the identification.
-    fn follow(&mut self, piece: &Piece, sight: &Sight<'_>) -> Result<(u64, u16), Class> {
+    /// The session that a later fragment belongs to, and the identification; nothing where it is left to the stack.
+    fn follow(&mut self, piece: &Piece, sight: &Sight<'_>) -> Result<Option<(u64, u16)>, Class> {
         self.forget_pieces();
         let Some(at) = self.splits.iter().position(|s| s.key == piece.key) else {
             return Err(Class::Fragment);
@@ -290,11 +303,12 @@ impl Model {
             self.splits.remove(at);
             return Err(Class::Fragment);
         }
+        let Some(session) = split.session else { return Ok(None) };
         if piece.start < split.first {
             return Err(Class::Overlap);
         }
         split.count(piece)?;
-        Ok((split.session, split.identification))
+        Ok(Some((session, split.identification)))
     }
 
     /// Whether at a time a packet in fragments is about to be forgotten, or to be another's.

@@ -4,7 +4,7 @@ use mape_common::{
     layout::PortOrder,
     packet::VecPacket,
     step::slow,
-    verdict::{Direction, Failure},
+    verdict::{Action, Direction, Failure, Reason},
 };
 
 use super::{
@@ -59,6 +59,13 @@ impl Doors {
     }
 }
 
+/// Whether what is passed for that reason goes on to the tunnel device.
+fn is_for_the_slow_path(label: &str) -> bool {
+    Reason::ALL
+        .iter()
+        .any(|reason| reason.label() == label && matches!(reason.action(), Action::PassSlow))
+}
+
 impl World for Doors {
     fn order(&mut self, order: PortOrder) -> u32 {
         self.world.order(order)
@@ -67,9 +74,11 @@ impl World for Doors {
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str) {
         self.number += 1;
         if (self.is_slow)(self.number) {
-            self.slow(program, frame)
-        } else {
-            self.world.give(program, frame)
+            return self.slow(program, frame);
+        }
+        match self.world.give(program, frame) {
+            (Outcome::Passed(frame), label) if is_for_the_slow_path(label) => self.slow(program, &frame),
+            ended => ended,
         }
     }
 }

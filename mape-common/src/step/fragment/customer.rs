@@ -79,7 +79,7 @@ pub fn inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attem
 #[inline(always)]
 fn note_of(found: Result<Note, Stop>, note: &mut Note) -> Result<(), Stop> {
     *note = match found {
-        Err(Stop::Refused(reason)) if matches!(reason.action(), Action::PassSlow) => Note::LEFT_TO_STACK,
+        Err(Stop::Refused(Reason::TooBig | Reason::NextHopUnknown | Reason::LinkUnproven)) => Note::LEFT_TO_STACK,
         found => found?,
     };
     Ok(())
