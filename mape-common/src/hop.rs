@@ -43,6 +43,8 @@ impl Link {
     pub const ATTACHED: u64 = 1;
     /// The program has run on this NIC: set by the program, which is the proof.
     pub const ALIVE: u64 = 2;
+    /// The NIC is one of ours, but in the slow path only. It has no MAC address then, so that no frame is for it.
+    pub const DETACHED: u64 = 4;
 
     /// The NIC's MAC address.
     #[inline(always)]
@@ -56,7 +58,7 @@ impl Link {
         high_bits(self.0[0].load())
     }
 
-    /// [`Self::ATTACHED`] and [`Self::ALIVE`].
+    /// [`Self::ATTACHED`], [`Self::ALIVE`], [`Self::DETACHED`].
     #[inline(always)]
     pub fn flags(&self) -> u64 {
         self.0[1].load() & 0xffff_ffff
@@ -260,6 +262,16 @@ impl NextHop {
     pub fn from_words(words: [u64; 4]) -> Self {
         let [a, b, c, d] = words;
         Self([Word::new(a), Word::new(b), Word::new(c), Word::new(d)])
+    }
+
+    /// The interface that the neighbour is on; 0 while the record is free.
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "the low half is the interface index"
+    )]
+    pub fn ifindex(&self) -> u32 {
+        self.0[0].load() as u32
     }
 
     /// The address that the record belongs to, zeros for a far end; none while it is free or being written.

@@ -45,6 +45,14 @@ pub enum Command {
     Load(Box<LoadArgs>),
     /// Take the gateway out of the kernel; its sessions end
     Unload,
+    /// Take the XDP programs off NICs; their traffic takes the slow path, with the same sessions, until `mape-ctl load`
+    ///
+    /// For comparison, or to see whether the fast path is to blame for something. No packet is lost to it.
+    Detach {
+        /// The NICs; all of the gateway's if none is named
+        #[arg(value_name = "NIC")]
+        nics: Vec<String>,
+    },
     /// Show what the gateway does: rates, sessions, ports, and why packets were not forwarded
     Stat(StatArgs),
     /// List, count or end the sessions of the translation table

@@ -34,7 +34,7 @@ pub fn admit<'a, P: Packet, E: Env>(frame: &P, env: &'a E, ifindex: u32) -> Resu
         return Err(Reason::NotConfigured);
     };
     // That we run here is what `load` waits for before it opens the gate: note it first.
-    if link.flags() & Link::ALIVE == 0 {
+    if link.flags() & (Link::ALIVE | Link::DETACHED) == 0 {
         link.set_alive();
     }
     let header = eth::Header::from_bytes(frame.read(0).map_err(|_| Reason::OtherEtherType)?);

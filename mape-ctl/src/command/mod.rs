@@ -2,6 +2,7 @@
 
 pub mod calc;
 pub mod completions;
+pub mod detach;
 pub mod explain;
 pub mod forward;
 pub mod load;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Calc(args) => calc::run(&args),
         Command::Load(args) => load::run(&instance, &args),
         Command::Unload => unload::run(&instance),
+        Command::Detach { nics } => detach::run(&instance, &nics),
         Command::Stat(args) => stat::run(&instance, &args),
         Command::Sessions(args) => sessions::run(&instance, &args),
         Command::Ports(args) => ports::run(&instance, &args),

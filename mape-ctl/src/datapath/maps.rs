@@ -243,6 +243,22 @@ impl Tables {
         self.set::<[u64; 2]>(maps::LINKS, index, words)
     }
 
+    /// Lets nobody use an interface in the fast path any longer: what comes in by it is the stack's, and no next hop is on it.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn detach_link(&self, index: u32) -> Result<(), TableError> {
+        self.set_link_words(index, [0, Link::DETACHED])?;
+        let mut hops = self.array::<[u64; 4]>(maps::HOPS)?;
+        for place in 0..NEXT_HOPS {
+            let words = hops.get(&place, 0).map_err(reading(maps::HOPS))?;
+            if NextHop::from_words(words).ifindex() == index {
+                hops.set(place, [0; 4], 0).map_err(writing(maps::HOPS))?;
+            }
+        }
+        Ok(())
+    }
+
     /// What LINKS says of an interface.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod classify;
+pub mod detach;
 pub mod events;
 pub mod forwards;
 pub mod gate;

@@ -90,6 +90,8 @@ pub struct LinkView {
     pub mode: Option<&'static str>,
     /// The program has run there.
     pub is_alive: bool,
+    /// It has been taken off: the NIC's traffic takes the slow path.
+    pub is_detached: bool,
     /// What the device has lost.
     pub losses: Losses,
 }
@@ -251,7 +253,7 @@ fn links(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<L
     let mut links = Vec::new();
     for ifindex in 0..table.len() {
         let link = Link::from_words(table.get(&ifindex, 0).map_err(SnapshotError::Links)?);
-        if link.flags() & Link::ATTACHED == 0 {
+        if link.flags() & (Link::ATTACHED | Link::DETACHED) == 0 {
             continue;
         }
         let interface = interfaces.get(&ifindex);
@@ -262,6 +264,7 @@ fn links(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<L
             mtu: link.mtu(),
             mode: modes.get(&ifindex).copied(),
             is_alive: link.flags() & Link::ALIVE != 0,
+            is_detached: link.flags() & Link::DETACHED != 0,
             losses: interface.map(|found| found.losses).unwrap_or_default(),
         });
     }

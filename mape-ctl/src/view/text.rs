@@ -140,10 +140,15 @@ fn links(out: &mut String, shot: &Snapshot) -> fmt::Result {
             link.name
                 .clone()
                 .unwrap_or_else(|| format!("number {} (elsewhere)", link.ifindex)),
-            mac(link.mac),
-            link.mtu.to_string(),
+            if link.is_detached { "-".to_owned() } else { mac(link.mac) },
+            if link.is_detached { "-".to_owned() } else { link.mtu.to_string() },
             link.mode.unwrap_or("none").to_owned(),
-            if link.is_alive { "running" } else { "not seen running" }.to_owned(),
+            match (link.is_detached, link.is_alive) {
+                (true, _) => "detached",
+                (false, true) => "running",
+                (false, false) => "not seen running",
+            }
+            .to_owned(),
             link.losses.rx_dropped.to_string(),
             link.losses.rx_errors.to_string(),
             link.losses.tx_dropped.to_string(),
