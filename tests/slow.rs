@@ -142,7 +142,16 @@ fn options_are_stepped_over() {
         framed.extend(&out);
         let seen = Seen::of(&framed);
         assert_eq!(seen.addresses, (SHARED, SERVER));
-        assert!(doors.world.env.config.as_ref().unwrap().port_set.contains(mape_common::wire::port::Port(seen.ports.0)));
+        assert!(
+            doors
+                .world
+                .env
+                .config
+                .as_ref()
+                .unwrap()
+                .port_set
+                .contains(mape_common::wire::port::Port(seen.ports.0))
+        );
         assert_eq!(body.len(), frame.packet().len() - 32);
     }
 }
@@ -152,7 +161,8 @@ fn fragments_go_by_either_door_and_change_it_on_the_way() {
     by_every_door(|doors| {
         let big = Payload::Udp {
             from: 50_000,
-            to: 4000, checksum: true,
+            to: 4000,
+            checksum: true,
             data: (0..3_000_u16).map(|n| n.to_be_bytes()[1]).collect(),
         };
         let whole = Frame {
@@ -185,7 +195,16 @@ fn fragments_go_by_either_door_and_change_it_on_the_way() {
             to_mac: WAN_MAC.0,
             from_mac: ROUTER_MAC.0,
             outer,
-            ..Frame::new(SERVER, SHARED, Payload::Udp { from: 4000, to: port, checksum: true, data: vec![7; 3_000] })
+            ..Frame::new(
+                SERVER,
+                SHARED,
+                Payload::Udp {
+                    from: 4000,
+                    to: port,
+                    checksum: true,
+                    data: vec![7; 3_000],
+                },
+            )
         };
         let pieces: Vec<Vec<u8>> = back
             .split(1_208)

@@ -111,6 +111,11 @@ pub trait Env: Rules {
     fn config(&self) -> Option<&Config>;
     /// Whether forwarding is switched on.
     fn is_gate_open(&self) -> bool;
+    /// Whether the tunnel device translates: also while the fast path is switched off for a moment to be changed.
+    #[inline(always)]
+    fn is_slow_gate_open(&self) -> bool {
+        self.is_gate_open()
+    }
     /// The time.
     fn now(&self) -> Tick;
     /// A random number, hard to guess.

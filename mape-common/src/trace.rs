@@ -18,6 +18,16 @@ impl Gate {
     pub const OPEN: u64 = 1;
     /// What becomes of packets is told.
     pub const TRACED: u64 = 2;
+    /// Packets are translated at the tunnel device.
+    pub const SLOW: u64 = 4;
+    /// The bits that say what is done with packets.
+    const DONE: u64 = Self::OPEN | Self::SLOW;
+
+    /// Whether packets are translated at the tunnel device.
+    #[inline(always)]
+    pub const fn is_slow_open(self) -> bool {
+        self.0 & Self::SLOW != 0
+    }
 
     /// Whether packets are forwarded.
     #[inline(always)]
@@ -44,14 +54,14 @@ impl Gate {
     #[must_use]
     pub const fn traced_until(self, end: Tick) -> Self {
         let [a, b, c, d] = end.0.to_be_bytes();
-        Self(u64::from_be_bytes([a, b, c, d, 0, 0, 0, 0]) | Self::TRACED | (self.0 & Self::OPEN))
+        Self(u64::from_be_bytes([a, b, c, d, 0, 0, 0, 0]) | Self::TRACED | (self.0 & Self::DONE))
     }
 
     /// The same gate, not traced.
     #[inline(always)]
     #[must_use]
     pub const fn untraced(self) -> Self {
-        Self(self.0 & Self::OPEN)
+        Self(self.0 & Self::DONE)
     }
 }
 
@@ -281,11 +291,14 @@ mod tests {
 
     #[test]
     fn tracing_ends_by_itself_and_leaves_the_gate_as_it_is() {
-        for open in [Gate(0), Gate(Gate::OPEN)] {
+        for open in [Gate(0), Gate(Gate::SLOW), Gate(Gate::OPEN | Gate::SLOW)] {
             assert!(!open.is_traced());
             let traced = open.traced_until(Tick(1_000));
             assert!(traced.is_traced());
-            assert_eq!(traced.is_open(), open.is_open());
+            assert_eq!(
+                (traced.is_open(), traced.is_slow_open()),
+                (open.is_open(), open.is_slow_open())
+            );
             assert!(!traced.is_over(Tick(999)) && !traced.is_over(Tick(1_000)));
             assert!(traced.is_over(Tick(1_001)));
             assert_eq!(traced.untraced(), open);

@@ -156,6 +156,11 @@ impl<M: Memory> Env for KernelEnv<M> {
     }
 
     #[inline(always)]
+    fn is_slow_gate_open(&self) -> bool {
+        Gate(maps::GATE.get(0).map_or(0, Word::load)).is_slow_open()
+    }
+
+    #[inline(always)]
     fn now(&self) -> Tick {
         // SAFETY: the helper takes nothing.
         Tick::from_nanos(unsafe { bpf_ktime_get_coarse_ns() })

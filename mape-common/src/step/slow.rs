@@ -46,7 +46,7 @@ pub type Arriving<'a, P> = Bare<'a, P, INNER>;
 #[inline(always)]
 fn arrived<E: Env>(env: &E) -> Result<Arrival<'_>, Reason> {
     let config = env.config().ok_or(Reason::NotConfigured)?;
-    if !env.is_gate_open() {
+    if !env.is_slow_gate_open() {
         return Err(Reason::GateClosed);
     }
     Ok(Arrival {
@@ -144,7 +144,13 @@ fn keep<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need, session: SessionRef
 
 /// What a packet's session says, it being alive.
 #[inline(always)]
-fn session<E: Env>(env: &E, config: &Config, side: Side, flow: &Flow, now: Tick) -> Result<(SessionRef, Facts), Reason> {
+fn session<E: Env>(
+    env: &E,
+    config: &Config,
+    side: Side,
+    flow: &Flow,
+    now: Tick,
+) -> Result<(SessionRef, Facts), Reason> {
     table::live(env, config, side, &flow.key(), now).ok_or(Reason::Contended)
 }
 
@@ -244,7 +250,9 @@ fn settle_inbound<P: Packet, E: Env>(
     let outer = outer(packet, from)?;
     let (inner, flow) = inbound::read_inner::<_, E, true, true>(packet, env, config, &outer)?;
     inbound::need_of(env, &arrival, &inner, flow, opens)?;
-    let Some(need) = opens else { return Err(Reason::Contended) };
+    let Some(need) = opens else {
+        return Err(Reason::Contended);
+    };
     if need.session.is_none() {
         return Ok(());
     }
@@ -361,7 +369,8 @@ fn first_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E, ident
         let (inner, flow) = outbound::read_part::<_, true>(packet)?;
         let (_, facts) = session(env, arrival.config, Side::Inside, &flow, arrival.now)?;
         let change = Delta::ZERO.word(inner.header.identification(), identification);
-        let plan = translate::plan::<_, { eth::LEN }>(packet, &inner, End::Source, facts.external, facts.external_port, 0);
+        let plan =
+            translate::plan::<_, { eth::LEN }>(packet, &inner, End::Source, facts.external, facts.external_port, 0);
         Ok((plan, change))
     });
     match planned {
@@ -383,7 +392,12 @@ fn later_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> At
         let mut note = Note::EMPTY;
         table_of_fragments::follow::<E, true>(env, arrival.config, &piece, &mut note, arrival.now)?;
         let facts = fragment::customer::facts(env, &note)?;
-        Ok(fragment::plan(&header, End::Source, facts.external, note.identification()))
+        Ok(fragment::plan(
+            &header,
+            End::Source,
+            facts.external,
+            note.identification(),
+        ))
     });
     match planned {
         Ok(plan) => done(
@@ -440,7 +454,14 @@ fn first_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -> At
         let outer = outer(packet, &config.relay_address)?;
         let (inner, flow) = inbound::read_inner::<_, E, false, true>(packet, env, config, &outer)?;
         let (_, facts) = session(env, config, Side::Outside, &flow, arrival.now)?;
-        Ok(translate::plan::<_, INNER>(packet, &inner, End::Destination, facts.inside, facts.inside_port, 0))
+        Ok(translate::plan::<_, INNER>(
+            packet,
+            &inner,
+            End::Destination,
+            facts.inside,
+            facts.inside_port,
+            0,
+        ))
     });
     match planned {
         Ok(plan) => done(
@@ -463,7 +484,12 @@ fn later_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from:
         let mut note = Note::EMPTY;
         table_of_fragments::follow::<E, true>(env, config, &piece, &mut note, arrival.now)?;
         let facts = fragment::customer::facts(env, &note)?;
-        Ok(fragment::plan(&header, End::Destination, facts.inside, note.identification()))
+        Ok(fragment::plan(
+            &header,
+            End::Destination,
+            facts.inside,
+            note.identification(),
+        ))
     });
     match planned {
         Ok(plan) => done(

@@ -138,7 +138,11 @@ pub fn put(pins: &PinFolder, program: &mut SchedClassifier, side: &Side, device:
         source: Box::new(source),
     };
     let id = program
-        .attach_with_options(device, side.attach_type, TcAttachOptions::TcxOrder(LinkOrder::default()))
+        .attach_with_options(
+            device,
+            side.attach_type,
+            TcAttachOptions::TcxOrder(LinkOrder::default()),
+        )
         .map_err(failed)?;
     let link = FdLink::try_from(program.take_link(id).map_err(failed)?).map_err(|source| ClassifyError::NotALink {
         device: device.to_owned(),

@@ -85,7 +85,8 @@ pub fn detach(instance: &Instance, names: &[String]) -> Result<Done, DetachError
             tables.detach_link(interface.index)?;
         }
         pins.remove_link(name)?;
-        done.messages.push(format!("detached from {name}: its traffic takes the slow path"));
+        done.messages
+            .push(format!("detached from {name}: its traffic takes the slow path"));
     }
     if wanted.is_empty() {
         done.messages.push("no program is attached anywhere".to_owned());

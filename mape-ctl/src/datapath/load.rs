@@ -26,7 +26,7 @@ use super::{
     classify::ClassifyError,
     forwards::{self, ForwardsError},
     hops::{Hops, HopsError},
-    maps::{TableError, Tables},
+    maps::{Opening, TableError, Tables},
     pin::{self, PinError, PinFolder},
     programs::{self, LoadError as ProgramLoadError, Sizes},
     prove::ProveError,
@@ -367,7 +367,7 @@ impl<'a> Loading<'a> {
             self.settle_ports()?;
         }
         self.remember()?;
-        self.tables.set_gate(true)?;
+        self.tables.set_gate(Opening::Whole)?;
         self.detach_others(was_open);
         self.forget_addresses();
         self.forget_neighbours();

@@ -77,6 +77,17 @@ pub struct LinkState {
     pub proven: bool,
 }
 
+/// How far the gate is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Nothing is forwarded.
+    Closed,
+    /// Only the tunnel device's programs work, while the fast path is changed.
+    SlowPath,
+    /// Both paths are open.
+    Whole,
+}
+
 type Trie<const N: usize> = LpmTrie<MapData, [u8; N], RuleRef>;
 
 /// The rules, and how they are found: prefix length, prefix, rule and next hop.
@@ -205,8 +216,13 @@ impl Tables {
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn set_gate(&self, open: bool) -> Result<(), TableError> {
-        self.set::<u64>(maps::GATE, 0, u64::from(open))
+    pub fn set_gate(&self, opening: Opening) -> Result<(), TableError> {
+        let word = match opening {
+            Opening::Closed => 0,
+            Opening::SlowPath => Gate::SLOW,
+            Opening::Whole => Gate::SLOW | Gate::OPEN,
+        };
+        self.set::<u64>(maps::GATE, 0, word)
     }
 
     /// Enters a program where the others' tail calls look for it: a stage's number, or that of the one that tells.

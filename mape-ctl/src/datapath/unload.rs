@@ -2,7 +2,7 @@
 
 use super::{
     load::Done,
-    maps::Tables,
+    maps::{Opening, Tables},
     pin::{PinError, PinFolder, refuse_other_layouts},
 };
 use crate::{
@@ -52,7 +52,7 @@ pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
     }
     if pins.exists() {
         // Half of the maps may be gone; closing the gate only spares the packets of the next moment.
-        let _ = Tables::new(&pins).set_gate(false);
+        let _ = Tables::new(&pins).set_gate(Opening::Closed);
         let links = pins.linked_interfaces();
         pins.remove()?;
         done.messages.push(format!("unloaded instance {instance}"));

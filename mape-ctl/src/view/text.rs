@@ -140,8 +140,16 @@ fn links(out: &mut String, shot: &Snapshot) -> fmt::Result {
             link.name
                 .clone()
                 .unwrap_or_else(|| format!("number {} (elsewhere)", link.ifindex)),
-            if link.is_detached { "-".to_owned() } else { mac(link.mac) },
-            if link.is_detached { "-".to_owned() } else { link.mtu.to_string() },
+            if link.is_detached {
+                "-".to_owned()
+            } else {
+                mac(link.mac)
+            },
+            if link.is_detached {
+                "-".to_owned()
+            } else {
+                link.mtu.to_string()
+            },
             link.mode.unwrap_or("none").to_owned(),
             match (link.is_detached, link.is_alive) {
                 (true, _) => "detached",

@@ -242,7 +242,13 @@ impl Model {
     }
 
     /// Notes a packet by its first fragment; gives the identification that its fragments leave with.
-    fn begin(&mut self, piece: &Piece, session: Option<u64>, chosen: Option<u16>, sight: &Sight<'_>) -> Result<u16, Class> {
+    fn begin(
+        &mut self,
+        piece: &Piece,
+        session: Option<u64>,
+        chosen: Option<u16>,
+        sight: &Sight<'_>,
+    ) -> Result<u16, Class> {
         self.forget_pieces();
         let now = self.now;
         if let Some(at) = self.splits.iter().position(|s| s.key == piece.key) {

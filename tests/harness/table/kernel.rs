@@ -362,7 +362,15 @@ impl KernelWorld {
     /// # Errors
     /// When the map refuses.
     pub fn set_gate(&mut self, open: bool) -> Result<()> {
-        Ok(array::<u64>(&mut self.ebpf, maps::GATE)?.set(0, u64::from(open), 0)?)
+        Ok(array::<u64>(&mut self.ebpf, maps::GATE)?.set(
+            0,
+            if open {
+                mape_common::trace::Gate::OPEN | mape_common::trace::Gate::SLOW
+            } else {
+                0
+            },
+            0,
+        )?)
     }
 
     fn carry_out(&mut self, order: PortOrder) -> Result<u32> {

@@ -99,7 +99,10 @@ fn find_outbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32) -> Result<
     let header = &found.inner.header;
     tunnel::enters(config, header, &found.hop)?;
     let chosen = table::identification(env, config, header);
-    Ok(Note::of_session(found.session, chosen.unwrap_or(header.identification())))
+    Ok(Note::of_session(
+        found.session,
+        chosen.unwrap_or(header.identification()),
+    ))
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]

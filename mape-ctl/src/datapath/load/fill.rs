@@ -11,7 +11,7 @@ use super::{LoadError, Loading};
 use crate::{
     datapath::{
         forwards::{self, ForwardsError, Wanted},
-        maps::RuleTables,
+        maps::{Opening, RuleTables},
         sweep::Sweeper,
         tables,
     },
@@ -19,14 +19,15 @@ use crate::{
 };
 
 impl Loading<'_> {
-    /// Closes the gate of a running gateway; its reverse comes last of all, when everything else is as it was.
+    /// Closes the gate of a running gateway but for the slow path, which has everything meanwhile; its reverse comes last of all, when everything else is as it was.
     pub(super) fn close_gate(&mut self) -> Result<bool, LoadError> {
         let was_open = self.tables.is_gate_open()?;
         if was_open {
             let tables = self.tables.clone();
-            self.undo
-                .push("open the gate again", move || tables.set_gate(true).map_err(Into::into));
-            self.tables.set_gate(false)?;
+            self.undo.push("open the gate again", move || {
+                tables.set_gate(Opening::Whole).map_err(Into::into)
+            });
+            self.tables.set_gate(Opening::SlowPath)?;
         }
         Ok(was_open)
     }
@@ -55,6 +56,7 @@ impl Loading<'_> {
                 Some(old) if tables::keeps_sessions(old, &new) && self.same_rules()? => {}
                 Some(old) => {
                     self.is_new_line = true;
+                    self.tables.set_gate(Opening::Closed)?;
                     // The sweeper leaves forwards alone; they are made again for the new line.
                     forwards::apply(&self.pins, &self.tables, &Wanted::default())?;
                     let ended = Sweeper::open(&self.pins)?.flush(&SweepOrder::default())?;

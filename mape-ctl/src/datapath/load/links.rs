@@ -71,7 +71,8 @@ impl Loading<'_> {
             return Ok(());
         }
         for (stage, name) in classify::STAGES {
-            self.tables.set_tunnel_stage(stage.number(), &programs::fd(ebpf, name)?)?;
+            self.tables
+                .set_tunnel_stage(stage.number(), &programs::fd(ebpf, name)?)?;
             self.put_stage_back(stage, name);
         }
         for side in classify::SIDES {
@@ -83,15 +84,18 @@ impl Loading<'_> {
                 }),
                 Put::Replaced => {
                     let path = self.pins.program(&format!("{}-old", side.program));
-                    self.undo.push(format!("put the old program back on {device}"), move || {
-                        let mut program = SchedClassifier::from_pin(path)?;
-                        classify::put(&pins, &mut program, &side, &device)?;
-                        Ok(())
-                    });
+                    self.undo
+                        .push(format!("put the old program back on {device}"), move || {
+                            let mut program = SchedClassifier::from_pin(path)?;
+                            classify::put(&pins, &mut program, &side, &device)?;
+                            Ok(())
+                        });
                 }
             }
         }
-        self.done.messages.push(format!("{device}: translates what takes the slow path"));
+        self.done
+            .messages
+            .push(format!("{device}: translates what takes the slow path"));
         Ok(())
     }
 
@@ -103,7 +107,9 @@ impl Loading<'_> {
         let tables = self.tables.clone();
         self.undo.push(format!("put the old program {name} back"), move || {
             let program = SchedClassifier::from_pin(path)?;
-            tables.set_tunnel_stage(stage.number(), program.fd()?).map_err(Into::into)
+            tables
+                .set_tunnel_stage(stage.number(), program.fd()?)
+                .map_err(Into::into)
         });
     }
 

@@ -1,0 +1,276 @@
+//! Owns the tests of the slow path with real programs and of flows that change paths while they run: by NICs taken out of the fast
+//! path and put back.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use mape_tests::{
+    capture::Capture,
+    gateway::{self, Role},
+    lab::{Lab, LabOptions, alone, is_root},
+    plan::{self, Shape},
+    process::{interrupted, watch_signals},
+    servers::Servers,
+    traffic::{
+        iperf::Direction,
+        numbered::{self, Load, Numbered},
+        ping,
+        trace::{self, Probe},
+        web,
+    },
+};
+use serde_json::Value;
+
+const SERVER: &str = "198.51.100.1";
+
+/// A lab with both gateways, in which the Internet sends no packet larger than the tunnel takes: the relay's slow path is not ours.
+fn lab() -> Result<Option<Lab>> {
+    if !is_root() {
+        return Ok(None);
+    }
+    watch_signals()?;
+    let mut lab = Lab::up(&LabOptions {
+        shape: Shape::FarServer,
+        ..LabOptions::default()
+    })?;
+    // What this host sends may be fragmented on its way.
+    lab.node("host1")?.sysctl("ipv4/ip_no_pmtu_disc", "1")?;
+    lab.node("internet")?
+        .tool("ip -4 route replace 192.0.2.0/24 via 203.0.113.1 mtu 1460")?;
+    lab.load(&gateway::program()?)?;
+    for host in ["host1", "host2"] {
+        lab.wait_until_reachable(host)?;
+    }
+    Ok(Some(lab))
+}
+
+fn ctl(lab: &Lab, words: &[&str]) -> Result<String> {
+    let done = lab.gateway(Role::Ce)?.ctl(lab.node("ce")?, words)?.success()?;
+    Ok(done.stdout)
+}
+
+fn attach(lab: &Lab) -> Result<()> {
+    lab.gateway(Role::Ce)?.load(lab.node("ce")?)
+}
+
+fn stat(lab: &Lab) -> String {
+    ctl(lab, &["stat"]).unwrap_or_else(|error| error.to_string())
+}
+
+/// Packets of the customer edge that were forwarded by XDP, and translated at the tunnel device; outbound, inbound.
+fn by_path(lab: &Lab) -> Result<[[u64; 2]; 2]> {
+    let stat = lab.gateway(Role::Ce)?.stat(lab.node("ce")?)?;
+    let count = |path: &str| {
+        ["outbound", "inbound"].map(|direction| {
+            let key = format!("/directions/{direction}/{path}/packets");
+            stat.pointer(&key).and_then(Value::as_u64).unwrap_or_default()
+        })
+    };
+    Ok([count("forwarded"), count("delivered")])
+}
+
+fn is_whole(seen: &Numbered) -> bool {
+    (seen.lost, seen.duplicates, seen.reordered, seen.damaged) == (0, 0, 0, 0)
+}
+
+#[test]
+fn what_is_larger_than_the_tunnel_arrives_whole() {
+    let _alone = alone();
+    let Some(lab) = lab().unwrap() else { return };
+    let capture = Capture::start(&lab, "transit", "ce0").unwrap();
+    for (host, size) in [("host1", 4_000), ("host1", 1_472), ("host2", 8_000), ("host1", 20_000)] {
+        let echo = ping::ping(&lab, host, SERVER, 50, size).unwrap();
+        assert_eq!(
+            (echo.received, echo.duplicates),
+            (50, 0),
+            "{host}, {size}: {echo:?}\n{}",
+            stat(&lab)
+        );
+    }
+    for (size, count, rate) in [(1_472, 1_000, 1_000), (8_192, 1_000, 300), (60_000, 50, 20)] {
+        let seen = numbered::send(&lab, "host1", Direction::Up, Load { count, size, rate }).unwrap();
+        println!("{size} bytes: {seen:?}");
+        assert!(is_whole(&seen), "{size}: {seen:?}\n{}", stat(&lab));
+    }
+    let wire = capture.judge().unwrap();
+    assert!(wire.is_clean() && wire.from_ce > 6_000, "{wire:?}");
+    // With DF, the host is told.
+    let told = ping::whole(&lab, "host2", "198.51.100.9", 1_472).unwrap();
+    assert_eq!(told.told.map(|(_, mtu)| mtu), Some(1_460), "{told:?}");
+}
+
+#[test]
+fn the_gateways_own_traffic_passes_the_tunnel() {
+    let _alone = alone();
+    let Some(lab) = lab().unwrap() else { return };
+    let servers = Servers::start(&lab).unwrap();
+    let capture = Capture::start(&lab, "transit", "ce0").unwrap();
+    for size in [56, 1_432, 4_000] {
+        let echo = ping::ping(&lab, "ce", SERVER, 30, size).unwrap();
+        assert_eq!(echo.received, 30, "{size}: {echo:?}\n{}", stat(&lab));
+    }
+    for direction in [Direction::Up, Direction::Down] {
+        let load = Load {
+            count: 2_000,
+            size: 1_400,
+            rate: 2_000,
+        };
+        let seen = numbered::send(&lab, "ce", direction, load).unwrap();
+        assert!(is_whole(&seen), "{direction:?}: {seen:?}\n{}", stat(&lab));
+        // TCP hands the device up to 64 KiB at once, with sums that nobody has made yet.
+        let file = web::transfer(&lab, &servers, "ce", direction, 32).unwrap();
+        println!("{direction:?}: {:.0} Mbit/s", file.bits_per_second / 1e6);
+        assert!(file.is_intact(), "{direction:?}: {file:?}");
+    }
+    let route = trace::traceroute(&lab, "ce", plan::SERVER, Probe::Icmp).unwrap();
+    assert_eq!(route.last().and_then(|hop| hop.from), Some(plan::SERVER), "{route:?}");
+    let wire = capture.judge().unwrap();
+    assert!(wire.is_clean() && wire.from_ce > 20_000, "{wire:?}");
+}
+
+#[test]
+fn without_xdp_everything_takes_the_slow_path_and_is_the_same_on_the_wire() {
+    let _alone = alone();
+    let Some(lab) = lab().unwrap() else { return };
+    let servers = Servers::start(&lab).unwrap();
+    println!("{}", ctl(&lab, &["detach"]).unwrap());
+    let [fast, _] = by_path(&lab).unwrap();
+    // As from a NIC that has left sums and cutting to others: the bridge of a virtual machine's host does.
+    for host in ["host1", "host2"] {
+        lab.node(host)
+            .unwrap()
+            .tool("ethtool -K eth0 tx on sg on tso on gso on")
+            .unwrap();
+    }
+    let capture = Capture::start(&lab, "transit", "ce0").unwrap();
+    let echo = ping::ping(&lab, "host2", SERVER, 50, 1_000).unwrap();
+    assert_eq!(echo.received, 50, "{echo:?}\n{}", stat(&lab));
+    for direction in [Direction::Up, Direction::Down] {
+        let load = Load {
+            count: 2_000,
+            size: 1_400,
+            rate: 1_000,
+        };
+        let seen = numbered::send(&lab, "host1", direction, load).unwrap();
+        assert!(is_whole(&seen), "{direction:?}: {seen:?}\n{}", stat(&lab));
+        let file = web::transfer(&lab, &servers, "host1", direction, 16).unwrap();
+        println!("{direction:?}: {:.0} Mbit/s", file.bits_per_second / 1e6);
+        assert!(file.is_intact(), "{direction:?}: {file:?}");
+    }
+    let route = trace::traceroute(&lab, "host1", plan::SERVER, Probe::Icmp).unwrap();
+    assert_eq!(route.last().and_then(|hop| hop.from), Some(plan::SERVER), "{route:?}");
+    let wire = capture.judge().unwrap();
+    assert!(wire.is_clean() && wire.from_ce > 10_000, "{wire:?}");
+    let [later, _] = by_path(&lab).unwrap();
+    assert_eq!(later, fast, "no packet was forwarded by XDP");
+}
+
+/// Which NICs leave the fast path, and for how long it is so, and then not so.
+struct Change {
+    nics: &'static [&'static str],
+    pause: Duration,
+}
+
+/// Takes NICs out and puts them back until it is told to stop; gives how many times.
+fn change(lab: &Lab, change: &Change, stop: &AtomicBool) -> Result<usize> {
+    let mut times = 0;
+    while !stop.load(Ordering::Relaxed) && !interrupted() {
+        ctl(lab, &[&["detach"], change.nics].concat())?;
+        thread::sleep(change.pause);
+        attach(lab)?;
+        thread::sleep(change.pause);
+        times += 2;
+    }
+    Ok(times)
+}
+
+/// Runs something while paths change; gives what it gave and how many changes there were.
+fn while_changing<T: Send>(lab: &Lab, changes: &Change, work: impl FnOnce() -> Result<T> + Send) -> Result<(T, usize)> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let changing = scope.spawn(|| change(lab, changes, &stop));
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        let times = changing.join().map_err(|_| anyhow!("the changing thread panicked"))??;
+        Ok((done?, times))
+    })
+}
+
+/// Segments that the machine in a node has sent again.
+fn sent_again(lab: &Lab, node: &str) -> Result<u64> {
+    let text = lab.node(node)?.tool("cat /proc/net/snmp")?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
+    let place = names.split_whitespace().position(|name| name == "RetransSegs");
+    let value = values.split_whitespace().nth(place.context("no RetransSegs")?);
+    Ok(value.context("no value")?.parse()?)
+}
+
+#[test]
+fn flows_run_on_when_they_change_paths() {
+    let _alone = alone();
+    let Some(lab) = lab().unwrap() else { return };
+    let servers = Servers::start(&lab).unwrap();
+    let pause = Duration::from_millis(300);
+    for nics in [&["lan0"][..], &["wan0"], &[]] {
+        let changes = Change { nics, pause };
+        for direction in [Direction::Up, Direction::Down] {
+            let load = Load {
+                count: 16_000,
+                size: 1_000,
+                rate: 2_000,
+            };
+            let begin = Instant::now();
+            let (seen, times) =
+                while_changing(&lab, &changes, || numbered::send(&lab, "host1", direction, load)).unwrap();
+            println!(
+                "{nics:?} {direction:?}: {times} changes in {:?}: {} lost, {} reordered, {} doubled of {}",
+                begin.elapsed(),
+                seen.lost,
+                seen.reordered,
+                seen.duplicates,
+                seen.sent
+            );
+            assert!(times >= 2, "{times} changes");
+            assert_eq!(
+                (seen.lost, seen.damaged, seen.duplicates),
+                (0, 0, 0),
+                "{seen:?}\n{}",
+                stat(&lab)
+            );
+            let before = [
+                sent_again(&lab, "host1").unwrap(),
+                sent_again(&lab, "internet").unwrap(),
+            ];
+            let (file, times) = while_changing(&lab, &changes, || {
+                web::transfer(&lab, &servers, "host1", direction, 512)
+            })
+            .unwrap();
+            let after = [
+                sent_again(&lab, "host1").unwrap(),
+                sent_again(&lab, "internet").unwrap(),
+            ];
+            println!(
+                "{nics:?} {direction:?}: {times} changes: {:.0} Mbit/s, {} sent again",
+                file.bits_per_second / 1e6,
+                after[0] - before[0] + after[1] - before[1]
+            );
+            assert!(file.is_intact() && times >= 2, "{file:?}, {times} changes");
+        }
+    }
+    // Both paths had their share, and flows were the same ones: no more sessions than there were flows.
+    let [fast, slow] = by_path(&lab).unwrap();
+    println!("fast {fast:?}, slow {slow:?}");
+    let shares = || -> Result<()> {
+        ensure!(
+            fast.iter().chain(&slow).all(|packets| *packets > 10_000),
+            "fast {fast:?}, slow {slow:?}"
+        );
+        Ok(())
+    };
+    shares().unwrap();
+}
