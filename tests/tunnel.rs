@@ -403,10 +403,14 @@ fn load_starts_it_keeps_it_and_unload_ends_it() {
     assert!(second.stderr.contains(&format!("process {first}")), "{second:?}");
     assert_eq!(second.status.code(), Some(1));
 
-    // Outer fragments are what XDP does not take; without a translation, what is bound to the shared address gets them.
-    node.tool(&format!("ip -4 address add {}/32 dev lo", edges::FIRST.ipv4))
+    // Outer fragments are what XDP does not take; the programs at the device lead them to the host that has the port.
+    let port = PORT.to_string();
+    gateway
+        .ctl(node, &["forward", "add", "udp", &port, "192.168.10.2"])
+        .unwrap()
+        .success()
         .unwrap();
-    let near = tunnels.udp("ce", edges::FIRST.ipv4, PORT).unwrap();
+    let near = tunnels.udp("host1", Ipv4Addr::UNSPECIFIED, PORT).unwrap();
     near.set_read_timeout(Some(PATIENCE)).unwrap();
     let br = tunnels.lab.node("br").unwrap();
     br.tool(&format!(

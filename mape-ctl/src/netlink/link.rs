@@ -10,6 +10,9 @@ use rtnetlink::{
 
 use super::{Netlink, NetlinkError};
 
+/// Packets that may wait for a device.
+const QUEUE: u32 = 1_000;
+
 /// An XDP program on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
@@ -145,12 +148,17 @@ impl Netlink {
         Ok(self.interfaces()?.into_iter().find(|interface| interface.name == name))
     }
 
-    /// Switches an interface on and sets its MTU and alias.
+    /// Switches an interface on and sets its MTU, its alias, and room for as many packets as an Ethernet device has.
     ///
     /// # Errors
     /// [`NetlinkError`].
     pub fn set_up(&self, index: u32, mtu: u32, alias: &str) -> Result<(), NetlinkError> {
-        let message = LinkUnspec::new_with_index(index).mtu(mtu).alias(alias).up().build();
+        let message = LinkUnspec::new_with_index(index)
+            .mtu(mtu)
+            .alias(alias)
+            .append_extra_attribute(LinkAttribute::TxQueueLen(QUEUE))
+            .up()
+            .build();
         self.wait("switch the interface on", self.handle.link().set(message).execute())
     }
 
