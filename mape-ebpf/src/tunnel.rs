@@ -68,7 +68,9 @@ fn find_sender(ctx: &TcContext, from: &mut [u8; 16]) -> bool {
         // SAFETY: sixteen bytes either way, with no invalid value.
         *from = unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) };
     } else {
-        *from = KernelEnv::of_packet(ctx).config().map_or([0; 16], |config| config.relay_address);
+        *from = KernelEnv::of_packet(ctx)
+            .config()
+            .map_or([0; 16], |config| config.relay_address);
     }
     true
 }
@@ -81,11 +83,7 @@ fn sender(ctx: &TcContext) -> [u8; 16] {
 }
 
 #[inline(always)]
-fn hand(
-    ctx: &TcContext,
-    direction: Direction,
-    stage: impl FnOnce(&mut SkbPacket, &KernelEnv) -> Attempt,
-) -> i32 {
+fn hand(ctx: &TcContext, direction: Direction, stage: impl FnOnce(&mut SkbPacket, &KernelEnv) -> Attempt) -> i32 {
     let mut packet = SkbPacket::new(ctx);
     let len = packet.len();
     let env = KernelEnv::of_packet(ctx);
