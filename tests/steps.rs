@@ -26,6 +26,7 @@ fn every_reason_that_a_frame_alone_can_have_has_a_row() {
         ("gate-closed", "tests/nat.rs"),
         ("no-rule", "tests/relay.rs"),
         ("next-hop-unknown", "tests/nat.rs"),
+        ("next-hop-silent", "tests/neighbour.rs"),
         ("link-unproven", "tests/nat.rs"),
         ("security-invalid-v4", "tests/relay.rs"),
         ("ports-exhausted", "tests/nat.rs"),

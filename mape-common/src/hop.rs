@@ -95,7 +95,7 @@ impl Link {
     }
 }
 
-/// One next hop. Words: `address << 32 | ifindex`, `MTU << 48 | destination MAC`, source MAC,
+/// One next hop. Words: `address << 32 | ifindex`, `MTU << 48 | destination MAC`, `when the stack was asked << 48 | source MAC`,
 /// `path MTU << 48 | when it was learned << 32 | last confirmed`.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -185,6 +185,37 @@ impl NextHop {
             (word & !0xffff_ffff) | u64::from_be_bytes([0, 0, 0, 0, a, b, c, d]),
         );
     }
+
+    /// Whether the neighbour has been silent for so long that a packet shall be left to the stack, which finds out whether it is still
+    /// there; one packet in that time, and the one that asks is that.
+    #[inline(always)]
+    pub fn asks(&self, now: Tick) -> bool {
+        if now.since(self.confirmed()) < Self::SILENT {
+            return false;
+        }
+        let word = self.0[2].load();
+        let since = low_bits(now).wrapping_sub(high_bits(word));
+        u32::from(since) >= Self::SILENT.0 && self.0[2].compare_exchange(word, Self::asked(word, low_bits(now)))
+    }
+
+    /// Lets the next packet ask, since the neighbour may have changed.
+    #[inline(always)]
+    pub fn doubt(&self, now: Tick) {
+        let before = Tick(now.0.wrapping_sub(Self::SILENT.0));
+        let word = self.0[2].load();
+        // Where another processor is faster, it asks.
+        let _ = self.0[2].compare_exchange(word, Self::asked(word, low_bits(before)));
+        self.confirm(before);
+    }
+
+    #[inline(always)]
+    const fn asked(word: u64, when: u16) -> u64 {
+        let [a, b] = when.to_be_bytes();
+        word & MAC_MASK | u64::from_be_bytes([a, b, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// How long a router may be silent: frames come from it more often, wherever there is traffic both ways.
+    const SILENT: Tick = Tick::at_least_seconds(2);
 
     /// The largest IPv6 packet of the path behind this neighbour, if somebody on it has told within ten minutes (RFC 8201 §4).
     #[inline(always)]
@@ -303,6 +334,12 @@ const fn pack(mac: Mac, mtu: u16) -> u64 {
 #[expect(clippy::as_conversions, reason = "16 bits are left after the shift")]
 const fn high_bits(word: u64) -> u16 {
     (word >> MAC_BITS) as u16
+}
+
+#[inline(always)]
+const fn low_bits(now: Tick) -> u16 {
+    let [_, _, a, b] = now.0.to_be_bytes();
+    u16::from_be_bytes([a, b])
 }
 
 #[cfg(test)]

@@ -142,6 +142,7 @@ reasons! {
     LinkUnproven = 23, "link-unproven", PassSlow, "the NIC to leave by has not yet shown that its XDP program runs";
     ErrorElsewhere = 24, "error-elsewhere", PassSlow, "an ICMP message about no packet of ours: a redirect, a router's, another protocol's";
     FragmentByStack = 25, "fragment-by-stack", PassSlow, "a later fragment of a packet whose first fragment takes the slow path";
+    NextHopSilent = 26, "next-hop-silent", PassSlow, "nothing has come from the router for two seconds: the stack finds out whether it is still there";
     FragmentFirstMissing = 28, "fragment-first-missing", Drop, "a later fragment of a packet whose first fragment has not come through here";
 
     BadLength = 32, "bad-length", Drop, "lengths in the headers contradict each other or the frame";

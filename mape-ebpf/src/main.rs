@@ -16,6 +16,7 @@ mod ask;
 mod env;
 mod maps;
 mod measure;
+mod neighbour;
 mod order;
 mod packet;
 mod part;
@@ -105,6 +106,18 @@ fn mape_lan_frag(ctx: XdpContext) -> u32 {
 #[xdp]
 fn mape_wan_frag(ctx: XdpContext) -> u32 {
     action::stage(&ctx, Stage::InboundFragment)
+}
+
+/// Customer edge, the WAN NIC: what the stack sends.
+#[classifier]
+fn mape_wan_sent(ctx: TcContext) -> i32 {
+    neighbour::sent(&ctx)
+}
+
+/// Customer edge, the WAN NIC: what the stack gets.
+#[classifier]
+fn mape_wan_heard(ctx: TcContext) -> i32 {
+    neighbour::heard(&ctx)
 }
 
 /// Customer edge, the tunnel device: what enters the tunnel.

@@ -40,6 +40,10 @@ pub const RELAY_INBOUND_FRAGMENT: &str = "mape_relay6_frg";
 pub const RELAY_OUTBOUND_ICMP: &str = "mape_relay4_icm";
 /// XDP, border relay, a stage: ICMP errors from the domain, and packets that end here.
 pub const RELAY_INBOUND_ICMP: &str = "mape_relay6_icm";
+/// tc, egress of the WAN NIC: learns the routers from what the stack sends into the tunnel.
+pub const NEIGHBOUR_OUT: &str = "mape_wan_sent";
+/// tc, ingress of the WAN NIC: looks out for neighbours' announcements.
+pub const NEIGHBOUR_IN: &str = "mape_wan_heard";
 /// tc, egress of the tunnel device: translates what enters the tunnel.
 pub const TUNNEL_OUT: &str = "mape_tun_out";
 /// tc, ingress of the tunnel device: translates what has come out of the tunnel.

@@ -19,6 +19,7 @@ pub mod hairpin_error;
 pub mod inbound;
 pub mod inner;
 pub mod mss;
+pub mod neighbour;
 pub mod outbound;
 pub mod path;
 pub mod quoted;

@@ -20,7 +20,7 @@ use super::admit::{Arrival, is_proven};
 /// Places of the next-hop table that one address may have.
 const PROBES: u16 = 8;
 /// Index of the border relay's next hop.
-const RELAY_HOP: u16 = 0;
+pub const RELAY_HOP: u16 = 0;
 
 /// The path of a LAN host's packet.
 ///
@@ -88,19 +88,19 @@ pub fn hop_towards<E: Env>(env: &E, remote: [u8; 4]) -> u16 {
 /// An ICMP identifier is the sender's: it says nothing about which of the customer edges that share an address is meant.
 ///
 /// # Errors
-/// [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`].
+/// [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`], [`Reason::NextHopSilent`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -> Result<(), Reason> {
     towards(env, config, flow, path);
-    let hop = env
-        .hop(path.wan_hop)
-        .and_then(|hop| hop.get(NextHop::FAR_END))
-        .ok_or(Reason::NextHopUnknown)?;
-    if is_proven(env, hop.ifindex) {
-        Ok(())
-    } else {
-        Err(Reason::LinkUnproven)
+    let record = env.hop(path.wan_hop).ok_or(Reason::NextHopUnknown)?;
+    let hop = record.get(NextHop::FAR_END).ok_or(Reason::NextHopUnknown)?;
+    if !is_proven(env, hop.ifindex) {
+        return Err(Reason::LinkUnproven);
     }
+    if record.asks(env.now()) {
+        return Err(Reason::NextHopSilent);
+    }
+    Ok(())
 }
 
 /// Fills in the far end that the rules have for a remote host, and the number of the next hop towards it.

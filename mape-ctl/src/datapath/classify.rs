@@ -1,4 +1,4 @@
-//! Owns the programs at the tunnel device: tc programs on TCX links, pinned as the NICs' are, so that they outlive mape-ctl and are
+//! Owns the programs at the tunnel device, and those beside XDP on the WAN NIC: tc programs on TCX links, pinned as the NICs' are, so that they outlive mape-ctl and are
 //! replaced without a gap.
 
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub enum ClassifyError {
     #[error(transparent)]
     Program(#[from] LoadError),
     /// The kernel refuses to attach it.
-    #[error("cannot attach to the tunnel device {device}; programs of others there: bpftool net show dev {device}")]
+    #[error("cannot attach to {device}; programs of others there: bpftool net show dev {device}")]
     Attach {
         /// The device.
         device: String,
@@ -73,6 +73,20 @@ pub const SIDES: [Side; 2] = [
     },
 ];
 
+/// Both sides of the WAN NIC, where the stack's neighbour discovery is watched.
+pub const WAN_SIDES: [Side; 2] = [
+    Side {
+        program: names::NEIGHBOUR_OUT,
+        attach_type: TcAttachType::Egress,
+        pin: "wan-egress",
+    },
+    Side {
+        program: names::NEIGHBOUR_IN,
+        attach_type: TcAttachType::Ingress,
+        pin: "wan-ingress",
+    },
+];
+
 /// The programs that those hand packets on to.
 pub const STAGES: [(Stage, &str); 4] = [
     (Stage::OutboundError, names::TUNNEL_OUT_ERROR),
@@ -85,6 +99,7 @@ pub const STAGES: [(Stage, &str); 4] = [
 pub fn all() -> impl Iterator<Item = &'static str> {
     SIDES
         .iter()
+        .chain(&WAN_SIDES)
         .map(|side| side.program)
         .chain(STAGES.iter().map(|(_, name)| *name))
 }

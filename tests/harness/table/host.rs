@@ -23,6 +23,8 @@ pub const TUNNEL: u32 = 100;
 pub struct HostWorld {
     /// The state, for tests to look at and to let time pass.
     pub env: HostEnv,
+    /// Nothing comes from the router unless the test gives it; else it has been heard just before every frame.
+    pub is_router_silent: bool,
 }
 
 impl HostWorld {
@@ -55,7 +57,10 @@ impl HostWorld {
             (ELSEWHERE.octets(), 32, Route::Unresolved { ifindex: 3 }),
         ]);
         assert!(HOST.octets().starts_with(&[192, 168, 10]), "the route's network");
-        Self { env }
+        Self {
+            env,
+            is_router_silent: false,
+        }
     }
 }
 
@@ -66,6 +71,11 @@ impl World for HostWorld {
     }
 
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str) {
+        if !self.is_router_silent
+            && let Some(hop) = self.env.hop(0)
+        {
+            hop.confirm(self.env.now());
+        }
         let mut packet = VecPacket(frame.to_vec());
         let outcome = match program {
             Program::Lan => edge::all(&mut packet, &self.env, LAN, Direction::Outbound),

@@ -75,9 +75,14 @@ impl Loading<'_> {
                 .set_tunnel_stage(stage.number(), &programs::fd(ebpf, name)?)?;
             self.put_stage_back(stage, name);
         }
-        for side in classify::SIDES {
+        let wan = self.wan.name.clone();
+        let sides = classify::SIDES.map(|side| (side, device.clone()));
+        for (side, device) in sides
+            .into_iter()
+            .chain(classify::WAN_SIDES.map(|side| (side, wan.clone())))
+        {
             let put = classify::put(&self.pins, classify::get(ebpf, side.program)?, &side, &device)?;
-            let (pins, device) = (self.pins.clone(), device.clone());
+            let pins = self.pins.clone();
             match put {
                 Put::Attached => self.undo.push(format!("detach from {device}"), move || {
                     pins.remove_tunnel_link(side.pin).map_err(Into::into)
