@@ -43,6 +43,14 @@ pub enum Command {
     /// Everything can stand in a configuration file, in flags, or in both; a flag overrides the file.
     /// If any step fails, everything done so far is taken back.
     Load(Box<LoadArgs>),
+    /// Look the machine over before a gateway is loaded, or whether a loaded one is well
+    ///
+    /// With a configuration (file or flags, as for `load`) that gateway is looked at, else the loaded one. Each finding says
+    /// what is wrong, why it matters, and what mends it (docs/check.md has them all). A few packets are sent: pings to
+    /// neighbours and the border relay, and one through the tunnel device.
+    ///
+    /// Exit codes: 0 nothing wrong (notes at most), 3 warnings, 1 errors, 2 wrong usage.
+    Check(Box<CheckArgs>),
     /// Take the gateway out of the kernel; its sessions end
     Unload,
     /// Take the XDP programs off NICs; their traffic takes the slow path, with the same sessions, until `mape-ctl load`
@@ -125,6 +133,30 @@ pub struct LoadArgs {
         help_heading = "Translation"
     )]
     pub forward: Vec<String>,
+}
+
+/// Arguments of `check`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[derive(Clone, Debug, Default, Args)]
+pub struct CheckArgs {
+    /// Print JSON, with stable keys
+    #[arg(long)]
+    pub json: bool,
+    /// Show what is as it should be, too
+    #[arg(long)]
+    pub all: bool,
+    /// Mend what is safe to mend, say what was done, and look again
+    #[arg(long)]
+    pub fix: bool,
+    /// With --fix: only say what would be done
+    #[arg(long, requires = "fix")]
+    pub dry_run: bool,
+    /// Send no packets
+    #[arg(long)]
+    pub passive: bool,
+    #[command(flatten)]
+    /// The gateway.
+    pub gateway: LoadArgs,
 }
 
 /// Flags of the `[map]` section.

@@ -63,7 +63,7 @@ fn alias(instance: &Instance) -> String {
 }
 
 /// Who made a device, if one of us did.
-fn owner(interface: &Interface) -> Option<&str> {
+pub fn owner(interface: &Interface) -> Option<&str> {
     interface.alias.as_deref()?.strip_prefix(MARK)?.strip_prefix(' ')
 }
 
