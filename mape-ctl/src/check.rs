@@ -22,7 +22,10 @@ mod tests;
 mod tunnel;
 mod virtio;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use aya::programs::ProgramInfo;
 use mape_common::layout::programs as names;
@@ -325,8 +328,26 @@ pub fn is_loaded(instance: &Instance) -> bool {
 pub fn look_at_kernel(instance: &Instance) -> Report {
     let mut report = Report::default();
     kernel::judge(&mut report, &kernel::gather());
-    loaded::judge_layout(&mut report, &loaded::other_layout(instance));
+    loaded::judge_layout(&mut report, loaded::other_layout(instance).as_ref());
     report
+}
+
+/// Everything that is known.
+#[derive(Clone, Debug)]
+struct Facts {
+    kernel: kernel::Facts,
+    other_layout: Option<(String, PathBuf)>,
+    nics: Vec<nic::Nic>,
+    machine: virtio::Facts,
+    sysctl: sysctl::Facts,
+    mtu: mtu::Facts,
+    route: route::Facts,
+    /// Of a customer edge.
+    firewall: Option<firewall::Facts>,
+    /// Of a gateway that is loaded.
+    loaded: Option<loaded::Facts>,
+    /// Of a customer edge.
+    tunnel: Option<tunnel::Facts>,
 }
 
 /// Looks at everything. Unless `is_passive`, packets are sent: pings to the border relay and all neighbours, and one through the
@@ -335,22 +356,50 @@ pub fn look_at_kernel(instance: &Instance) -> Report {
 /// # Errors
 /// [`CheckError`].
 pub fn look(subject: &Subject, netlink: &Netlink, is_passive: bool) -> Result<Report, CheckError> {
-    let mut report = look_at_kernel(&subject.instance);
     let interfaces = netlink.interfaces()?;
-    let nics = nic::gather(subject, netlink, &interfaces);
-    nic::judge(&mut report, subject, &nics);
-    virtio::judge(&mut report, subject, &nics, &virtio::gather());
-    sysctl::judge(&mut report, subject, &sysctl::gather(subject, netlink)?);
-    mtu::judge(&mut report, subject, &mtu::gather(subject, &interfaces));
-    route::judge(&mut report, subject, &route::gather(subject, netlink, &interfaces, is_passive)?);
-    if subject.is_edge() {
-        firewall::judge(&mut report, subject, &firewall::gather());
+    // In this order: a packet sent for one may be what another waits for.
+    let facts = Facts {
+        kernel: kernel::gather(),
+        other_layout: loaded::other_layout(&subject.instance),
+        nics: nic::gather(subject, netlink, &interfaces),
+        machine: virtio::gather(),
+        sysctl: sysctl::gather(subject, netlink)?,
+        mtu: mtu::gather(subject, &interfaces),
+        route: route::gather(subject, netlink, &interfaces, is_passive)?,
+        firewall: subject.is_edge().then(firewall::gather),
+        loaded: if subject.is_loaded {
+            Some(loaded::gather(subject, netlink, is_passive)?)
+        } else {
+            None
+        },
+        tunnel: if subject.is_edge() {
+            Some(tunnel::gather(subject, netlink, is_passive)?)
+        } else {
+            None
+        },
+    };
+    Ok(judge(subject, &facts))
+}
+
+fn judge(subject: &Subject, facts: &Facts) -> Report {
+    let mut report = Report::default();
+    kernel::judge(&mut report, &facts.kernel);
+    loaded::judge_layout(&mut report, facts.other_layout.as_ref());
+    nic::judge(&mut report, subject, &facts.nics);
+    virtio::judge(&mut report, subject, &facts.nics, &facts.machine);
+    sysctl::judge(&mut report, subject, &facts.sysctl);
+    mtu::judge(&mut report, subject, &facts.mtu);
+    route::judge(&mut report, subject, &facts.route);
+    if let Some(facts) = &facts.firewall {
+        firewall::judge(&mut report, subject, facts);
     }
-    if subject.is_loaded {
-        loaded::judge(&mut report, &loaded::gather(subject, netlink, is_passive)?);
+    if let Some(facts) = &facts.loaded {
+        loaded::judge(&mut report, facts);
+    }
+    if let Some(facts) = &facts.tunnel {
+        tunnel::judge(&mut report, subject, facts);
     }
     if subject.is_edge() {
-        tunnel::judge(&mut report, subject, &tunnel::gather(subject, netlink, is_passive)?);
         let few = (subject.ports < FEW_PORTS).then(|| {
             Trouble::new(
                 format!("the line has {} ports", subject.ports),
@@ -359,7 +408,7 @@ pub fn look(subject: &Subject, netlink: &Netlink, is_passive: bool) -> Result<Re
         });
         report.see(kind::LINE_PORTS, "", few);
     }
-    Ok(report)
+    report
 }
 
 /// Fewer ports than this are worth a word.

@@ -126,13 +126,12 @@ fn bpffs(facts: &Facts) -> Option<Trouble> {
         return None;
     }
     Some(if facts.shares_mounts {
-        Trouble::mended_by("it is not mounted; load does it", Fix::Mount)
+        Trouble::mended_by("it is not mounted; load does it", Fix::Mount).only(Level::Note)
     } else {
         Trouble::new(
             "this process has mounts of its own, without the BPF file system: pins made here would vanish with it",
             "nsenter --net=/run/netns/NAME mape-ctl … in the place of ip netns exec",
         )
-        .only(Level::Error)
     })
 }
 

@@ -57,7 +57,7 @@ kinds! {
     KERNEL_JIT "kernel-jit" Warning true
         "the BPF compiler"
         "without it every packet is interpreted, which is several times slower"
-    KERNEL_BPFFS "kernel-bpffs" Warning true
+    KERNEL_BPFFS "kernel-bpffs" Error true
         "the BPF file system"
         "programs and maps are pinned there, which is how they outlive mape-ctl"
     KERNEL_TCX "kernel-tcx" Note false

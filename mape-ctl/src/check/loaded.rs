@@ -43,8 +43,8 @@ pub(super) fn other_layout(instance: &Instance) -> Option<(String, PathBuf)> {
     }
 }
 
-pub(super) fn judge_layout(report: &mut Report, found: &Option<(String, PathBuf)>) {
-    let other = found.as_ref().map(|(layout, folder)| {
+pub(super) fn judge_layout(report: &mut Report, found: Option<&(String, PathBuf)>) {
+    let other = found.map(|(layout, folder)| {
         Trouble::new(
             format!("a gateway of map layout {layout} is loaded by this name"),
             format!(
@@ -114,6 +114,18 @@ pub(super) fn gather(subject: &Subject, netlink: &Netlink, is_passive: bool) -> 
             interface,
             name,
         });
+    }
+    // The data path sends to these, and no link keeps a program there.
+    let pinned: Vec<String> = nics.iter().map(|nic| nic.name.clone()).collect();
+    for found in interfaces.iter().filter(|found| !pinned.contains(&found.name)) {
+        if let Some(told) = told(&tables, found.index) {
+            nics.push(Nic {
+                name: found.name.clone(),
+                interface: Some(found.clone()),
+                program: None,
+                told: Some(told),
+            });
+        }
     }
     let mut hops = Vec::new();
     for entry in tables.hops(now())?.iter().filter(|entry| entry.index < STATIC_HOPS) {

@@ -8,7 +8,7 @@ use std::{
 
 use mape_common::verdict::{Direction, TRANSLATED};
 
-use super::{CheckError, Level, Report, Subject, Trouble, fix::Fix, kind, probe, tc};
+use super::{CheckError, Report, Subject, Trouble, fix::Fix, kind, probe, tc};
 use crate::{
     datapath::{
         attach,
@@ -233,6 +233,6 @@ fn carrier(subject: &Subject, facts: &Facts) -> Option<Trouble> {
         Trouble::mended_by(what, Fix::Process(subject.instance.clone()))
     } else {
         // Somebody else's supervisor starts it.
-        Trouble::new(what, format!("mape-ctl --instance {} tunnel", subject.instance)).only(Level::Error)
+        Trouble::new(what, format!("mape-ctl --instance {} tunnel", subject.instance))
     })
 }
