@@ -101,13 +101,15 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
             )
         }),
     );
+    let relay = subject.targets.first().map(|(relay, _)| *relay);
     let tunnelled = Packet {
         from: wan,
         is_ipv6: true,
         is_tunnelled: true,
+        source: relay,
+        destination: Some(subject.near),
         ..Packet::default()
     };
-    let relay = subject.targets.first().map(|(relay, _)| *relay);
     report.see_all(
         kind::FIREWALL_INPUT,
         &subject.wan,

@@ -1,6 +1,6 @@
 //! Owns following a packet through nft's rules as far as they can be read: some matches are known to hold or not, others are not.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
 use serde_json::Value;
 
@@ -45,6 +45,9 @@ pub(super) struct Packet<'a> {
     pub(super) is_ipv6: bool,
     /// It is a tunnel's.
     pub(super) is_tunnelled: bool,
+    /// Its IPv6 addresses, where they are known.
+    pub(super) source: Option<Ipv6Addr>,
+    pub(super) destination: Option<Ipv6Addr>,
 }
 
 /// What becomes of a packet.
@@ -261,6 +264,8 @@ impl<'a> Walk<'a> {
             ("ip6", _) if !self.packet.is_ipv6 => Some(false),
             ("ip", _) if self.packet.is_ipv6 => Some(false),
             ("ip6", Some("nexthdr")) if self.packet.is_tunnelled => is_tunnel(right),
+            ("ip6", Some("saddr")) => is_among(right, self.packet.source?),
+            ("ip6", Some("daddr")) => is_among(right, self.packet.destination?),
             ("tcp" | "udp" | "icmp" | "icmpv6", _) if self.packet.is_tunnelled => Some(false),
             _ => None,
         }
@@ -313,6 +318,22 @@ fn values(right: &Value) -> Option<Vec<String>> {
     match right.get("set").unwrap_or(right) {
         Value::Array(all) => all.iter().map(one).collect(),
         single => one(single).map(|value| vec![value]),
+    }
+}
+
+/// Whether an address is the one, in the prefix, or in the set of those; none where that has other things.
+fn is_among(right: &Value, address: Ipv6Addr) -> Option<bool> {
+    let one = |value: &Value| -> Option<bool> {
+        if let Some(prefix) = value.get("prefix") {
+            let network: Ipv6Addr = prefix.get("addr")?.as_str()?.parse().ok()?;
+            let rest = 128_u32.checked_sub(u32::try_from(prefix.get("len")?.as_u64()?).ok()?)?;
+            return Some((network.to_bits() ^ address.to_bits()).checked_shr(rest).unwrap_or(0) == 0);
+        }
+        Some(value.as_str()?.parse::<Ipv6Addr>().ok()? == address)
+    };
+    match right.get("set").unwrap_or(right) {
+        Value::Array(all) => all.iter().try_fold(false, |found, value| Some(found || one(value)?)),
+        single => one(single),
     }
 }
 

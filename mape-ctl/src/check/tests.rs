@@ -255,6 +255,10 @@ fn interface_match(key: &str, op: &str, right: &str) -> String {
     format!(r#"{{"match":{{"op":"{op}","left":{{"meta":{{"key":"{key}"}}}},"right":{right}}}}}"#)
 }
 
+fn address_match(field: &str, right: &str) -> String {
+    format!(r#"{{"match":{{"op":"==","left":{{"payload":{{"protocol":"ip6","field":"{field}"}}}},"right":{right}}}}}"#)
+}
+
 fn masquerade(before: &str) -> String {
     let comma = if before.is_empty() { "" } else { "," };
     format!("{POSTROUTING},{}", rule("nat", "post", 7, &format!(r#"{before}{comma}{{"masquerade":null}}"#)))
@@ -589,6 +593,11 @@ fn rules_that_let_the_slow_path_in_are_recognised() {
         (interface_match("l4proto", "==", r#""ipv6-icmp""#), true),
         (interface_match("iifname", "==", r#""wan0""#), false),
         (interface_match("iifname", "==", r#""lan0""#), true),
+        (address_match("saddr", r#""2001:db8:ffff::1""#), false),
+        (address_match("saddr", r#""2001:db8:eeee::1""#), true),
+        (address_match("saddr", r#"{"prefix":{"addr":"2001:db8::","len":32}}"#), false),
+        (address_match("daddr", r#"{"prefix":{"addr":"fe80::","len":10}}"#), true),
+        (address_match("daddr", r#"{"set":["::1","2001:db8:12:3400:0:c000:212:34"]}"#), false),
         (
             r#"{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":22}}"#.to_owned(),
             true,
