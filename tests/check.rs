@@ -40,7 +40,11 @@ impl Said {
 
     /// What is wrong of a kind: the worst level, and the command that mends it.
     fn find(&self, id: &str) -> Option<(&str, &str)> {
-        let rank = |finding: &&Value| ["note", "warning", "error"].iter().position(|level| finding["level"] == *level);
+        let rank = |finding: &&Value| {
+            ["note", "warning", "error"]
+                .iter()
+                .position(|level| finding["level"] == *level)
+        };
         let found = self.wrong().filter(|finding| finding["id"] == id).max_by_key(rank)?;
         Some((found["level"].as_str()?, found["mend"].as_str()?))
     }
@@ -123,7 +127,11 @@ impl Site {
         ensure!(dry.fixes().contains(&mend.as_str()), "{:?} lacks {mend}", dry.fixes());
         ensure!(dry.find(id).is_some(), "a dry run has mended {id}");
         let fixed = self.check(&["--fix"])?;
-        ensure!(fixed.fixes().contains(&mend.as_str()), "{:?} lacks {mend}", fixed.fixes());
+        ensure!(
+            fixed.fixes().contains(&mend.as_str()),
+            "{:?} lacks {mend}",
+            fixed.fixes()
+        );
         ensure!(fixed.json["fixes"][0]["error"].is_null(), "{}", fixed.json["fixes"]);
         let wrong = fixed.worse_than_notes();
         ensure!(wrong.is_empty() && fixed.code == Some(0), "after --fix: {wrong:#?}");
@@ -153,9 +161,18 @@ impl Site {
 #[test]
 fn a_machine_is_looked_over_before_anything_is_loaded() {
     let _alone = lab::alone();
-    let Some(site) = Site::new(&["br"]).unwrap() else { return };
+    let Some(site) = Site::new(&["br"]).unwrap() else {
+        return;
+    };
     let lab = &site.lab;
-    let edge = Gateway::new("ce", lab.id(), plan::Shape::default(), &gateway::program().unwrap(), lab.folder()).unwrap();
+    let edge = Gateway::new(
+        "ce",
+        lab.id(),
+        plan::Shape::default(),
+        &gateway::program().unwrap(),
+        lab.folder(),
+    )
+    .unwrap();
     let node = lab.node("ce").unwrap();
     let config = edge.config().to_string_lossy().into_owned();
     let check = |more: &[&str]| {
@@ -174,7 +191,8 @@ fn a_machine_is_looked_over_before_anything_is_loaded() {
     assert_eq!(wrong.status.code(), Some(2), "{}", wrong.stderr);
 
     let object = lab.folder().join("pass.o");
-    node.tool(&format!("ip link set dev lan0 xdp obj {} sec xdp", object.display())).unwrap();
+    node.tool(&format!("ip link set dev lan0 xdp obj {} sec xdp", object.display()))
+        .unwrap();
     let foreign = check(&[]);
     let (level, mend) = foreign.find("nic-xdp").expect("the other's program is found");
     assert_eq!((level, foreign.code), ("error", Some(1)));
@@ -217,23 +235,42 @@ fn a_machine_is_looked_over_before_anything_is_loaded() {
 
     // Nothing was made or changed by all this.
     assert!(!node.tool("ip link").unwrap().contains("mape0"));
-    assert!(!PathBuf::from(format!("{PINS}/v{LAYOUT_VERSION}")).join(edge.instance()).exists());
+    assert!(
+        !PathBuf::from(format!("{PINS}/v{LAYOUT_VERSION}"))
+            .join(edge.instance())
+            .exists()
+    );
 }
 
 #[test]
 fn faults_of_a_loaded_gateway_are_found_and_mended() {
     let _alone = lab::alone();
-    let Some(site) = Site::new(&["br", "ce"]).unwrap() else { return };
+    let Some(site) = Site::new(&["br", "ce"]).unwrap() else {
+        return;
+    };
     site.is_well().unwrap();
     let said = site.check(&[]).unwrap();
-    for id in ["tunnel-canary", "loaded-running", "loaded-gate", "tunnel-programs", "route-address"] {
+    for id in [
+        "tunnel-canary",
+        "loaded-running",
+        "loaded-gate",
+        "tunnel-programs",
+        "route-address",
+    ] {
         let findings = said.json["findings"].as_array().unwrap();
-        let looked = findings.iter().any(|finding| finding["id"] == id && finding["level"] == "ok");
+        let looked = findings
+            .iter()
+            .any(|finding| finding["id"] == id && finding["level"] == "ok");
         assert!(looked, "{id}: {findings:#?}");
     }
     let people = site.edge().ctl(site.node(), &["check", "--all"]).unwrap();
     println!("{}", people.stdout);
-    assert!(people.stdout.lines().any(|line| line.starts_with("ok       tunnel-canary")));
+    assert!(
+        people
+            .stdout
+            .lines()
+            .any(|line| line.starts_with("ok       tunnel-canary"))
+    );
     assert!(people.stdout.lines().last().unwrap().contains("0 errors, 0 warnings"));
 
     mended_by_fix(&site).unwrap();
@@ -263,7 +300,9 @@ fn mended_by_fix(site: &Site) -> Result<()> {
     let shared = plan::CE_IPV4;
     node.tool(&format!("ip addr add {shared}/32 dev mape0"))?;
     node.tool("ip addr del 192.0.0.2/32 dev mape0")?;
-    node.tool(&format!("ip -4 route add 198.51.100.0/24 dev mape0 src {shared} mtu 1400"))?;
+    node.tool(&format!(
+        "ip -4 route add 198.51.100.0/24 dev mape0 src {shared} mtu 1400"
+    ))?;
     let before = node.tool("ip -4 route show dev mape0")?;
     site.is_fixed("tunnel-shared-address", "error")?;
     let after = node.tool("ip -4 route show dev mape0")?;
@@ -272,12 +311,18 @@ fn mended_by_fix(site: &Site) -> Result<()> {
         after.contains("default") && again.is_some_and(|line| line.contains("mtu 1400") && !line.contains("src")),
         "routes before:\n{before}after:\n{after}"
     );
-    ensure!(node.tool("ip -4 addr show dev mape0")?.contains("192.0.0.2/32"), "no address");
+    ensure!(
+        node.tool("ip -4 addr show dev mape0")?.contains("192.0.0.2/32"),
+        "no address"
+    );
     node.tool("ip -4 route del 198.51.100.0/24 dev mape0")?;
 
     // Only where the kernel does not carry the packets by itself.
     let file = format!("/run/mape/{}.tunnel.pid", site.edge().instance());
-    if let Some(pid) = fs::read_to_string(file).ok().and_then(|text| Some(text.split(' ').next()?.to_owned())) {
+    if let Some(pid) = fs::read_to_string(file)
+        .ok()
+        .and_then(|text| Some(text.split(' ').next()?.to_owned()))
+    {
         node.tool(&format!("kill -9 {pid}"))?;
         site.is_fixed("tunnel-process", "error")?;
     } else {

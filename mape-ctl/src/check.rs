@@ -173,7 +173,11 @@ impl Report {
 
     /// The worst level.
     pub fn worst(&self) -> Level {
-        self.findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
+        self.findings
+            .iter()
+            .map(|finding| finding.level)
+            .max()
+            .unwrap_or(Level::Ok)
     }
 }
 
@@ -188,6 +192,7 @@ pub enum CheckError {
 }
 
 /// The gateway that is looked at, loaded or to be.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
 pub struct Subject {
     instance: Instance,
@@ -288,7 +293,11 @@ impl Subject {
         };
         Ok(Self {
             instance: instance.clone(),
-            role: if is_relay { Role::BorderRelay } else { Role::CustomerEdge },
+            role: if is_relay {
+                Role::BorderRelay
+            } else {
+                Role::CustomerEdge
+            },
             lan,
             wan,
             mode: if is_generic { Mode::Generic } else { Mode::Native },

@@ -99,7 +99,7 @@ pub enum Command {
 /// Arguments of `load`.
 ///
 /// Flags hold what was typed, unread: file and flags are checked by the same code.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct LoadArgs {
     /// Configuration file (see docs/config.md)
     #[arg(long, short, value_name = "FILE")]
@@ -160,7 +160,7 @@ pub struct CheckArgs {
 }
 
 /// Flags of the `[map]` section.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "The line")]
 pub struct MapFlags {
     /// The IPv6 prefix that the provider gave this line
@@ -191,7 +191,7 @@ pub struct MapFlags {
 }
 
 /// Flags of the `[tunnel]` section.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "The tunnel")]
 pub struct TunnelFlags {
     /// Name of the device that the routing table points at [default: mape0]
@@ -215,7 +215,7 @@ pub struct TunnelFlags {
 }
 
 /// Flags of the `[nat]` section.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Translation")]
 pub struct NatFlags {
     /// Most sessions at once [default: 65536]

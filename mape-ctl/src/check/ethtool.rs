@@ -42,10 +42,11 @@ impl Ethtool {
         })?;
         let mut channels = Channels::default();
         for attribute in attributes {
-            match attribute {
-                EthtoolAttr::Channel(EthtoolChannelAttr::CombinedCount(count)) => channels.current = count,
-                EthtoolAttr::Channel(EthtoolChannelAttr::CombinedMax(count)) => channels.most = count,
-                _ => {}
+            if let EthtoolAttr::Channel(EthtoolChannelAttr::CombinedCount(count)) = attribute {
+                channels.current = count;
+            }
+            if let EthtoolAttr::Channel(EthtoolChannelAttr::CombinedMax(count)) = attribute {
+                channels.most = count;
             }
         }
         (channels.most > 0).then_some(channels)

@@ -68,7 +68,11 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
     let Ok(rules) = &facts.rules else { return };
     let device = std::slice::from_ref(&subject.device);
     let wan = std::slice::from_ref(&subject.wan);
-    report.see_all(kind::FIREWALL_NAT, &subject.device, translating(rules, &subject.lan, device));
+    report.see_all(
+        kind::FIREWALL_NAT,
+        &subject.device,
+        translating(rules, &subject.lan, device),
+    );
     let inwards = Packet {
         from: device,
         to: &subject.lan,
@@ -117,7 +121,10 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
             let from = relay.map_or_else(String::new, |relay| format!("ip6 saddr {relay} "));
             (
                 "the tunnel's packets (IPv6 with next header 4)".to_owned(),
-                insert(chain, &format!("iifname \"{}\" {from}meta l4proto 4 accept", subject.wan)),
+                insert(
+                    chain,
+                    &format!("iifname \"{}\" {from}meta l4proto 4 accept", subject.wan),
+                ),
             )
         }),
     );
@@ -126,7 +133,13 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
         .filter(|chain| chain.drops || rules.length(chain) > 0)
         .map(|chain| {
             let policy = if chain.drops { ", policy drop" } else { "" };
-            format!("{} {} {} ({} rules{policy})", chain.family, chain.table, chain.name, rules.length(chain))
+            format!(
+                "{} {} {} ({} rules{policy})",
+                chain.family,
+                chain.table,
+                chain.name,
+                rules.length(chain)
+            )
         })
         .collect();
     let bypassed = (!bypassed.is_empty()).then(|| {
@@ -154,7 +167,10 @@ fn unread(facts: &Facts) -> Vec<Trouble> {
     }
     if !facts.legacy.is_empty() {
         troubles.push(Trouble::new(
-            format!("iptables-legacy has tables ({}), whose rules were not looked at", facts.legacy.join(", ")),
+            format!(
+                "iptables-legacy has tables ({}), whose rules were not looked at",
+                facts.legacy.join(", ")
+            ),
             "iptables-legacy -S; iptables-legacy -t nat -S: no MASQUERADE or SNAT may be there for the tunnel device",
         ));
     }
@@ -162,7 +178,9 @@ fn unread(facts: &Facts) -> Vec<Trouble> {
 }
 
 fn insert(chain: &Chain, rule: &str) -> String {
-    let Chain { family, table, name, .. } = chain;
+    let Chain {
+        family, table, name, ..
+    } = chain;
     format!("nft insert rule {family} {table} {name} {rule}")
 }
 

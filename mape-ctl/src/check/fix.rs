@@ -7,14 +7,12 @@ use std::{
 };
 
 use crate::{
+    host::tunnel::OWN_ADDRESS,
     instance::Instance,
     kernel::{self, BPFFS, KernelError},
     netlink::{Netlink, NetlinkError, address::Assigned, route::Ipv4Route},
     tunnel::process::{self, ProcessError},
 };
-
-/// The box's own address in the tunnel (RFC 7335).
-pub const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
 
 /// Why something was not mended.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +103,9 @@ impl Fix {
     pub fn apply(&self, netlink: &Netlink) -> Result<(), FixError> {
         let index = |name: &str| {
             let found = netlink.interface(name)?;
-            found.map(|found| found.index).ok_or_else(|| FixError::Gone(name.to_owned()))
+            found
+                .map(|found| found.index)
+                .ok_or_else(|| FixError::Gone(name.to_owned()))
         };
         match self {
             Self::Sysctl { setting, value } => {
@@ -144,7 +144,10 @@ fn move_address(netlink: &Netlink, index: u32, address: Ipv4Addr, len: u8) -> Re
     }
     let after = routes_into(netlink, index)?;
     let is_its_network = |route: &Ipv4Route| len < 32 && route.len == len && is_in(route.destination, address, len);
-    for gone in before.iter().filter(|route| !after.contains(route) && !is_its_network(route)) {
+    for gone in before
+        .iter()
+        .filter(|route| !after.contains(route) && !is_its_network(route))
+    {
         there_is_fine(netlink.add_ipv4_route(gone.destination, gone.len, index, gone.mtu, false))?;
     }
     Ok(())

@@ -68,7 +68,11 @@ pub(super) fn judge(report: &mut Report, facts: &Facts) {
         )
     });
     report.see(kind::KERNEL_ROOT, "", not_root);
-    report.see(kind::KERNEL_CAPABILITIES, "", facts.is_root.then(|| missing(facts)).flatten());
+    report.see(
+        kind::KERNEL_CAPABILITIES,
+        "",
+        facts.is_root.then(|| missing(facts)).flatten(),
+    );
     report.see(kind::KERNEL_VERSION, &facts.release, version(&facts.release));
     let no_btf = (!facts.has_btf).then(|| {
         Trouble::new(
@@ -116,9 +120,12 @@ fn missing(facts: &Facts) -> Option<Trouble> {
 
 fn version(release: &str) -> Option<Trouble> {
     let refused = kernel::check_release(release).and_then(|()| kernel::check_known(release));
-    refused
-        .err()
-        .map(|error| Trouble::new(error.to_string(), "boot another kernel; docs/kernels.md lists those that were tried"))
+    refused.err().map(|error| {
+        Trouble::new(
+            error.to_string(),
+            "boot another kernel; docs/kernels.md lists those that were tried",
+        )
+    })
 }
 
 fn bpffs(facts: &Facts) -> Option<Trouble> {

@@ -237,7 +237,10 @@ mod tests {
         for kind in ALL {
             assert!(
                 kind.id.len() > kind.domain().len()
-                    && kind.id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-' || byte.is_ascii_digit()),
+                    && kind
+                        .id
+                        .bytes()
+                        .all(|byte| byte.is_ascii_lowercase() || byte == b'-' || byte.is_ascii_digit()),
                 "{}",
                 kind.id
             );
@@ -252,7 +255,13 @@ mod tests {
             .iter()
             .map(|kind| {
                 let fix = if kind.is_fixable { "yes" } else { "" };
-                format!("| `{}` | {} | {} | {} | {fix} |", kind.id, kind.level.name(), kind.title, kind.why)
+                format!(
+                    "| `{}` | {} | {} | {} | {fix} |",
+                    kind.id,
+                    kind.level.name(),
+                    kind.title,
+                    kind.why
+                )
             })
             .collect();
         assert_eq!(rows, expected, "the table should be:\n{}", expected.join("\n"));

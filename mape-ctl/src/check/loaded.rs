@@ -101,9 +101,9 @@ pub(super) fn gather(subject: &Subject, netlink: &Netlink, is_passive: bool) -> 
     let pins = PinFolder::new(&subject.instance);
     let tables = Tables::new(&pins);
     let record = State::read(&subject.instance);
-    let is_elsewhere = record.as_ref().is_some_and(|record| {
-        kernel::network_namespace().is_some_and(|here| here != record.network_namespace)
-    });
+    let is_elsewhere = record
+        .as_ref()
+        .is_some_and(|record| kernel::network_namespace().is_some_and(|here| here != record.network_namespace));
     let interfaces = netlink.interfaces()?;
     let mut nics = Vec::new();
     for name in pins.linked_interfaces() {
@@ -186,12 +186,7 @@ fn received(interfaces: &[Interface], names: &[&str]) -> u64 {
 }
 
 /// Has neighbours send something, and looks whether the programs count it.
-fn watch(
-    subject: &Subject,
-    netlink: &Netlink,
-    tables: &Tables,
-    routers: &[Ipv6Addr],
-) -> Result<Vec<Seen>, CheckError> {
+fn watch(subject: &Subject, netlink: &Netlink, tables: &Tables, routers: &[Ipv6Addr]) -> Result<Vec<Seen>, CheckError> {
     let sides = sides(subject);
     let interfaces = netlink.interfaces()?;
     let mut before = Vec::new();
@@ -312,7 +307,10 @@ fn changed(nic: &Nic, found: &Interface, mtu: u16, mac: u64, again: &str) -> Opt
     }
     let own = found.mac.filter(|own| *own != Mac::from_bits(mac))?;
     Some(Trouble::new(
-        format!("the MAC address of {name} is {}, and was another when it was loaded", text::mac(own)),
+        format!(
+            "the MAC address of {name} is {}, and was another when it was loaded",
+            text::mac(own)
+        ),
         again,
     ))
 }

@@ -1,10 +1,7 @@
 //! Sizes of packets: the WAN's, the LANs' and the tunnel's have to fit each other.
 
 use super::{Report, Subject, Trouble, fix::Fix, kind};
-use crate::netlink::link::Interface;
-
-/// Bytes of the outer header.
-const OVERHEAD: u32 = 40;
+use crate::{datapath::load::OVERHEAD, netlink::link::Interface};
 
 /// MTUs of interfaces; nothing where there is no such interface.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +12,12 @@ pub(super) struct Facts {
 }
 
 pub(super) fn gather(subject: &Subject, interfaces: &[Interface]) -> Facts {
-    let of = |name: &str| interfaces.iter().find(|found| found.name == name).map(|found| found.mtu);
+    let of = |name: &str| {
+        interfaces
+            .iter()
+            .find(|found| found.name == name)
+            .map(|found| found.mtu)
+    };
     Facts {
         wan: of(&subject.wan),
         lan: subject
@@ -72,7 +74,9 @@ fn lan(subject: &Subject, name: &str, there: u32) -> Option<Trouble> {
     if there < mtu {
         return Some(Trouble::new(
             format!("{name} has an MTU of {there}, and packets out of the tunnel may have {mtu}"),
-            format!("ip link set dev {name} mtu {mtu} or more, on its hosts too; or tunnel.mtu = {there} (--mtu {there})"),
+            format!(
+                "ip link set dev {name} mtu {mtu} or more, on its hosts too; or tunnel.mtu = {there} (--mtu {there})"
+            ),
         ));
     }
     (there > mtu && !subject.clamps_mss && subject.is_edge()).then(|| {

@@ -90,7 +90,9 @@ fn device_folder(interface: &Interface) -> Option<std::path::PathBuf> {
     let folder = Path::new("/sys/class/net").join(&interface.name);
     let index = fs::read_to_string(folder.join("ifindex")).ok()?;
     let address = fs::read_to_string(folder.join("address")).ok()?;
-    let own = interface.mac.map(|mac| mac.0.map(|byte| format!("{byte:02x}")).join(":"));
+    let own = interface
+        .mac
+        .map(|mac| mac.0.map(|byte| format!("{byte:02x}")).join(":"));
     let is_it = index.trim().parse() == Ok(interface.index) && Some(address.trim()) == own.as_deref();
     is_it.then(|| folder.join("device"))
 }
@@ -102,18 +104,31 @@ fn driver(device: &Path) -> Option<String> {
 
 /// The kernel writes a digit for each feature, the first one first.
 fn bits(text: &str) -> u64 {
-    let set = text.trim().bytes().take(64).enumerate().filter(|(_, digit)| *digit == b'1');
+    let set = text
+        .trim()
+        .bytes()
+        .take(64)
+        .enumerate()
+        .filter(|(_, digit)| *digit == b'1');
     set.fold(0, |bits, (number, _)| bits | 1 << number)
 }
 
 fn foreign(pins: &PinFolder, interface: &Interface, mode: Mode) -> Option<(String, String)> {
     let error = attach::check_free(pins, interface, mode).err()?;
-    Some(if let AttachError::Occupied { interface, id, name, hint } = error {
-        let what = format!("{interface} runs another XDP program: {name} (id {id})");
-        (what, hint.trim_start_matches("detach it first: ").to_owned())
-    } else {
-        (error.to_string(), "mape-ctl unload, then load again".to_owned())
-    })
+    Some(
+        if let AttachError::Occupied {
+            interface,
+            id,
+            name,
+            hint,
+        } = error
+        {
+            let what = format!("{interface} runs another XDP program: {name} (id {id})");
+            (what, hint.trim_start_matches("detach it first: ").to_owned())
+        } else {
+            (error.to_string(), "mape-ctl unload, then load again".to_owned())
+        },
+    )
 }
 
 /// What is wrong, and what mends it: the error says both, divided by a semicolon or a colon.
@@ -131,7 +146,11 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, nics: &[Nic]) {
     for nic in nics {
         let name = &nic.name;
         let trouble = nic.interface.as_ref().err();
-        report.see(kind::NIC_USABLE, name, trouble.map(|(what, mend)| Trouble::new(what, mend)));
+        report.see(
+            kind::NIC_USABLE,
+            name,
+            trouble.map(|(what, mend)| Trouble::new(what, mend)),
+        );
         if trouble.is_some() {
             continue;
         }
@@ -139,7 +158,12 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, nics: &[Nic]) {
         report.see(
             kind::NIC_CARRIER,
             name,
-            no_carrier.then(|| Trouble::new(format!("{name} has no carrier"), "plug the cable in, or switch the other end on")),
+            no_carrier.then(|| {
+                Trouble::new(
+                    format!("{name} has no carrier"),
+                    "plug the cable in, or switch the other end on",
+                )
+            }),
         );
         let port = nic.above.as_ref().map(|above| {
             Trouble::new(
@@ -149,7 +173,11 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, nics: &[Nic]) {
         });
         report.see(kind::NIC_PORT, name, port);
         let foreign = nic.foreign.as_ref();
-        report.see(kind::NIC_XDP, name, foreign.map(|(what, mend)| Trouble::new(what, mend)));
+        report.see(
+            kind::NIC_XDP,
+            name,
+            foreign.map(|(what, mend)| Trouble::new(what, mend)),
+        );
         // A gateway's own programs may stand there too.
         let own = nic.classifiers.iter().filter(|found| found.name.starts_with("mape_"));
         let own: Vec<u32> = own.filter_map(|found| found.id).collect();
@@ -209,5 +237,9 @@ fn mtu(subject: &Subject, nic: &Nic) -> Option<Trouble> {
         format!("ip link set dev {} mtu 1500 ({LARGEST_MTU} at most)", nic.name),
     );
     // What other drivers take is their own; most of them take about as much.
-    Some(if nic.virtio.is_some() { trouble } else { trouble.only(Level::Warning) })
+    Some(if nic.virtio.is_some() {
+        trouble
+    } else {
+        trouble.only(Level::Warning)
+    })
 }

@@ -32,7 +32,10 @@ fn ask(from: Ipv6Addr, to: Ipv6Addr) -> std::io::Result<bool> {
     socket.send(&[REQUEST, 0, 0, 0, high, low, 0, 1])?;
     let end = Instant::now() + PATIENCE;
     let mut answer = [0; 64];
-    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+    while let Some(left) = end
+        .checked_duration_since(Instant::now())
+        .filter(|left| !left.is_zero())
+    {
         socket.set_read_timeout(Some(left))?;
         let length = socket.read(&mut answer)?;
         if length >= 8 && answer[0] == REPLY && answer[4..6] == [high, low] {

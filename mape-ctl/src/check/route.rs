@@ -54,11 +54,17 @@ pub(super) fn gather(
             } else {
                 resolve(netlink, wan, *target, *kind).map(|_| ())
             };
-            ways.push((target.to_string(), found.err().map(|error| (obstacle(&error), error.to_string()))));
+            ways.push((
+                target.to_string(),
+                found.err().map(|error| (obstacle(&error), error.to_string())),
+            ));
         }
     }
     let is_open = ways.first().is_some_and(|(_, obstacle)| obstacle.is_none());
-    let relay = subject.targets.first().filter(|_| subject.is_edge() && is_open && !is_passive);
+    let relay = subject
+        .targets
+        .first()
+        .filter(|_| subject.is_edge() && is_open && !is_passive);
     Ok(Facts {
         answers: relay.map(|(relay, _)| probe::answers(subject.near, *relay)),
         is_routed: netlink
@@ -121,9 +127,16 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
         let unrouted = (!facts.is_routed && (subject.is_loaded || !subject.makes_routes)).then(|| {
             let trouble = Trouble::new(
                 format!("no IPv4 route leads into {device}"),
-                format!("ip route add default dev {device} mtu {}, or tunnel.routes", subject.mtu),
+                format!(
+                    "ip route add default dev {device} mtu {}, or tunnel.routes",
+                    subject.mtu
+                ),
             );
-            if subject.is_loaded { trouble } else { trouble.only(Level::Note) }
+            if subject.is_loaded {
+                trouble
+            } else {
+                trouble.only(Level::Note)
+            }
         });
         report.see(kind::ROUTE_TUNNEL, device, unrouted);
     }
@@ -144,7 +157,9 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
 
 fn mend(obstacle: Obstacle, target: &str, wan: &str) -> String {
     match obstacle {
-        Obstacle::NoRoute => format!("ip -6 route add default via ROUTER dev {wan}, or have {wan} take router advertisements"),
+        Obstacle::NoRoute => {
+            format!("ip -6 route add default via ROUTER dev {wan}, or have {wan} take router advertisements")
+        }
         Obstacle::Local => format!("take {target} off this machine, or mend map.br"),
         Obstacle::Elsewhere => format!("name the interface of `ip -6 route get {target}` as `wan`, or mend the route"),
         Obstacle::OnLink => format!("ip -6 route replace {target} via ROUTER dev {wan}"),

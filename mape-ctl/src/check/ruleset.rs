@@ -212,9 +212,16 @@ impl<'a> Walk<'a> {
                 chain: rule.chain.clone(),
                 handle: rule.handle,
             });
-            return if is_certain { Step::End(Fate::Accepted) } else { Step::Next };
+            return if is_certain {
+                Step::End(Fate::Accepted)
+            } else {
+                Step::Next
+            };
         }
-        if let Some(target) = ["jump", "goto"].iter().find_map(|word| statement.get(word)?.get("target")?.as_str()) {
+        if let Some(target) = ["jump", "goto"]
+            .iter()
+            .find_map(|word| statement.get(word)?.get("target")?.as_str())
+        {
             let ended = self.chain(&rule.family, &rule.table, target);
             return match ended {
                 Some(fate) if is_certain => Step::End(fate),
@@ -251,7 +258,9 @@ impl<'a> Walk<'a> {
             return match key {
                 "iif" | "iifname" => names(right, self.packet.from),
                 "oif" | "oifname" => names(right, self.packet.to),
-                "nfproto" => Some(values(right)?.contains(&if self.packet.is_ipv6 { "ipv6" } else { "ipv4" }.to_owned())),
+                "nfproto" => {
+                    Some(values(right)?.contains(&if self.packet.is_ipv6 { "ipv6" } else { "ipv4" }.to_owned()))
+                }
                 "l4proto" if self.packet.is_tunnelled => Some(is_tunnel(right)?),
                 _ => None,
             };
@@ -295,30 +304,39 @@ fn is_about_mark(found: &Value) -> bool {
     // With a mask the mark stands inside an operation.
     left.is_some_and(|left| {
         let inner = left.pointer("/&/0").unwrap_or(left);
-        ["/meta/key", "/ct/key"].iter().any(|path| inner.pointer(path).and_then(Value::as_str) == Some("mark"))
+        ["/meta/key", "/ct/key"]
+            .iter()
+            .any(|path| inner.pointer(path).and_then(Value::as_str) == Some("mark"))
     })
 }
 
 /// The name of a statement that translates a source address.
 fn translation(statement: &Value) -> Option<String> {
-    let own = ["masquerade", "snat"].iter().find(|name| statement.get(**name).is_some());
+    let own = ["masquerade", "snat"]
+        .iter()
+        .find(|name| statement.get(**name).is_some());
     // Rules of iptables-nft that nft does not know in words of its own.
     let foreign = statement.pointer("/xt/name").and_then(Value::as_str);
-    own.map(|name| (*name).to_owned())
-        .or_else(|| foreign.filter(|name| ["MASQUERADE", "SNAT"].contains(name)).map(str::to_lowercase))
+    own.map(|name| (*name).to_owned()).or_else(|| {
+        foreign
+            .filter(|name| ["MASQUERADE", "SNAT"].contains(name))
+            .map(str::to_lowercase)
+    })
 }
 
-/// A value, or the values of a set; none where it is a set that has a name, or a range.
+/// A value, or the values of a set.
+fn elements(right: &Value) -> &[Value] {
+    let inner = right.get("set").unwrap_or(right);
+    inner.as_array().map_or(std::slice::from_ref(inner), Vec::as_slice)
+}
+
+/// The same as words; none where it is a set that has a name, or a range.
 fn values(right: &Value) -> Option<Vec<String>> {
-    let one = |value: &Value| match value {
-        Value::String(text) if !text.starts_with('@') => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+    let word = |value: &Value| {
+        let text = value.as_str().filter(|text| !text.starts_with('@')).map(str::to_owned);
+        text.or_else(|| value.as_number().map(ToString::to_string))
     };
-    match right.get("set").unwrap_or(right) {
-        Value::Array(all) => all.iter().map(one).collect(),
-        single => one(single).map(|value| vec![value]),
-    }
+    elements(right).iter().map(word).collect()
 }
 
 /// Whether an address is the one, in the prefix, or in the set of those; none where that has other things.
@@ -331,15 +349,18 @@ fn is_among(right: &Value, address: Ipv6Addr) -> Option<bool> {
         }
         Some(value.as_str()?.parse::<Ipv6Addr>().ok()? == address)
     };
-    match right.get("set").unwrap_or(right) {
-        Value::Array(all) => all.iter().try_fold(false, |found, value| Some(found || one(value)?)),
-        single => one(single),
-    }
+    elements(right)
+        .iter()
+        .try_fold(false, |found, value| Some(found || one(value)?))
 }
 
 fn names(right: &Value, candidates: &[String]) -> Option<bool> {
     let patterns = values(right)?;
-    Some(candidates.iter().any(|name| patterns.iter().any(|pattern| is_named(pattern, name))))
+    Some(
+        candidates
+            .iter()
+            .any(|name| patterns.iter().any(|pattern| is_named(pattern, name))),
+    )
 }
 
 fn is_named(pattern: &str, name: &str) -> bool {
@@ -351,5 +372,8 @@ fn is_named(pattern: &str, name: &str) -> bool {
 
 fn is_tunnel(right: &Value) -> Option<bool> {
     let all = values(right)?;
-    Some(all.iter().any(|value| ["4", "ipencap", "ipip", "ip-encap", "IP-ENCAP", "ipv4"].contains(&value.as_str())))
+    Some(
+        all.iter()
+            .any(|value| ["4", "ipencap", "ipip", "ip-encap", "IP-ENCAP", "ipv4"].contains(&value.as_str())),
+    )
 }

@@ -24,7 +24,11 @@ pub fn head(subject: &Subject) -> String {
     format!(
         "Instance {}: {}, {} and {}, {state}",
         subject.instance,
-        if subject.is_edge() { "customer edge" } else { "border relay" },
+        if subject.is_edge() {
+            "customer edge"
+        } else {
+            "border relay"
+        },
         subject.lan.join(", "),
         subject.wan
     )
@@ -39,10 +43,21 @@ pub fn text(report: &Report, all: bool) -> Result<String, fmt::Error> {
     let mut findings: Vec<&Finding> = report.findings.iter().collect();
     findings.sort_by_key(|finding| finding.level);
     for finding in findings {
-        let Finding { kind, level, object, what, mend, .. } = finding;
+        let Finding {
+            kind,
+            level,
+            object,
+            what,
+            mend,
+            ..
+        } = finding;
         if *level == Level::Ok {
             if all {
-                let about = if object.is_empty() { String::new() } else { format!(" ({object})") };
+                let about = if object.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({object})")
+                };
                 writeln!(out, "ok       {}: {what}{about}", kind.id)?;
             }
             continue;
@@ -50,7 +65,15 @@ pub fn text(report: &Report, all: bool) -> Result<String, fmt::Error> {
         writeln!(out, "{:<8} {}: {what}", level.name(), kind.id)?;
         writeln!(out, "         why:  {}", kind.why)?;
         if let Some(mend) = mend {
-            writeln!(out, "         mend: {mend}{}", if finding.fix.is_some() { "   (--fix does it)" } else { "" })?;
+            writeln!(
+                out,
+                "         mend: {mend}{}",
+                if finding.fix.is_some() {
+                    "   (--fix does it)"
+                } else {
+                    ""
+                }
+            )?;
         }
     }
     writeln!(out, "{}", summary(report))?;

@@ -55,7 +55,12 @@ pub(super) fn others(interface: &str, found: &[Classifier], own: &[u32]) -> Vec<
 }
 
 fn trouble(interface: &str, classifier: &Classifier) -> Trouble {
-    let Classifier { side, id, name, preference } = classifier;
+    let Classifier {
+        side,
+        id,
+        name,
+        preference,
+    } = classifier;
     let side = side.name();
     let named = id.map_or_else(|| name.clone(), |id| format!("{name} (id {id})"));
     match preference {

@@ -230,7 +230,6 @@ fn well() -> Case {
                     program(Side::Ingress, IN, "mape_tun_in"),
                 ],
                 own: [(Side::Egress, Some(OUT)), (Side::Ingress, Some(IN))],
-                has_tcx: true,
                 process: tunnel::Process::NotNeeded,
                 canary: Some(true),
             }),
@@ -241,7 +240,8 @@ fn well() -> Case {
 const POSTROUTING: &str = r#"{"chain":{"family":"ip","table":"nat","name":"post","handle":1,"type":"nat","hook":"postrouting","prio":100,"policy":"accept"}}"#;
 const FORWARD: &str = r#"{"chain":{"family":"inet","table":"f","name":"fwd","handle":1,"type":"filter","hook":"forward","prio":0,"policy":"drop"}}"#;
 const INPUT: &str = r#"{"chain":{"family":"inet","table":"f","name":"in","handle":1,"type":"filter","hook":"input","prio":0,"policy":"drop"}}"#;
-const ESTABLISHED: &str = r#"{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":["established","related"]}},{"accept":null}"#;
+const ESTABLISHED: &str =
+    r#"{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":["established","related"]}},{"accept":null}"#;
 const FROM_LAN: &str = r#"{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":"lan0"}},{"accept":null}"#;
 
 fn rule(table: &str, chain: &str, handle: u32, expressions: &str) -> String {
@@ -261,7 +261,10 @@ fn address_match(field: &str, right: &str) -> String {
 
 fn masquerade(before: &str) -> String {
     let comma = if before.is_empty() { "" } else { "," };
-    format!("{POSTROUTING},{}", rule("nat", "post", 7, &format!(r#"{before}{comma}{{"masquerade":null}}"#)))
+    format!(
+        "{POSTROUTING},{}",
+        rule("nat", "post", 7, &format!(r#"{before}{comma}{{"masquerade":null}}"#))
+    )
 }
 
 type Change = fn(&mut Case);
@@ -271,7 +274,9 @@ type Change = fn(&mut Case);
 fn rows() -> Vec<(&'static Kind, Level, &'static str, Change)> {
     use Level::{Error, Note, Warning};
     vec![
-        (kind::KERNEL_ROOT, Error, "root", |case| case.facts.kernel.is_root = false),
+        (kind::KERNEL_ROOT, Error, "root", |case| {
+            case.facts.kernel.is_root = false;
+        }),
         (kind::KERNEL_CAPABILITIES, Error, "CAP_BPF", |case| {
             case.facts.kernel.capabilities = !(1 << 39);
         }),
@@ -281,54 +286,77 @@ fn rows() -> Vec<(&'static Kind, Level, &'static str, Change)> {
         (kind::KERNEL_VERSION, Error, "6.19", |case| {
             case.facts.kernel.release = "6.19.14-amd64".to_owned();
         }),
-        (kind::KERNEL_BTF, Error, "vmlinux", |case| case.facts.kernel.has_btf = false),
-        (kind::KERNEL_JIT, Warning, "off", |case| case.facts.kernel.is_jit_off = true),
-        (kind::KERNEL_BPFFS, Note, "not mounted", |case| case.facts.kernel.is_bpffs = false),
+        (kind::KERNEL_BTF, Error, "vmlinux", |case| {
+            case.facts.kernel.has_btf = false;
+        }),
+        (kind::KERNEL_JIT, Warning, "off", |case| {
+            case.facts.kernel.is_jit_off = true;
+        }),
+        (kind::KERNEL_BPFFS, Note, "not mounted", |case| {
+            case.facts.kernel.is_bpffs = false;
+        }),
         (kind::KERNEL_BPFFS, Error, "mounts of its own", |case| {
             case.facts.kernel.is_bpffs = false;
             case.facts.kernel.shares_mounts = false;
         }),
         (kind::KERNEL_TCX, Note, "TCX", |case| case.facts.kernel.has_tcx = false),
-        (kind::KERNEL_TUNNEL, Note, "ip6_tunnel", |case| case.facts.kernel.has_ip6_tunnel = false),
+        (kind::KERNEL_TUNNEL, Note, "ip6_tunnel", |case| {
+            case.facts.kernel.has_ip6_tunnel = false;
+        }),
         (kind::KERNEL_TUNNEL, Error, "/dev/net/tun", |case| {
             case.facts.kernel.has_ip6_tunnel = false;
             case.facts.kernel.has_tun = false;
         }),
-        (kind::KERNEL_AF_XDP, Note, "AF_XDP", |case| case.facts.kernel.has_af_xdp = false),
+        (kind::KERNEL_AF_XDP, Note, "AF_XDP", |case| {
+            case.facts.kernel.has_af_xdp = false;
+        }),
         (kind::NIC_USABLE, Error, "is down", |case| {
             case.lan().interface = Err(("lan0 is down".to_owned(), "ip link set dev lan0 up".to_owned()));
         }),
         (kind::NIC_CARRIER, Warning, "no carrier", |case| {
             case.lan_link().state = rtnetlink::packet_route::link::State::Down;
         }),
-        (kind::NIC_PORT, Warning, "port of br0", |case| case.lan().above = Some("br0".to_owned())),
+        (kind::NIC_PORT, Warning, "port of br0", |case| {
+            case.lan().above = Some("br0".to_owned());
+        }),
         (kind::NIC_XDP, Error, "xdp_filter", |case| {
-            case.lan().foreign = Some(("another: xdp_filter".to_owned(), "ip link set dev lan0 xdp off".to_owned()));
+            case.lan().foreign = Some((
+                "another: xdp_filter".to_owned(),
+                "ip link set dev lan0 xdp off".to_owned(),
+            ));
         }),
         (kind::NIC_TC, Warning, "count_all (id 77)", |case| {
             case.lan().classifiers = vec![program(Side::Ingress, 77, "count_all")];
         }),
-        (kind::NIC_GENERIC, Note, "generic", |case| case.subject.mode = Mode::Generic),
+        (kind::NIC_GENERIC, Note, "generic", |case| {
+            case.subject.mode = Mode::Generic;
+        }),
         (kind::NIC_MERGING, Warning, "rx-lro", |case| {
             case.lan().virtio = None;
             case.lan().features = ["rx-lro".to_owned()].into();
         }),
-        (kind::NIC_CHECKSUM, Note, "veth", |case| case.lan().driver = Some("veth".to_owned())),
+        (kind::NIC_CHECKSUM, Note, "veth", |case| {
+            case.lan().driver = Some("veth".to_owned());
+        }),
         (kind::NIC_MTU, Error, "9000", |case| case.lan_link().mtu = 9000),
         (kind::NIC_MTU, Warning, "9000", |case| {
             case.lan().virtio = None;
             case.lan_link().mtu = 9000;
         }),
-        (kind::VIRTIO_OFFLOADS, Error, "lan0", |case| case.virtio(0, CTRL_GUEST_OFFLOADS)),
+        (kind::VIRTIO_OFFLOADS, Error, "lan0", |case| {
+            case.virtio(0, CTRL_GUEST_OFFLOADS);
+        }),
         (kind::VIRTIO_MERGEABLE, Error, "lan0", |case| case.virtio(0, MRG_RXBUF)),
-        (kind::VIRTIO_LAYOUT, Error, "before 1.0", |case| case.virtio(0, VERSION_1)),
+        (kind::VIRTIO_LAYOUT, Error, "before 1.0", |case| {
+            case.virtio(0, VERSION_1);
+        }),
         (kind::VIRTIO_QUEUES, Warning, "2 queue pairs for 2 processors", |case| {
             case.lan().channels = Some(Channels { current: 2, most: 2 });
         }),
         (kind::VIRTIO_QUEUES, Warning, "all 4 queue pairs", |case| {
             case.lan_link().xdp = None;
         }),
-        (kind::VIRTIO_QUEUES, Note, "1 queue pairs for 1", |case| {
+        (kind::VIRTIO_QUEUES, Note, "1 queue pair for 1", |case| {
             case.facts.machine.processors = 1;
             case.lan().channels = Some(Channels { current: 1, most: 1 });
         }),
@@ -367,77 +395,135 @@ fn rows() -> Vec<(&'static Kind, Level, &'static str, Change)> {
         (kind::FIREWALL_READ, Note, "iptables-legacy", |case| {
             case.firewall().legacy = vec!["nat".to_owned()];
         }),
-        (kind::FIREWALL_NAT, Warning, "masquerade in ip nat post (handle 7)", |case| {
-            case.rules(&masquerade(""));
-        }),
-        (kind::FIREWALL_FORWARD, Warning, "inet f fwd drops packets out of mape0", |case| {
-            let rules = [rule("f", "fwd", 2, ESTABLISHED), rule("f", "fwd", 3, FROM_LAN)].join(",");
-            case.rules(&format!("{FORWARD},{rules}"));
-        }),
-        (kind::FIREWALL_FORWARD, Warning, "packets of the LAN into mape0", |case| case.rules(FORWARD)),
+        (
+            kind::FIREWALL_NAT,
+            Warning,
+            "masquerade in ip nat post (handle 7)",
+            |case| {
+                case.rules(&masquerade(""));
+            },
+        ),
+        (
+            kind::FIREWALL_FORWARD,
+            Warning,
+            "inet f fwd drops packets out of mape0",
+            |case| {
+                let rules = [rule("f", "fwd", 2, ESTABLISHED), rule("f", "fwd", 3, FROM_LAN)].join(",");
+                case.rules(&format!("{FORWARD},{rules}"));
+            },
+        ),
+        (
+            kind::FIREWALL_FORWARD,
+            Warning,
+            "packets of the LAN into mape0",
+            |case| case.rules(FORWARD),
+        ),
         (kind::FIREWALL_INPUT, Warning, "inet f in drops", |case| {
             let rules = rule("f", "in", 2, ESTABLISHED);
             case.rules(&format!("{INPUT},{rules}"));
         }),
-        (kind::FIREWALL_BYPASSED, Note, "inet f fwd (1 rules, policy drop)", |case| {
-            case.rules(&format!("{FORWARD},{}", rule("f", "fwd", 2, ESTABLISHED)));
+        (
+            kind::FIREWALL_BYPASSED,
+            Note,
+            "inet f fwd (1 rules, policy drop)",
+            |case| {
+                case.rules(&format!("{FORWARD},{}", rule("f", "fwd", 2, ESTABLISHED)));
+            },
+        ),
+        (kind::FIREWALL_CONNTRACK, Note, "tracking", |case| {
+            case.firewall().has_conntrack = true;
         }),
-        (kind::FIREWALL_CONNTRACK, Note, "tracking", |case| case.firewall().has_conntrack = true),
         (kind::ROUTE_RELAY, Error, "no IPv6 route", |case| {
             case.facts.route.ways[0].1 = Some((Obstacle::NoRoute, "there is no IPv6 route".to_owned()));
         }),
         (kind::ROUTE_NEIGHBOUR, Error, "does not answer", |case| {
             case.facts.route.ways[0].1 = Some((Obstacle::Silent, "the router does not answer".to_owned()));
         }),
-        (kind::ROUTE_ECHO, Note, "ping", |case| case.facts.route.answers = Some(false)),
-        (kind::ROUTE_TUNNEL, Warning, "mape0", |case| case.facts.route.is_routed = false),
+        (kind::ROUTE_ECHO, Note, "ping", |case| {
+            case.facts.route.answers = Some(false);
+        }),
+        (kind::ROUTE_TUNNEL, Warning, "mape0", |case| {
+            case.facts.route.is_routed = false;
+        }),
         (kind::ROUTE_TUNNEL, Note, "mape0", |case| {
             case.planned();
             case.facts.route.is_routed = false;
         }),
-        (kind::ROUTE_ADDRESS, Error, "is not on wan0", |case| case.facts.route.has_address = false),
-        (kind::MTU_WAN, Error, "MTU of 1500 on wan0", |case| case.facts.mtu.wan = Some(1492)),
+        (kind::ROUTE_ADDRESS, Error, "is not on wan0", |case| {
+            case.facts.route.has_address = false;
+        }),
+        (kind::MTU_WAN, Error, "MTU of 1500 on wan0", |case| {
+            case.facts.mtu.wan = Some(1492);
+        }),
         (kind::MTU_ROOM, Note, "room for 1460", |case| {
             case.subject.mtu = 1420;
             case.facts.mtu.device = Some(1420);
         }),
-        (kind::MTU_LAN, Warning, "MTU of 1400", |case| case.facts.mtu.lan[0].1 = 1400),
-        (kind::MTU_LAN, Warning, "not clamped", |case| case.subject.clamps_mss = false),
-        (kind::MTU_DEVICE, Warning, "MTU of 1280", |case| case.facts.mtu.device = Some(1280)),
-        (kind::TUNNEL_DEVICE, Error, "no device", |case| case.tunnel().device = None),
+        (kind::MTU_LAN, Warning, "MTU of 1400", |case| {
+            case.facts.mtu.lan[0].1 = 1400;
+        }),
+        (kind::MTU_LAN, Warning, "not clamped", |case| {
+            case.subject.clamps_mss = false;
+        }),
+        (kind::MTU_DEVICE, Warning, "MTU of 1280", |case| {
+            case.facts.mtu.device = Some(1280);
+        }),
+        (kind::TUNNEL_DEVICE, Error, "no device", |case| {
+            case.tunnel().device = None;
+        }),
         (kind::TUNNEL_DEVICE, Error, "belongs to instance office", |case| {
             case.tunnel().owner = Some("office".to_owned());
         }),
         (kind::TUNNEL_DEVICE, Error, "is down", |case| {
             case.tunnel().device.as_mut().unwrap().up = false;
         }),
-        (kind::TUNNEL_SHARED_ADDRESS, Error, "mape0 has the shared address 192.0.2.18/32", |case| {
-            case.tunnel().shared = vec![("mape0".to_owned(), 32)];
-        }),
+        (
+            kind::TUNNEL_SHARED_ADDRESS,
+            Error,
+            "mape0 has the shared address 192.0.2.18/32",
+            |case| {
+                case.tunnel().shared = vec![("mape0".to_owned(), 32)];
+            },
+        ),
         (kind::TUNNEL_SHARED_ADDRESS, Error, "lo has", |case| {
             case.tunnel().shared = vec![("lo".to_owned(), 32)];
         }),
         (kind::TUNNEL_PROGRAMS, Error, "mape0 ingress", |case| {
             case.tunnel().classifiers.pop();
         }),
-        (kind::TUNNEL_TC, Warning, "the tc program meter (id 99) is at mape0 egress", |case| {
-            case.tunnel().classifiers.push(program(Side::Egress, 99, "meter"));
-        }),
+        (
+            kind::TUNNEL_TC,
+            Warning,
+            "the tc program meter (id 99) is at mape0 egress",
+            |case| {
+                case.tunnel().classifiers.push(program(Side::Egress, 99, "meter"));
+            },
+        ),
         (kind::TUNNEL_PROCESS, Error, "does not run", |case| {
             case.tunnel().process = tunnel::Process::Missing;
         }),
-        (kind::TUNNEL_CANARY, Error, "not translated", |case| case.tunnel().canary = Some(false)),
+        (kind::TUNNEL_CANARY, Error, "not translated", |case| {
+            case.tunnel().canary = Some(false);
+        }),
         (kind::LOADED_LAYOUT, Error, "layout v0", |case| {
             case.facts.other_layout = Some(("v0".to_owned(), PathBuf::from("/sys/fs/bpf/mape/v0/default")));
         }),
-        (kind::LOADED_PLACE, Error, "namespace", |case| case.loaded().is_elsewhere = true),
+        (kind::LOADED_PLACE, Error, "namespace", |case| {
+            case.loaded().is_elsewhere = true;
+        }),
         (kind::LOADED_GATE, Error, "closed", |case| case.loaded().is_open = false),
-        (kind::LOADED_ATTACHED, Error, "lan0 is gone", |case| case.loaded().nics[0].interface = None),
+        (kind::LOADED_ATTACHED, Error, "lan0 is gone", |case| {
+            case.loaded().nics[0].interface = None;
+        }),
         (kind::LOADED_ATTACHED, Error, "not on lan0", |case| {
             case.loaded().nics[0].interface.as_mut().unwrap().xdp = None;
         }),
-        (kind::LOADED_ATTACHED, Error, "not on lan0", |case| case.loaded().nics[0].told = None),
-        (kind::LOADED_RUNNING, Error, "7 frames came in by lan0", |case| case.loaded().seen[0].counted = 0),
+        (kind::LOADED_ATTACHED, Error, "not on lan0", |case| {
+            case.loaded().nics[0].told = None;
+        }),
+        (kind::LOADED_RUNNING, Error, "7 frames came in by lan0", |case| {
+            case.loaded().seen[0].counted = 0;
+        }),
         (kind::LOADED_NIC, Warning, "MTU of lan0 is 9000", |case| {
             case.loaded().nics[0].interface.as_mut().unwrap().mtu = 9000;
         }),
@@ -454,7 +540,11 @@ fn rows() -> Vec<(&'static Kind, Level, &'static str, Change)> {
 #[test]
 fn a_gateway_that_is_well_has_every_kind_of_finding_and_all_are_fine() {
     let report = well().report();
-    let wrong: Vec<_> = report.findings.iter().filter(|finding| finding.level > Level::Ok).collect();
+    let wrong: Vec<_> = report
+        .findings
+        .iter()
+        .filter(|finding| finding.level > Level::Ok)
+        .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(report.worst(), Level::Ok);
     let ids: BTreeSet<_> = report.findings.iter().map(|finding| finding.kind.id).collect();
@@ -475,13 +565,19 @@ fn every_kind_is_found_where_it_is_and_says_what_mends_it() {
             .filter(|finding| finding.kind == kind && finding.level > Level::Ok)
             .collect();
         assert!(
-            found.iter().any(|finding| finding.level == level && finding.what.contains(words)),
+            found
+                .iter()
+                .any(|finding| finding.level == level && finding.what.contains(words)),
             "{} {level:?} {words:?}: {found:#?}",
             kind.id
         );
         for finding in found {
             assert!(finding.level <= kind.level, "{}: worse than its kind can be", kind.id);
-            assert!(finding.mend.as_ref().is_some_and(|mend| !mend.is_empty()), "{}", kind.id);
+            assert!(
+                finding.mend.as_ref().is_some_and(|mend| !mend.is_empty()),
+                "{}",
+                kind.id
+            );
             if let Some(fix) = &finding.fix {
                 assert_eq!(finding.mend, Some(fix.to_string()));
             }
@@ -489,13 +585,18 @@ fn every_kind_is_found_where_it_is_and_says_what_mends_it() {
         }
     }
     let expected: BTreeMap<_, _> = kind::ALL.iter().map(|kind| (kind.id, kind.is_fixable)).collect();
-    assert_eq!(shown, expected, "kinds without a row, or whose fix is not as the table says");
+    assert_eq!(
+        shown, expected,
+        "kinds without a row, or whose fix is not as the table says"
+    );
 }
 
 #[test]
 fn a_worst_level_is_reached_for_every_kind() {
     for kind in kind::ALL {
-        let is_reached = rows().iter().any(|(shown, level, ..)| shown == kind && *level == kind.level);
+        let is_reached = rows()
+            .iter()
+            .any(|(shown, level, ..)| shown == kind && *level == kind.level);
         assert!(is_reached, "{} never is {:?}", kind.id, kind.level);
     }
 }
@@ -577,11 +678,17 @@ fn rules_that_let_the_slow_path_in_are_recognised() {
             true,
         ),
     ] {
-        let rules = [from_lan.clone(), rule("f", "fwd", 3, &format!(r#"{accept},{{"accept":null}}"#))];
+        let rules = [
+            from_lan.clone(),
+            rule("f", "fwd", 3, &format!(r#"{accept},{{"accept":null}}"#)),
+        ];
         assert_eq!(dropping(&rules, kind::FIREWALL_FORWARD, FORWARD), expected, "{accept}");
     }
     // `ct state vmap { established : accept, invalid : drop }` says nothing of new packets; one with `new` does.
-    for (entry, expected) in [(r#"["established",{"accept":null}]"#, true), (r#"["new",{"accept":null}]"#, false)] {
+    for (entry, expected) in [
+        (r#"["established",{"accept":null}]"#, true),
+        (r#"["new",{"accept":null}]"#, false),
+    ] {
         let map = format!(r#"{{"vmap":{{"key":{{"ct":{{"key":"state"}}}},"data":{{"set":[{entry}]}}}}}}"#);
         let rules = [from_lan.clone(), rule("f", "fwd", 3, &map)];
         assert_eq!(dropping(&rules, kind::FIREWALL_FORWARD, FORWARD), expected, "{entry}");
@@ -589,15 +696,24 @@ fn rules_that_let_the_slow_path_in_are_recognised() {
     for (accept, expected) in [
         (interface_match("l4proto", "==", r#""ipencap""#), false),
         (interface_match("l4proto", "==", "4"), false),
-        (interface_match("l4proto", "==", r#"{"set":["ipv6-icmp","ipencap"]}"#), false),
+        (
+            interface_match("l4proto", "==", r#"{"set":["ipv6-icmp","ipencap"]}"#),
+            false,
+        ),
         (interface_match("l4proto", "==", r#""ipv6-icmp""#), true),
         (interface_match("iifname", "==", r#""wan0""#), false),
         (interface_match("iifname", "==", r#""lan0""#), true),
         (address_match("saddr", r#""2001:db8:ffff::1""#), false),
         (address_match("saddr", r#""2001:db8:eeee::1""#), true),
-        (address_match("saddr", r#"{"prefix":{"addr":"2001:db8::","len":32}}"#), false),
+        (
+            address_match("saddr", r#"{"prefix":{"addr":"2001:db8::","len":32}}"#),
+            false,
+        ),
         (address_match("daddr", r#"{"prefix":{"addr":"fe80::","len":10}}"#), true),
-        (address_match("daddr", r#"{"set":["::1","2001:db8:12:3400:0:c000:212:34"]}"#), false),
+        (
+            address_match("daddr", r#"{"set":["::1","2001:db8:12:3400:0:c000:212:34"]}"#),
+            false,
+        ),
         (
             r#"{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":22}}"#.to_owned(),
             true,
@@ -639,11 +755,24 @@ fn what_is_said_begins_with_the_level_and_ends_with_a_sum() {
     let report = case.report();
     let text = show::text(&report, false).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines[0].starts_with("note     line-ports: the line has 240 ports"), "{text}");
+    assert!(
+        lines[0].starts_with("note     line-ports: the line has 240 ports"),
+        "{text}"
+    );
     assert!(lines[3].starts_with("warning  kernel-jit: "), "{text}");
-    assert!(lines[5].ends_with("sysctl -w net/core/bpf_jit_enable=1   (--fix does it)"), "{text}");
-    assert!(lines[6].ends_with("things looked at: 0 errors, 1 warning, 1 note"), "{text}");
-    assert!(show::text(&report, true).unwrap().contains("\nok       nic-xdp: other XDP programs on NICs (lan0)"));
+    assert!(
+        lines[5].ends_with("sysctl -w net/core/bpf_jit_enable=1   (--fix does it)"),
+        "{text}"
+    );
+    assert!(
+        lines[6].ends_with("things looked at: 0 errors, 1 warning, 1 note"),
+        "{text}"
+    );
+    assert!(
+        show::text(&report, true)
+            .unwrap()
+            .contains("\nok       nic-xdp: other XDP programs on NICs (lan0)")
+    );
     let json = show::json(Some(&case.subject), &report, &[], false);
     assert_eq!(json["worst"], "warning");
     assert_eq!(json["counts"]["note"], 1);

@@ -6,23 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::programs::ProgramInfo;
 use mape_common::verdict::{Direction, TRANSLATED};
 
 use super::{CheckError, Report, Subject, Trouble, fix::Fix, kind, probe, tc};
 use crate::{
     datapath::{
-        attach,
         classify::SIDES,
         maps::{TableError, Tables},
         pin::PinFolder,
     },
     host::{state::State, tunnel},
-    kernel,
-    netlink::{
-        Netlink,
-        filter::Side,
-        link::Interface,
-    },
+    netlink::{Netlink, filter::Side, link::Interface},
     tunnel::process,
 };
 
@@ -50,8 +45,6 @@ pub(super) struct Facts {
     pub(super) classifiers: Vec<tc::Classifier>,
     /// The programs that belong there, by side; nothing where none is pinned.
     pub(super) own: [(Side, Option<u32>); 2],
-    /// Programs can be looked for: the kernel keeps them by links.
-    pub(super) has_tcx: bool,
     pub(super) process: Process,
     /// A packet sent into it was translated; nothing where none was sent.
     pub(super) canary: Option<bool>,
@@ -61,12 +54,20 @@ pub(super) fn gather(subject: &Subject, netlink: &Netlink, is_passive: bool) -> 
     let interfaces = netlink.interfaces()?;
     let device = interfaces.iter().find(|found| found.name == subject.device).cloned();
     let pins = PinFolder::new(&subject.instance);
-    let [egress, ingress] = SIDES.map(|side| attach::program_of(&pins.tunnel_link(side.pin)));
-    let owner = device.as_ref().and_then(|device| tunnel::owner(device)).map(str::to_owned);
+    // By the programs' pins, not the links': older kernels keep programs there without links.
+    let [egress, ingress] = SIDES.map(|side| ProgramInfo::from_pin(pins.program(side.program)).ok());
+    let id = |program: Option<ProgramInfo>| program.map(|program| program.id());
+    let owner = device
+        .as_ref()
+        .and_then(|device| tunnel::owner(device))
+        .map(str::to_owned);
     let is_made = State::read(&subject.instance)
         .and_then(|state| state.tunnel)
         .is_some_and(|record| record.made);
-    let is_carried = is_made && device.as_ref().is_some_and(|device| device.kind.as_deref() == Some("tun"));
+    let is_carried = is_made
+        && device
+            .as_ref()
+            .is_some_and(|device| device.kind.as_deref() == Some("tun"));
     let canary = match &device {
         Some(device) if subject.is_loaded && device.up && !is_passive => {
             Some(is_translated(&Tables::new(&pins), &device.name)?)
@@ -78,8 +79,7 @@ pub(super) fn gather(subject: &Subject, netlink: &Netlink, is_passive: bool) -> 
         classifiers: device
             .as_ref()
             .map_or_else(Vec::new, |device| tc::gather(netlink, device.index, &device.name)),
-        own: [(Side::Egress, egress), (Side::Ingress, ingress)],
-        has_tcx: kernel::has_tcx(),
+        own: [(Side::Egress, id(egress)), (Side::Ingress, id(ingress))],
         process: match (is_carried, process::running(&subject.instance)) {
             (false, _) => Process::NotNeeded,
             (true, Some(_)) => Process::Running,
@@ -98,7 +98,9 @@ fn shared(
 ) -> Result<Vec<(String, u8)>, CheckError> {
     let Some(address) = address else { return Ok(Vec::new()) };
     let assigned = netlink.addresses()?;
-    let holders = assigned.iter().filter(|assigned| assigned.address == IpAddr::V4(address));
+    let holders = assigned
+        .iter()
+        .filter(|assigned| assigned.address == IpAddr::V4(address));
     Ok(holders
         .filter_map(|holder| {
             let interface = interfaces.iter().find(|found| found.index == holder.index)?;
@@ -132,7 +134,10 @@ fn is_translated(tables: &Tables, device: &str) -> Result<bool, TableError> {
 pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
     let name = &subject.device;
     report.see(kind::TUNNEL_DEVICE, name, device(subject, facts));
-    let shared = facts.shared.iter().map(|(interface, len)| shared_address(subject, interface, *len));
+    let shared = facts
+        .shared
+        .iter()
+        .map(|(interface, len)| shared_address(subject, interface, *len));
     report.see_all(
         kind::TUNNEL_SHARED_ADDRESS,
         &subject.address.map_or_else(String::new, |address| address.to_string()),
@@ -146,30 +151,29 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
     if !subject.is_loaded {
         return;
     }
-    if facts.has_tcx {
-        report.see_all(kind::TUNNEL_PROGRAMS, name, programs(subject, facts));
-    }
+    report.see_all(kind::TUNNEL_PROGRAMS, name, programs(subject, facts));
     report.see(kind::TUNNEL_PROCESS, name, carrier(subject, facts));
     if let Some(is_alive) = facts.canary {
-        let dead = (!is_alive).then(|| {
-            Trouble::new(
-                format!("a packet sent into {name} was not translated"),
-                again(subject),
-            )
-        });
+        let dead =
+            (!is_alive).then(|| Trouble::new(format!("a packet sent into {name} was not translated"), again(subject)));
         report.see(kind::TUNNEL_CANARY, name, dead);
     }
 }
 
 /// `load` again mends what has been taken off.
 pub(super) fn again(subject: &Subject) -> String {
-    format!("mape-ctl --instance {} load, with the same configuration as before", subject.instance)
+    format!(
+        "mape-ctl --instance {} load, with the same configuration as before",
+        subject.instance
+    )
 }
 
 fn device(subject: &Subject, facts: &Facts) -> Option<Trouble> {
     let name = &subject.device;
     let Some(device) = &facts.device else {
-        return subject.is_loaded.then(|| Trouble::new(format!("there is no device {name}"), again(subject)));
+        return subject
+            .is_loaded
+            .then(|| Trouble::new(format!("there is no device {name}"), again(subject)));
     };
     if let Some(owner) = facts.owner.as_ref().filter(|owner| *owner != subject.instance.as_ref()) {
         return Some(Trouble::new(
@@ -228,7 +232,10 @@ fn carrier(subject: &Subject, facts: &Facts) -> Option<Trouble> {
     if facts.process != Process::Missing {
         return None;
     }
-    let what = format!("`mape-ctl tunnel` does not run: what takes the slow path is lost in {}", subject.device);
+    let what = format!(
+        "`mape-ctl tunnel` does not run: what takes the slow path is lost in {}",
+        subject.device
+    );
     Some(if subject.may_start {
         Trouble::mended_by(what, Fix::Process(subject.instance.clone()))
     } else {

@@ -20,7 +20,8 @@ const GUEST_USO6: u64 = 1 << 55;
 /// Any of these has the host hand over packets larger than a frame.
 const LARGE: u64 = GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | GUEST_UFO | GUEST_USO4 | GUEST_USO6;
 
-const ALL_OFF: &str = "guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_uso4=off,guest_uso6=off";
+const ALL_OFF: &str =
+    "guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,guest_uso4=off,guest_uso6=off";
 
 /// What is known of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +70,11 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, nics: &[Nic], facts:
             &nic.name,
             is_native.then(|| layout(&nic.name, features)).flatten(),
         );
-        report.see(kind::VIRTIO_QUEUES, &nic.name, is_native.then(|| queues(nic, facts)).flatten());
+        report.see(
+            kind::VIRTIO_QUEUES,
+            &nic.name,
+            is_native.then(|| queues(nic, facts)).flatten(),
+        );
     }
 }
 
@@ -77,7 +82,9 @@ fn offloads(name: &str, features: u64) -> Option<Trouble> {
     let is_stuck = features & CTRL_GUEST_OFFLOADS == 0 && features & (LARGE | GUEST_CSUM) != 0;
     is_stuck.then(|| {
         Trouble::new(
-            format!("the host of {name} merges frames or leaves checksums out, and does not let the guest switch that off"),
+            format!(
+                "the host of {name} merges frames or leaves checksums out, and does not let the guest switch that off"
+            ),
             format!(
                 "in the virtual machine's definition: ctrl_guest_offloads=on (QEMU's default), or {ALL_OFF}; \
                  or load --generic, which is slower"
@@ -123,12 +130,21 @@ fn queues(nic: &Nic, facts: &Facts) -> Option<Trouble> {
     let wanted = processors.saturating_mul(2);
     let trouble = if channels.most >= wanted {
         Trouble::new(
-            format!("all {} queue pairs of {} are in use, none is left for XDP", channels.most, nic.name),
+            format!(
+                "all {} queue pairs of {} are in use, none is left for XDP",
+                channels.most, nic.name
+            ),
             format!("ethtool -L {} combined {processors}, before load", nic.name),
         )
     } else {
         Trouble::new(
-            format!("{} has {} queue pairs for {processors} processors", nic.name, channels.most),
+            format!(
+                "{} has {} queue pair{} for {processors} processor{}",
+                nic.name,
+                channels.most,
+                plural(channels.most),
+                plural(processors)
+            ),
             format!(
                 "in the virtual machine's definition: queues={wanted}, twice the vCPUs (Proxmox: Multiqueue; QEMU: queues={wanted} \
                  of the netdev, and mq=on); it works without, more slowly"
@@ -136,5 +152,13 @@ fn queues(nic: &Nic, facts: &Facts) -> Option<Trouble> {
         )
     };
     // A single processor waits for nobody.
-    Some(if processors == 1 { trouble.only(Level::Note) } else { trouble })
+    Some(if processors == 1 {
+        trouble.only(Level::Note)
+    } else {
+        trouble
+    })
+}
+
+const fn plural(count: u32) -> &'static str {
+    if count == 1 { "" } else { "s" }
 }

@@ -53,7 +53,7 @@ pub fn run(instance: &Instance, args: &CheckArgs) -> Result<()> {
 /// What is configured, or else what is loaded. None where pins of another release are in the way: more cannot be said then.
 fn subject(instance: &Instance, args: &CheckArgs, netlink: &Netlink) -> Result<Option<Subject>> {
     let is_loaded = check::is_loaded(instance);
-    if is_given(&args.gateway) {
+    if args.gateway != LoadArgs::default() {
         let resolved = config::resolve(instance, &args.gateway)?;
         if !args.json {
             super::load::report(&[], &resolved.warnings)?;
@@ -69,11 +69,6 @@ fn subject(instance: &Instance, args: &CheckArgs, netlink: &Netlink) -> Result<O
         Err(error) => bail!("{error}; to look before loading, give the configuration: mape-ctl check --config FILE"),
         Ok(_) => bail!("instance {instance} has just been loaded; try again"),
     }
-}
-
-/// Whether any flag of `load` was typed.
-fn is_given(args: &LoadArgs) -> bool {
-    format!("{args:?}") != format!("{:?}", LoadArgs::default())
 }
 
 fn mend(report: &Report, netlink: &Netlink, is_dry: bool) -> Vec<Step> {
@@ -112,11 +107,10 @@ fn tell(args: &CheckArgs, subject: Option<&Subject>, report: &Report, steps: &[S
         write!(out, "{}", show::text(report, args.all)?)?;
     }
     out.flush()?;
-    match report.worst() {
-        Level::Ok | Level::Note => Ok(()),
-        worst => Err(Unwell {
-            is_error: worst == Level::Error,
-        }
-        .into()),
+    let worst = report.worst();
+    if worst > Level::Note {
+        let is_error = worst == Level::Error;
+        return Err(Unwell { is_error }.into());
     }
+    Ok(())
 }

@@ -134,12 +134,7 @@ pub fn check_free(pins: &PinFolder, interface: &Interface, mode: Mode) -> Result
 
 /// The program on an interface's pinned link, by the kernel's number.
 pub fn pinned_program(pins: &PinFolder, interface: &str) -> Option<u32> {
-    program_of(&pins.link(interface))
-}
-
-/// The program on a pinned link.
-pub fn program_of(pin: &std::path::Path) -> Option<u32> {
-    Some(open(pin).ok()?.info().ok()?.program_id())
+    Some(open(&pins.link(interface)).ok()?.info().ok()?.program_id())
 }
 
 /// The name of a program, as far as the kernel keeps it (15 letters).
