@@ -28,7 +28,7 @@ use std::{
 };
 
 use aya::programs::ProgramInfo;
-use mape_common::layout::programs as names;
+use mape_common::{hop::Link, layout::programs as names};
 use serde::Serialize;
 
 use self::{fix::Fix, kind::Kind};
@@ -282,6 +282,23 @@ impl Subject {
             is_generic |= there.is_some_and(|found| found.xdp.is_some_and(|attached| !attached.native));
         }
         let relay = Ipv6Addr::from(config.relay_address);
+        // Some of them may have been detached: their links are gone, and the data path's entries say so.
+        let detached = interfaces.iter().filter(|found| {
+            let words = tables.link_words(found.index).unwrap_or_default();
+            Link::from_words(words).flags() & Link::DETACHED != 0
+        });
+        let detached: Vec<_> = detached.collect();
+        if wan.is_empty() && !is_relay {
+            let index = netlink.way_to(relay)?.map(|way| way.index);
+            let uplink = detached.iter().find(|found| Some(found.index) == index);
+            wan = uplink.map_or_else(String::new, |found| found.name.clone());
+        }
+        lan.extend(
+            detached
+                .iter()
+                .map(|found| found.name.clone())
+                .filter(|name| *name != wan),
+        );
         let targets = if is_relay {
             let rules = tables.rules()?.rules;
             rules

@@ -13,7 +13,7 @@ use mape_common::{
     verdict::Direction,
 };
 
-use super::{CheckError, Report, Subject, Trouble, kind, tunnel::again};
+use super::{CheckError, Level, Report, Subject, Trouble, kind, tunnel::again};
 use crate::{
     datapath::{
         attach,
@@ -65,6 +65,8 @@ pub(super) struct Nic {
     pub(super) program: Option<u32>,
     /// MTU and MAC address that the data path was given; nothing where it has no entry.
     pub(super) told: Option<(u16, u64)>,
+    /// `mape-ctl detach` has taken its program off.
+    pub(super) is_detached: bool,
 }
 
 /// Frames of one side during a moment.
@@ -105,28 +107,7 @@ pub(super) fn gather(subject: &Subject, netlink: &Netlink, is_passive: bool) -> 
         .as_ref()
         .is_some_and(|record| kernel::network_namespace().is_some_and(|here| here != record.network_namespace));
     let interfaces = netlink.interfaces()?;
-    let mut nics = Vec::new();
-    for name in pins.linked_interfaces() {
-        let interface = interfaces.iter().find(|found| found.name == name).cloned();
-        nics.push(Nic {
-            program: attach::pinned_program(&pins, &name),
-            told: interface.as_ref().and_then(|found| told(&tables, found.index)),
-            interface,
-            name,
-        });
-    }
-    // The data path sends to these, and no link keeps a program there.
-    let pinned: Vec<String> = nics.iter().map(|nic| nic.name.clone()).collect();
-    for found in interfaces.iter().filter(|found| !pinned.contains(&found.name)) {
-        if let Some(told) = told(&tables, found.index) {
-            nics.push(Nic {
-                name: found.name.clone(),
-                interface: Some(found.clone()),
-                program: None,
-                told: Some(told),
-            });
-        }
-    }
+    let nics = nics(&pins, &tables, &interfaces);
     let mut hops = Vec::new();
     for entry in tables.hops(now())?.iter().filter(|entry| entry.index < STATIC_HOPS) {
         let far = record
@@ -149,29 +130,55 @@ pub(super) fn gather(subject: &Subject, netlink: &Netlink, is_passive: bool) -> 
         seen: if is_passive || is_elsewhere {
             Vec::new()
         } else {
-            watch(subject, netlink, &tables, &routers)?
+            let detached = nics.iter().filter(|nic| nic.is_detached);
+            let detached: Vec<&str> = detached.map(|nic| nic.name.as_str()).collect();
+            watch(subject, netlink, &tables, &routers, &detached)?
         },
         nics,
         hops,
     })
 }
 
-fn told(tables: &Tables, index: u32) -> Option<(u16, u64)> {
-    let link = Link::from_words(tables.link_words(index).ok()?);
-    (link.flags() & Link::ATTACHED != 0).then(|| (link.mtu(), link.mac()))
+/// NICs that a link is pinned for, or that the data path has an entry of.
+fn nics(pins: &PinFolder, tables: &Tables, interfaces: &[Interface]) -> Vec<Nic> {
+    let pinned = pins.linked_interfaces();
+    let entry = |index| tables.link_words(index).map(Link::from_words).ok();
+    let has = |link: &Link, flag| link.flags() & flag != 0;
+    let one = |name: &String| {
+        let interface = interfaces.iter().find(|found| found.name == *name).cloned();
+        let link = interface.as_ref().and_then(|found| entry(found.index));
+        Nic {
+            name: name.clone(),
+            program: attach::pinned_program(pins, name),
+            is_detached: link.as_ref().is_some_and(|link| has(link, Link::DETACHED)),
+            told: link
+                .filter(|link| has(link, Link::ATTACHED))
+                .map(|link| (link.mtu(), link.mac())),
+            interface,
+        }
+    };
+    let entered = interfaces
+        .iter()
+        .filter(|found| !pinned.contains(&found.name))
+        .filter(|found| entry(found.index).is_some_and(|link| has(&link, Link::ATTACHED | Link::DETACHED)));
+    pinned.iter().chain(entered.map(|found| &found.name)).map(one).collect()
 }
 
 /// The sides of the gateway: names of the NICs, and the directions that their programs count in.
-fn sides(subject: &Subject) -> Vec<(Vec<&str>, &'static [Direction])> {
-    let lan: Vec<&str> = subject.lan.iter().map(String::as_str).collect();
+fn sides<'a>(subject: &'a Subject, detached: &[&str]) -> Vec<(Vec<&'a str>, &'static [Direction])> {
+    let lan = subject.lan.iter().map(String::as_str);
+    let lan: Vec<&str> = lan.filter(|name| !detached.contains(name)).collect();
     if lan.contains(&subject.wan.as_str()) {
         // One arm, and perhaps more NICs: which program has counted cannot be told.
         return vec![(lan, &Direction::ALL)];
     }
-    vec![
+    let wan = Some(subject.wan.as_str()).filter(|name| !detached.contains(name));
+    let mut sides: Vec<(Vec<&str>, &'static [Direction])> = vec![
         (lan, &[Direction::Outbound]),
-        (vec![subject.wan.as_str()], &[Direction::Inbound]),
-    ]
+        (wan.into_iter().collect(), &[Direction::Inbound]),
+    ];
+    sides.retain(|(names, _)| !names.is_empty());
+    sides
 }
 
 fn counted(tables: &Tables, directions: &[Direction]) -> Result<u64, TableError> {
@@ -186,8 +193,14 @@ fn received(interfaces: &[Interface], names: &[&str]) -> u64 {
 }
 
 /// Has neighbours send something, and looks whether the programs count it.
-fn watch(subject: &Subject, netlink: &Netlink, tables: &Tables, routers: &[Ipv6Addr]) -> Result<Vec<Seen>, CheckError> {
-    let sides = sides(subject);
+fn watch(
+    subject: &Subject,
+    netlink: &Netlink,
+    tables: &Tables,
+    routers: &[Ipv6Addr],
+    detached: &[&str],
+) -> Result<Vec<Seen>, CheckError> {
+    let sides = sides(subject, detached);
     let interfaces = netlink.interfaces()?;
     let mut before = Vec::new();
     for (names, directions) in &sides {
@@ -289,6 +302,10 @@ pub(super) fn judge(report: &mut Report, facts: &Facts) {
 
 fn attached(nic: &Nic, again: &str) -> Option<Trouble> {
     let name = &nic.name;
+    if nic.is_detached {
+        let what = format!("{name} has been detached: its traffic takes the slow path");
+        return Some(Trouble::new(what, again).only(Level::Warning));
+    }
     let Some(found) = &nic.interface else {
         return Some(Trouble::new(format!("{name} is gone, and its program with it"), again));
     };

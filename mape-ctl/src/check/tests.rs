@@ -114,6 +114,7 @@ fn loaded_nic(index: u32, name: &str, program: u32) -> loaded::Nic {
         interface: Some(attached(index, name, program)),
         program: Some(program),
         told: Some((1500, MAC.to_bits())),
+        is_detached: false,
     }
 }
 
@@ -520,6 +521,9 @@ fn rows() -> Vec<(&'static Kind, Level, &'static str, Change)> {
         }),
         (kind::LOADED_ATTACHED, Error, "not on lan0", |case| {
             case.loaded().nics[0].told = None;
+        }),
+        (kind::LOADED_ATTACHED, Warning, "lan0 has been detached", |case| {
+            case.loaded().nics[0].is_detached = true;
         }),
         (kind::LOADED_RUNNING, Error, "7 frames came in by lan0", |case| {
             case.loaded().seen[0].counted = 0;
