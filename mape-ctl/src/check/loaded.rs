@@ -263,7 +263,8 @@ pub(super) fn judge(report: &mut Report, facts: &Facts) {
     if facts.is_elsewhere {
         return;
     }
-    let closed = (!facts.is_open).then(|| Trouble::new("the gate is closed: nothing is forwarded", &facts.again));
+    let closed =
+        (!facts.is_open).then(|| Trouble::new("the gate is closed: the fast path forwards nothing", &facts.again));
     report.see(kind::LOADED_GATE, "", closed);
     for nic in &facts.nics {
         report.see(kind::LOADED_ATTACHED, &nic.name, attached(nic, &facts.again));
