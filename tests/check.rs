@@ -4,12 +4,16 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use aya::{
+    Ebpf,
+    programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions},
+};
 use mape_common::layout::LAYOUT_VERSION;
 use mape_tests::{
     gateway::{self, Gateway, Role},
     lab::{self, Lab, LabOptions},
     netns::Netns,
-    plan,
+    pass, plan,
     process::{Finished, wait_for, watch_signals},
 };
 use serde_json::Value;
@@ -375,6 +379,16 @@ fn mended_by_hand(site: &Site) -> Result<()> {
     node.tool("tc filter add dev lan0 ingress protocol all pref 7 u32 match u32 0 0")?;
     site.is_mended_as_said("nic-tc", "warning")?;
 
+    // A program of TCX ends with whoever has attached it.
+    let device = node.enter(|| attach("mape0"))?;
+    let nic = node.enter(|| attach("wan0"))?;
+    for id in ["tunnel-tc", "nic-tc"] {
+        let mend = site.finds(id, "warning")?;
+        ensure!(mend.starts_with("end the program"), "{id}: {mend}");
+    }
+    drop((device, nic));
+    site.is_well().context("the other's programs are gone")?;
+
     node.tool(&format!("ip addr add {}/32 dev lo", plan::CE_IPV4))?;
     site.is_mended_as_said("tunnel-shared-address", "error")?;
 
@@ -386,6 +400,19 @@ fn mended_by_hand(site: &Site) -> Result<()> {
     let _ = fs::remove_dir(PathBuf::from(PINS).join("v0"));
     ensure!(found?.contains("rm -r"), "no way out");
     site.is_well()
+}
+
+/// Attaches a tc program that does nothing.
+fn attach(interface: &str) -> Result<Ebpf> {
+    let mut ebpf = Ebpf::load(&pass::classifier())?;
+    let program: &mut SchedClassifier = ebpf.program_mut("pass").context("no program")?.try_into()?;
+    program.load()?;
+    program.attach_with_options(
+        interface,
+        TcAttachType::Ingress,
+        TcAttachOptions::TcxOrder(LinkOrder::default()),
+    )?;
+    Ok(ebpf)
 }
 
 fn mended_by_load(site: &Site) -> Result<()> {
