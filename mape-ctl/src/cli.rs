@@ -43,6 +43,14 @@ pub enum Command {
     /// Everything can stand in a configuration file, in flags, or in both; a flag overrides the file.
     /// If any step fails, everything done so far is taken back.
     Load(Box<LoadArgs>),
+    /// Look the machine over before a gateway is loaded, or whether a loaded one is well
+    ///
+    /// With a configuration (file or flags, as for `load`) that gateway is looked at, else the loaded one. Each finding says
+    /// what is wrong, why it matters, and what mends it (docs/check.md has them all). A few packets are sent: pings to
+    /// neighbours and the border relay, and one through the tunnel device.
+    ///
+    /// Exit codes: 0 nothing wrong (notes at most), 3 warnings, 1 errors, 2 wrong usage.
+    Check(Box<CheckArgs>),
     /// Take the gateway out of the kernel; its sessions end
     Unload,
     /// Take the XDP programs off NICs; their traffic takes the slow path, with the same sessions, until `mape-ctl load`
@@ -91,7 +99,7 @@ pub enum Command {
 /// Arguments of `load`.
 ///
 /// Flags hold what was typed, unread: file and flags are checked by the same code.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct LoadArgs {
     /// Configuration file (see docs/config.md)
     #[arg(long, short, value_name = "FILE")]
@@ -127,8 +135,32 @@ pub struct LoadArgs {
     pub forward: Vec<String>,
 }
 
-/// Flags of the `[map]` section.
+/// Arguments of `check`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Clone, Debug, Default, Args)]
+pub struct CheckArgs {
+    /// Print JSON, with stable keys
+    #[arg(long)]
+    pub json: bool,
+    /// Show what is as it should be, too
+    #[arg(long)]
+    pub all: bool,
+    /// Mend what is safe to mend, say what was done, and look again
+    #[arg(long)]
+    pub fix: bool,
+    /// With --fix: only say what would be done
+    #[arg(long, requires = "fix")]
+    pub dry_run: bool,
+    /// Send no packets
+    #[arg(long)]
+    pub passive: bool,
+    #[command(flatten)]
+    /// The gateway.
+    pub gateway: LoadArgs,
+}
+
+/// Flags of the `[map]` section.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "The line")]
 pub struct MapFlags {
     /// The IPv6 prefix that the provider gave this line
@@ -159,7 +191,7 @@ pub struct MapFlags {
 }
 
 /// Flags of the `[tunnel]` section.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "The tunnel")]
 pub struct TunnelFlags {
     /// Name of the device that the routing table points at [default: mape0]
@@ -183,7 +215,7 @@ pub struct TunnelFlags {
 }
 
 /// Flags of the `[nat]` section.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Translation")]
 pub struct NatFlags {
     /// Most sessions at once [default: 65536]

@@ -88,7 +88,11 @@ pub fn check_verifier() -> Result<(), KernelError> {
     check_known(&release())
 }
 
-fn check_known(release: &str) -> Result<(), KernelError> {
+/// Refuses [`NEVER_DONE`].
+///
+/// # Errors
+/// [`KernelError::NeverDone`].
+pub fn check_known(release: &str) -> Result<(), KernelError> {
     if version(release) == NEVER_DONE {
         return Err(KernelError::NeverDone {
             found: release.to_owned(),
@@ -127,7 +131,11 @@ pub fn has_tcx() -> bool {
     version(&release()) >= (6, 6)
 }
 
-fn check_release(release: &str) -> Result<(), KernelError> {
+/// Refuses what is older than [`OLDEST`].
+///
+/// # Errors
+/// [`KernelError::TooOld`].
+pub fn check_release(release: &str) -> Result<(), KernelError> {
     if version(release) < OLDEST {
         Err(KernelError::TooOld {
             found: release.to_owned(),
@@ -139,12 +147,18 @@ fn check_release(release: &str) -> Result<(), KernelError> {
 
 /// What is not wrong, but slow: the just-in-time compiler switched off.
 pub fn warnings() -> Vec<String> {
-    match fs::read_to_string("/proc/sys/net/core/bpf_jit_enable") {
-        Ok(text) if text.trim() == "0" => vec![
+    if is_jit_off() {
+        vec![
             "the BPF compiler is off, so packets are interpreted: slow; switch it on: sysctl -w net.core.bpf_jit_enable=1".to_owned(),
-        ],
-        _ => Vec::new(),
+        ]
+    } else {
+        Vec::new()
     }
+}
+
+/// Whether BPF is interpreted. A kernel that cannot interpret has no such setting, or it is always on.
+pub fn is_jit_off() -> bool {
+    fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").is_ok_and(|text| text.trim() == "0")
 }
 
 /// Whether the kernel has tunnels of IPv4 in IPv6, built in, loaded, or to be loaded when one is made.
@@ -184,7 +198,7 @@ pub fn is_bpffs() -> bool {
 /// Whether mounts made here outlive this process. Unknown counts as yes: the check is for `ip netns exec`.
 ///
 /// Not by `/proc/1/ns/mnt`, which even root may be forbidden to look at in a container.
-fn shares_mounts_with_init() -> bool {
+pub fn shares_mounts_with_init() -> bool {
     let root = |process: &str| root_mount(&fs::read_to_string(format!("/proc/{process}/mountinfo")).ok()?);
     match (root("self"), root("1")) {
         (Some(own), Some(init)) => own == init,

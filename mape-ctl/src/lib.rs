@@ -2,6 +2,7 @@
 //!
 //! `main.rs` is a thin program around this library; the lab tests use its [`object::object`].
 
+pub mod check;
 pub mod cli;
 pub mod command;
 pub mod config;

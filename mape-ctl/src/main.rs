@@ -7,7 +7,7 @@ use std::{io, process::ExitCode};
 use clap::Parser as _;
 use mape_ctl::{
     cli::Cli,
-    command::{self, load::Partly},
+    command::{self, check::Unwell, load::Partly},
     config::ConfigError,
 };
 
@@ -24,6 +24,9 @@ fn main() -> ExitCode {
             if let Some(usage) = error.downcast_ref::<clap::Error>() {
                 eprint!("{usage}");
                 return ExitCode::from(WRONG_USAGE);
+            }
+            if let Some(unwell) = error.downcast_ref::<Unwell>() {
+                return ExitCode::from(if unwell.is_error { FAILED } else { PARTLY_UP });
             }
             eprint!("{}", message(&error));
             if error.is::<Partly>() {

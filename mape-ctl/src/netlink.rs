@@ -3,6 +3,7 @@
 //! rtnetlink is asynchronous; everything here is one question and its answer, so each method waits for it.
 
 pub mod address;
+pub mod filter;
 pub mod link;
 pub mod neighbour;
 pub mod resolve;

@@ -50,7 +50,7 @@ fn help_and_version_are_no_failure() {
     assert!(printed(&["--version"]).starts_with("mape-ctl "));
     let help = printed(&["--help"]);
     for subcommand in [
-        "calc", "load", "unload", "stat", "sessions", "ports", "forward", "explain", "trace",
+        "calc", "load", "check", "unload", "stat", "sessions", "ports", "forward", "explain", "trace",
     ] {
         assert!(help.contains(&format!("\n  {subcommand} ")), "{subcommand} in\n{help}");
         assert!(printed(&[subcommand, "--help"]).contains("Usage:"));

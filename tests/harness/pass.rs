@@ -3,11 +3,18 @@
 //! For a redirect GRO on the far end is enough; for XDP_TX the kernel wakes the far end only if it has a program. The file is
 //! put together here, so that the lab can be made without the BPF toolchain and by iproute2 alone.
 
-/// Returns XDP_PASS (2): `r0 = 2; exit`.
-const CODE: [u8; 16] = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+/// `r0 = …; exit`, where the four bytes in the middle are what is returned.
+const CODE: [u8; 16] = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+/// XDP_PASS.
+const PASS: i32 = 2;
+/// TC_ACT_UNSPEC: the next program decides.
+const NEXT: i32 = -1;
 const LICENSE: &[u8] = b"GPL\0";
 /// All names of sections and symbols; the offsets of each stand in `elf`.
-const NAMES: &[u8] = b"\0xdp\0license\0.strtab\0.symtab\0pass\0";
+const NAMES: &[u8] = b"\0xdp\0license\0.strtab\0.symtab\0pass\0classifier\0";
+/// Where the names of the two sections begin that the program may stand in.
+const XDP: u32 = 1;
+const CLASSIFIER: u32 = 34;
 
 const HEADER: u64 = 64;
 const MACHINE_BPF: u16 = 247;
@@ -26,6 +33,15 @@ const GLOBAL_FUNCTION: u8 = 0x12;
 
 /// An ELF object with this one program in section `xdp`.
 pub fn elf() -> Vec<u8> {
+    object(XDP, PASS)
+}
+
+/// A tc program that leaves every packet to the next one, in section `classifier`.
+pub fn classifier() -> Vec<u8> {
+    object(CLASSIFIER, NEXT)
+}
+
+fn object(section_name: u32, result: i32) -> Vec<u8> {
     let code = HEADER;
     let license = code + CODE.len() as u64;
     let names = license + LICENSE.len() as u64;
@@ -42,7 +58,9 @@ pub fn elf() -> Vec<u8> {
     // Sizes: this header, no program headers, five section headers; the third section holds the names.
     file.extend([64_u16, 0, 0, SECTION_HEADER, 5, 3].map(u16::to_le_bytes).concat());
 
-    file.extend(CODE);
+    let mut instructions = CODE;
+    instructions[4..8].copy_from_slice(&result.to_le_bytes());
+    file.extend(instructions);
     file.extend(LICENSE);
     file.extend(NAMES);
     file.resize(usize::try_from(symbols).unwrap_or(0), 0);
@@ -56,7 +74,7 @@ pub fn elf() -> Vec<u8> {
     file.extend([0; 64]);
     section(
         &mut file,
-        [1, PROGBITS],
+        [section_name, PROGBITS],
         [ALLOC | EXEC, 0, code, CODE.len() as u64],
         [0, 0],
         [8, 0],
@@ -106,6 +124,7 @@ mod tests {
             (13, ".strtab"),
             (21, ".symtab"),
             (29, "pass"),
+            (34, "classifier"),
         ] {
             assert!(NAMES[offset..].starts_with(name.as_bytes()), "{name}");
         }

@@ -1,6 +1,7 @@
 //! Owns the choice of what to do; one file per subcommand.
 
 pub mod calc;
+pub mod check;
 pub mod completions;
 pub mod detach;
 pub mod explain;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> Result<()> {
     match command {
         Command::Calc(args) => calc::run(&args),
         Command::Load(args) => load::run(&instance, &args),
+        Command::Check(args) => check::run(&instance, &args),
         Command::Unload => unload::run(&instance),
         Command::Detach { nics } => detach::run(&instance, &nics),
         Command::Stat(args) => stat::run(&instance, &args),

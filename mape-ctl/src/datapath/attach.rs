@@ -132,7 +132,13 @@ pub fn check_free(pins: &PinFolder, interface: &Interface, mode: Mode) -> Result
     })
 }
 
-fn program_name(id: u32) -> Option<String> {
+/// The program on an interface's pinned link, by the kernel's number.
+pub fn pinned_program(pins: &PinFolder, interface: &str) -> Option<u32> {
+    Some(open(&pins.link(interface)).ok()?.info().ok()?.program_id())
+}
+
+/// The name of a program, as far as the kernel keeps it (15 letters).
+pub fn program_name(id: u32) -> Option<String> {
     loaded_programs()
         .filter_map(Result::ok)
         .find(|program| program.id() == id)?

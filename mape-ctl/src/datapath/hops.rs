@@ -104,7 +104,7 @@ impl Hops {
 }
 
 /// An address of the rule: the first one that is not the prefix itself, which routers answer for (RFC 4291 §2.6.1).
-fn target(rule: &Rule) -> Ipv6Addr {
+pub(crate) fn target(rule: &Rule) -> Ipv6Addr {
     Ipv6Addr::from_bits(Ipv6Addr::from(rule.ipv6()).to_bits() | 1)
 }
 

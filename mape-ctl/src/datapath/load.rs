@@ -49,7 +49,7 @@ use crate::{
 };
 
 /// Bytes of the outer header.
-const OVERHEAD: u32 = 40;
+pub const OVERHEAD: u32 = 40;
 
 /// Why the gateway is not in the kernel; everything is as it was before.
 #[derive(Debug, thiserror::Error)]

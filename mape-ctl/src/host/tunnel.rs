@@ -14,7 +14,7 @@ use crate::{
 /// First word of the alias of devices that mape-ctl has made; the instance's name is the second.
 const MARK: &str = "mape-ctl";
 /// The box's own address in the tunnel (RFC 7335).
-const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
+pub const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
 
 /// Why there is no tunnel device.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ fn alias(instance: &Instance) -> String {
 }
 
 /// Who made a device, if one of us did.
-fn owner(interface: &Interface) -> Option<&str> {
+pub fn owner(interface: &Interface) -> Option<&str> {
     interface.alias.as_deref()?.strip_prefix(MARK)?.strip_prefix(' ')
 }
 

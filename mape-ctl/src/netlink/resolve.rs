@@ -89,11 +89,16 @@ pub enum Target {
     Prefix,
 }
 
-/// Finds the next hop towards an address.
+/// The neighbour that packets to an address go to, and the route's own MTU, if it has one. Nothing is sent.
 ///
 /// # Errors
 /// [`ResolveError`].
-pub fn resolve(netlink: &Netlink, wan: &Interface, target: Ipv6Addr, kind: Target) -> Result<Resolved, ResolveError> {
+pub fn neighbour(
+    netlink: &Netlink,
+    wan: &Interface,
+    target: Ipv6Addr,
+    kind: Target,
+) -> Result<(Ipv6Addr, Option<u32>), ResolveError> {
     let way = netlink.way_to(target)?.ok_or(ResolveError::NoRoute { target })?;
     if way.local {
         return Err(ResolveError::Local { target });
@@ -110,22 +115,28 @@ pub fn resolve(netlink: &Netlink, wan: &Interface, target: Ipv6Addr, kind: Targe
             wan: wan.name.clone(),
         });
     }
-    let neighbour = match (way.gateway, kind) {
-        (Some(gateway), _) => gateway,
-        (None, Target::Host) => target,
-        (None, Target::Prefix) => {
-            return Err(ResolveError::OnLink {
-                target,
-                wan: wan.name.clone(),
-            });
-        }
-    };
+    match (way.gateway, kind) {
+        (Some(gateway), _) => Ok((gateway, way.mtu)),
+        (None, Target::Host) => Ok((target, way.mtu)),
+        (None, Target::Prefix) => Err(ResolveError::OnLink {
+            target,
+            wan: wan.name.clone(),
+        }),
+    }
+}
+
+/// Finds the next hop towards an address.
+///
+/// # Errors
+/// [`ResolveError`].
+pub fn resolve(netlink: &Netlink, wan: &Interface, target: Ipv6Addr, kind: Target) -> Result<Resolved, ResolveError> {
+    let (neighbour, route_mtu) = neighbour(netlink, wan, target, kind)?;
     let source = wan.mac.ok_or_else(|| ResolveError::NoMac(wan.name.clone()))?;
     let end = Instant::now() + PATIENCE;
     let mut asked = Instant::now();
     loop {
         if let Some(destination) = netlink.neighbour_mac(wan.index, neighbour)? {
-            let mtu = way.mtu.map_or(wan.mtu, |mtu| mtu.min(wan.mtu));
+            let mtu = route_mtu.map_or(wan.mtu, |mtu| mtu.min(wan.mtu));
             let hop = Hop {
                 ifindex: wan.index,
                 mtu: u16::try_from(mtu).unwrap_or(u16::MAX),

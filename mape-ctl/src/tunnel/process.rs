@@ -153,7 +153,7 @@ fn written(path: &Path) -> Option<(i32, bool)> {
 }
 
 /// The instance's tunnel, if one runs.
-fn running(instance: &Instance) -> Option<Pid> {
+pub fn running(instance: &Instance) -> Option<Pid> {
     let path = file(instance);
     let file = File::open(&path).ok()?;
     // Whoever holds the lock lives; the number of one that does not may be another's.
