@@ -39,7 +39,7 @@ use crate::{
         address, neighbour,
         nic::{self, NicError},
         state::{self, State, StateError},
-        tunnel::{self, TunnelError},
+        tunnel::{self, Line, TunnelError},
     },
     instance::{BadName, Instance, LockError},
     kernel::{self, KernelError},
@@ -183,7 +183,7 @@ struct Loading<'a> {
     is_new_line: bool,
     before: Option<State>,
     state: State,
-    tunnel_ifindex: u32,
+    tunnel: Option<Interface>,
     done: Done,
     interrupted: Arc<AtomicBool>,
     // Last: what is taken back may still need what stands above.
@@ -273,7 +273,7 @@ impl<'a> Loading<'a> {
             is_new_line: false,
             before,
             state,
-            tunnel_ifindex: 0,
+            tunnel: None,
             done,
             interrupted,
             undo,
@@ -288,7 +288,8 @@ impl<'a> Loading<'a> {
         }
     }
 
-    /// Makes what the machine lacks: tunnel device and its routes, the tunnel's address, forwarding.
+    /// Makes what the machine lacks: the tunnel device, the tunnel's address, forwarding. Nothing is routed into the device yet:
+    /// first there must be who translates.
     fn prepare_host(&mut self) -> Result<(), LoadError> {
         let gateway = self.gateway;
         let mut forwarding: Vec<String> = self.ports.iter().map(|port| port.nic.name.clone()).collect();
@@ -296,12 +297,18 @@ impl<'a> Loading<'a> {
             Some(domain) => {
                 forwarding.retain(|name| gateway.lan.contains(name));
                 forwarding.push(gateway.tunnel.device.clone());
-                let old = self.before.as_ref().and_then(|before| before.tunnel.as_ref());
-                let ready = tunnel::ensure(&self.netlink, &mut self.undo, &self.instance, &gateway.tunnel, old)?;
-                self.tunnel_ifindex = ready.interface.index;
+                let line = Line {
+                    tunnel: &gateway.tunnel,
+                    near: domain.ce_address(),
+                    relay: gateway.relay,
+                    shared: domain.ipv4(),
+                    rules: gateway.rules.len(),
+                };
+                let ready = tunnel::ensure(&self.netlink, &mut self.undo, &self.instance, &line)?;
                 self.sizes.max_ifindex = self.sizes.max_ifindex.max(ready.interface.index);
                 self.done.carried = ready.is_carried().then(|| ready.interface.name.clone());
                 self.state.tunnel = Some(ready.record);
+                self.tunnel = Some(ready.interface);
                 self.done.messages.extend(ready.messages);
                 self.done.warnings.extend(ready.warnings);
                 let device = &gateway.tunnel.device;
@@ -359,6 +366,7 @@ impl<'a> Loading<'a> {
         self.fill()?;
         self.attach(&mut ebpf)?;
         self.attach_tunnel(&mut ebpf)?;
+        self.route_into_tunnel()?;
         self.pin_programs(&mut ebpf)?;
         self.prove()?;
         self.check_interrupted()?;
@@ -374,6 +382,23 @@ impl<'a> Loading<'a> {
         self.summarise();
         self.undo.keep();
         Ok(self.done)
+    }
+
+    fn route_into_tunnel(&mut self) -> Result<(), LoadError> {
+        let (Some(device), Some(record)) = (&self.tunnel, &mut self.state.tunnel) else {
+            return Ok(());
+        };
+        let before = self.before.as_ref().and_then(|before| before.tunnel.as_ref());
+        let warnings = tunnel::route(
+            &self.netlink,
+            &mut self.undo,
+            device,
+            &self.gateway.tunnel,
+            record,
+            before,
+        )?;
+        self.done.warnings.extend(warnings);
+        Ok(())
     }
 
     fn remember(&mut self) -> Result<(), LoadError> {
@@ -496,7 +521,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        gateway::{Mode, Nat, Policy, Pressed, Seconds, Tunnel},
+        gateway::{Mode, Nat, Policy, Pressed, Seconds, Tunnel, TunnelKind},
         host::nic::tests::nic as interface,
     };
 
@@ -513,6 +538,7 @@ mod tests {
             forwards: Vec::new(),
             tunnel: Tunnel {
                 device: "mape0".to_owned(),
+                kind: TunnelKind::Auto,
                 mtu: 1460,
                 mss: Some(1420),
                 copy_dscp: true,
