@@ -285,7 +285,11 @@ fn errors_and_fragments_are_led_like_their_session() {
     }
     let port = send(&mut doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
     labels.push(doors.world.env.take_led().unwrap().label);
-    ipv4_of(doors.give(Program::Lan, &up(HOST, SERVER, error(3, 3, &translated_back(port)))).0);
+    ipv4_of(
+        doors
+            .give(Program::Lan, &up(HOST, SERVER, error(3, 3, &translated_back(port))))
+            .0,
+    );
     let told = doors.world.env.take_led().unwrap();
     assert_eq!(told.far_end, RELAY.octets());
     labels.push(told.label);

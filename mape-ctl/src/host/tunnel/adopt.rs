@@ -113,8 +113,8 @@ fn faults(name: &str, settings: &Ip6Tunnel, line: &Line<'_>) -> Vec<String> {
         ));
     } else if line.rules > 0 {
         faults.push(format!(
-            "it sends to the border relay and takes packets from it alone, and {} rules lead to other customers (fmr = true); \
-             with another name in tunnel.device (such as {name}m) load makes one beside it that reaches all",
+            "it sends to the border relay and takes packets from it alone, and there are rules (fmr = true: {}) that lead to other \
+             customers; with another name in tunnel.device (such as {name}m) load makes one beside it that reaches all",
             line.rules
         ));
     }
@@ -329,7 +329,10 @@ pub(super) mod tests {
     #[test]
     fn a_tunnel_to_the_relay_alone_is_none_for_other_customers() {
         let said = refused(FIXED, 2);
-        assert!(said.contains("2 rules") && said.contains("tunnel.device"), "{said}");
+        assert!(
+            said.contains("fmr = true: 2") && said.contains("tunnel.device"),
+            "{said}"
+        );
         assert!(look_at(&device(EXTERNAL), 2, &[], &[ROUTE]).is_ok());
     }
 
