@@ -240,17 +240,16 @@ fn put_filter(program: &mut SchedClassifier, side: &Side, device: &str) -> Resul
     let there = SchedClassifierLink::attached(device, side.attach_type, PRIORITY, HANDLE, None)
         .map_err(|error| failed(TcError::IoError(error).into()))?;
     // Replaced at once where it is there; that it is not there is the only thing that making one anew can mend.
-    let (id, put) = match program.attach_to_link(there) {
-        Ok(id) => (id, Put::Replaced),
-        Err(_) => {
-            let place = NlOptions {
-                priority: PRIORITY,
-                handle: HANDLE,
-                classid: None,
-            };
-            let id = program.attach_with_options(device, side.attach_type, TcAttachOptions::Netlink(place));
-            (id.map_err(failed)?, Put::Attached)
-        }
+    let (id, put) = if let Ok(id) = program.attach_to_link(there) {
+        (id, Put::Replaced)
+    } else {
+        let place = NlOptions {
+            priority: PRIORITY,
+            handle: HANDLE,
+            classid: None,
+        };
+        let id = program.attach_with_options(device, side.attach_type, TcAttachOptions::Netlink(place));
+        (id.map_err(failed)?, Put::Attached)
     };
     // It would take the filter away when it is dropped.
     std::mem::forget(program.take_link(id).map_err(failed)?);

@@ -45,7 +45,7 @@ pub struct Ip6Tunnel {
 
 /// What the kernel tells of a device, if it is such a tunnel.
 pub(super) fn read(info: &[LinkInfo]) -> Option<Ip6Tunnel> {
-    let is_one = info.iter().any(|info| *info == LinkInfo::Kind(InfoKind::Ip6Tnl));
+    let is_one = info.contains(&LinkInfo::Kind(InfoKind::Ip6Tnl));
     let facts = info.iter().find_map(|info| {
         if let LinkInfo::Data(InfoData::IpTunnel(facts)) = info {
             Some(facts)
