@@ -4,6 +4,8 @@
 //! Packets come without a frame (see [`Bare`]). What is not translated does not pass outwards: everything that leaves by the
 //! tunnel has the shared address and a port of the set.
 
+mod lead;
+
 use crate::{
     checksum::Delta,
     env::{Env, Side},
@@ -31,7 +33,7 @@ use super::{
     edge, error, fragment, inbound, mss, outbound, path,
     stage::{Attempt, Stage},
     translate::{self, End},
-    tunnel::{self, INNER, Outer},
+    tunnel::{INNER, Outer},
 };
 
 /// A packet that is about to enter the tunnel.
@@ -73,8 +75,8 @@ pub fn outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Atte
         return Attempt::refused(reason);
     }
     // The parts of a first fragment's that follow find it done.
-    if is_external(env)
-        && let Err(reason) = lead_packet(packet, env)
+    if lead::is_external(env)
+        && let Err(reason) = lead::packet(packet, env)
     {
         return otherwise(reason, Direction::Outbound);
     }
@@ -181,59 +183,6 @@ fn translate_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -
         ),
         Err(reason) => otherwise(reason, Direction::Outbound),
     }
-}
-
-/// Says to a device that has no far end of its own where the packet goes. One that nobody has said it for it does not send: what
-/// is not translated stays here, also while this program is not there.
-#[inline(always)]
-fn lead<E: Env>(env: &E, config: &Config, tos: u8, facts: &Facts) -> Result<(), Reason> {
-    if env.lead(
-        &facts.far_end,
-        tunnel::traffic_class_of(config, tos),
-        outbound::label(facts),
-    ) {
-        Ok(())
-    } else {
-        Err(Reason::NextHopUnknown)
-    }
-}
-
-/// Whether the tunnel device wants to be told where each packet goes.
-#[inline(always)]
-fn is_external<E: Env>(env: &E) -> bool {
-    env.config().is_some_and(|config| config.has(Config::EXTERNAL_TUNNEL))
-}
-
-/// A whole packet or a first fragment; apart from the translation, since both in one are more than a program's stack.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn lead_packet<P: Packet, E: Env>(packet: &Leaving<'_, P>, env: &E) -> Result<(), Reason> {
-    let arrival = arrived(env)?;
-    let (inner, flow) = outbound::read_part::<_, true>(packet)?;
-    let (_, facts) = session(env, arrival.config, Side::Inside, &flow, arrival.now)?;
-    lead(env, arrival.config, inner.header.tos(), &facts)
-}
-
-/// The session of an ICMP error, and its type of service.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn look_error<P: Packet, E: Env>(
-    packet: &Leaving<'_, P>,
-    env: &E,
-    session: &mut SessionRef,
-    tos: &mut u8,
-) -> Result<(), Reason> {
-    let (header, found) = error::find_outbound(packet, env)?;
-    *session = found;
-    *tos = header.tos();
-    Ok(())
-}
-
-/// Reads the record by itself, since with a packet's it is more than a program's stack.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn lead_session<E: Env>(env: &E, session: SessionRef, tos: u8) -> Result<(), Reason> {
-    let config = env.config().ok_or(Reason::NotConfigured)?;
-    let record = env.session(session.slot).ok_or(Reason::NoSession)?;
-    let (_, facts) = record.read(session.generation).ok_or(Reason::NoSession)?;
-    lead(env, config, tos, &facts)
 }
 
 /// The largest MSS to let through towards a session's far end.
@@ -370,8 +319,8 @@ fn translate_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -
 #[inline(always)]
 pub fn outbound_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
     let (mut session, mut tos) = (SessionRef::default(), 0);
-    let led = if is_external(env) {
-        look_error(packet, env, &mut session, &mut tos).and_then(|()| lead_session(env, session, tos))
+    let led = if lead::is_external(env) {
+        lead::look_error(packet, env, &mut session, &mut tos).and_then(|()| lead::session(env, session, tos))
     } else {
         Ok(())
     };
@@ -423,8 +372,8 @@ pub fn outbound_fragment<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E
     } else {
         let mut tos = 0;
         let followed = follow_outbound(packet, env, &mut note, &mut tos).and_then(|()| {
-            if is_external(env) {
-                lead_session(env, note.session(), tos)
+            if lead::is_external(env) {
+                lead::session(env, note.session(), tos)
             } else {
                 Ok(())
             }
