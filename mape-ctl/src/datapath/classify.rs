@@ -201,7 +201,8 @@ pub fn remove_filters(device: &str) -> Result<(), ClassifyError> {
         return Ok(());
     }
     // The last that may be missing is egress: nothing leaves untranslated.
-    SIDES.iter().rev().try_for_each(|side| remove_filter(side, device))
+    let sides = WAN_SIDES.iter().chain(SIDES.iter().rev());
+    sides.into_iter().try_for_each(|side| remove_filter(side, device))
 }
 
 /// By the program's name: the place might be another's.

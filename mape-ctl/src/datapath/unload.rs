@@ -81,7 +81,7 @@ pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
     Ok(done)
 }
 
-/// Takes the programs off a tunnel device that stays, where nothing does it with the pins. A `load` that was killed may have left no
+/// Takes the tc programs off a tunnel device that stays and off the NICs, where nothing does it with the pins. A `load` that was killed may have left no
 /// record: the configuration in the kernel says which device it was, too.
 fn remove_filters(pins: &PinFolder, state: Option<&State>, done: &mut Done) -> Result<(), NetlinkError> {
     let index = Tables::new(pins).config().map_or(0, |config| config.tunnel_ifindex);
@@ -89,9 +89,10 @@ fn remove_filters(pins: &PinFolder, state: Option<&State>, done: &mut Done) -> R
         .and_then(|state| state.tunnel.as_ref())
         .map(|record| record.device.as_str());
     let interfaces = Netlink::open()?.interfaces()?;
+    let linked = pins.linked_interfaces();
     let devices = interfaces
         .iter()
-        .filter(|found| found.index == index || recorded == Some(found.name.as_str()));
+        .filter(|found| found.index == index || recorded == Some(found.name.as_str()) || linked.contains(&found.name));
     for device in devices {
         if let Err(error) = classify::remove_filters(&device.name) {
             done.warnings.push(error.to_string());
