@@ -1,7 +1,9 @@
 //! Owns the tests of the slow path's translation on the host: every kind of packet by either door, a flow that changes doors at
 //! any packet, and what only the slow path takes.
 
+use mape_common::layout::Config;
 use mape_tests::table::{
+    domain,
     doors::Doors,
     frame::{Frame, Outer, Payload, Seen, echo, error, join, tcp, udp},
     talk::{answer, down, send, up},
@@ -219,6 +221,86 @@ fn fragments_go_by_either_door_and_change_it_on_the_way() {
         let seen = join(&pieces);
         assert_eq!((seen.addresses.1, seen.ports.1), (HOST, 50_000));
     });
+}
+
+/// A gateway whose tunnel device wants to be told, with a rule to another customer.
+fn external() -> Doors {
+    let mut doors = Doors::new(64, |_| true);
+    let env = &mut doors.world.env;
+    if let Some(config) = &mut env.config {
+        config.flags |= Config::EXTERNAL_TUNNEL;
+    }
+    domain::add(env, domain::rule("2001:db8::", 40, [192, 0, 2, 0], 24, 16));
+    doors
+}
+
+#[test]
+fn a_device_without_a_far_end_is_told_of_each_packet_where_it_goes() {
+    let mut doors = external();
+    let neighbour: std::net::Ipv4Addr = "192.0.2.33".parse().unwrap();
+    // Port 2000 of the neighbour's address is of PSID 0xf4: EA bits 0x21f4.
+    let far_end: std::net::Ipv6Addr = "2001:db8:21:f400:0:c000:221:f4".parse().unwrap();
+    for (remote, port, expected) in [(SERVER, 4000, RELAY), (neighbour, 2000, far_end)] {
+        for payload in [udp(50_000, port), tcp(50_000, port, SYN)] {
+            send(&mut doors, HOST, remote, payload.clone()).unwrap();
+            let told = doors.world.env.take_led().unwrap();
+            assert_eq!(std::net::Ipv6Addr::from(told.far_end), expected, "{payload:?}");
+            assert!(told.label != 0, "the session's label");
+        }
+    }
+    // An echo has no port by which a customer could be found.
+    send(&mut doors, HOST, neighbour, echo(8, 50_000)).unwrap();
+    assert_eq!(doors.world.env.take_led().unwrap().far_end, RELAY.octets());
+    // Nothing is told of what comes in, nor of what stays.
+    let port = send(&mut doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    doors.world.env.take_led();
+    answer(&mut doors, SERVER, udp(4000, port)).unwrap();
+    doors.world.env.gate.set(false);
+    assert!(send(&mut doors, HOST, SERVER, udp(50_000, 4000)).is_err());
+    assert_eq!(doors.world.env.take_led(), None);
+}
+
+#[test]
+fn errors_and_fragments_are_led_like_their_session() {
+    let mut doors = external();
+    let big = Payload::Udp {
+        from: 50_000,
+        to: 4000,
+        checksum: true,
+        data: vec![7; 3_000],
+    };
+    let whole = Frame {
+        fragment: 0,
+        tos: 0xb8,
+        to_mac: mape_tests::table::world::LAN_MAC.0,
+        from_mac: mape_tests::table::world::HOST_MAC.0,
+        ..Frame::new(HOST, SERVER, big)
+    };
+    let mut labels = Vec::new();
+    for piece in whole.split(1_208) {
+        ipv4_of(doors.give(Program::Lan, &piece.bytes()).0);
+        let told = doors.world.env.take_led().unwrap();
+        assert_eq!((told.far_end, told.traffic_class), (RELAY.octets(), 0xb8));
+        labels.push(told.label);
+    }
+    let port = send(&mut doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    labels.push(doors.world.env.take_led().unwrap().label);
+    ipv4_of(
+        doors
+            .give(Program::Lan, &up(HOST, SERVER, error(3, 3, &translated_back(port))))
+            .0,
+    );
+    let told = doors.world.env.take_led().unwrap();
+    assert_eq!(told.far_end, RELAY.octets());
+    labels.push(told.label);
+    assert_eq!(labels, [labels[0]; 5], "one flow");
+}
+
+#[test]
+fn a_device_that_has_a_far_end_is_told_nothing() {
+    let mut doors = Doors::new(64, |_| true);
+    send(&mut doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    assert_eq!(doors.world.env.take_led(), None);
 }
 
 #[test]

@@ -176,6 +176,12 @@ pub trait Env: Rules {
     {
         table::end(self, slot, state, ending)
     }
+    /// Tells the tunnel device where the packet at hand goes: far end, outer traffic class, flow label; true where it has
+    /// listened. Only asked of devices that want to be told ([`Config::EXTERNAL_TUNNEL`]).
+    #[inline(always)]
+    fn lead(&self, _far_end: &[u8; 16], _traffic_class: u8, _label: u32) -> bool {
+        true
+    }
     /// A gauge.
     fn gauge(&self, gauge: Gauge) -> Option<&Word>;
 

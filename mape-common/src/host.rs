@@ -53,6 +53,18 @@ pub struct HostEnv {
     host_uses: Vec<HostUse>,
     gauges: Vec<Word>,
     random: Cell<u64>,
+    led: Cell<Option<Led>>,
+}
+
+/// What the tunnel device was told of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// The far end.
+    pub far_end: [u8; 16],
+    /// The outer traffic class.
+    pub traffic_class: u8,
+    /// The flow label.
+    pub label: u32,
 }
 
 /// Whether the first `len` bits are the prefix's.
@@ -107,8 +119,14 @@ impl HostEnv {
             host_uses: (0..LAN_HOSTS).map(|_| HostUse::default()).collect(),
             gauges: words(Gauge::COUNT),
             random: Cell::new(0x1234_5678_9abc_def1),
+            led: Cell::new(None),
             config: Some(config),
         }
+    }
+
+    /// What the tunnel device has been told since this was last asked.
+    pub fn take_led(&self) -> Option<Led> {
+        self.led.take()
     }
 
     /// A customer edge's configuration with the RFCs' timeouts and the project's policy.
@@ -242,6 +260,15 @@ impl Rules for HostEnv {
 }
 
 impl Env for HostEnv {
+    fn lead(&self, far_end: &[u8; 16], traffic_class: u8, label: u32) -> bool {
+        self.led.set(Some(Led {
+            far_end: *far_end,
+            traffic_class,
+            label,
+        }));
+        true
+    }
+
     fn config(&self) -> Option<&Config> {
         self.config.as_ref()
     }

@@ -197,6 +197,9 @@ pub struct TunnelFlags {
     /// Name of the device that the routing table points at [default: mape0]
     #[arg(long, value_name = "NAME")]
     pub tunnel_device: Option<String>,
+    /// Who carries the tunnel's packets where `load` makes the device: auto, kernel (ip6tnl), or user (a process) [default: auto]
+    #[arg(long, value_name = "KIND")]
+    pub tunnel_kind: Option<String>,
     /// Largest IPv4 packet in the tunnel, bytes [default: 1460]
     #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
     pub mtu: Option<i64>,

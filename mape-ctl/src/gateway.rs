@@ -54,11 +54,25 @@ pub struct Gateway {
     pub forwards: Vec<Forward>,
 }
 
+/// Who carries what is in the tunnel, where `load` makes its device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TunnelKind {
+    /// The kernel where it can, else the process.
+    #[default]
+    Auto,
+    /// The kernel's own tunnel (`ip6tnl`).
+    Kernel,
+    /// The process `mape-ctl tunnel`, by a TUN device.
+    User,
+}
+
 /// The tunnel device and what goes through it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
     /// Name of the device that the routing table points at.
     pub device: String,
+    /// Which kind of device `load` makes where there is none.
+    pub kind: TunnelKind,
     /// Largest inner packet, bytes; 1280 to 65,495.
     pub mtu: u16,
     /// Largest TCP MSS let through; none = as it comes.

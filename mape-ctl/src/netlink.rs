@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod filter;
+pub mod ip6_tunnel;
 pub mod link;
 pub mod neighbour;
 pub mod resolve;
@@ -28,6 +29,14 @@ impl NetlinkError {
     /// Whether the kernel says that the thing is there already.
     pub fn is_exists(&self) -> bool {
         self.source.raw_os_error() == Some(libc::EEXIST)
+    }
+
+    /// Whether the kernel does not know how: a module is missing.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self.source.raw_os_error(),
+            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT)
+        )
     }
 
     /// Whether the kernel says that there is no such thing.

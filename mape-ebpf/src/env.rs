@@ -6,8 +6,11 @@ use core::{cell::Cell, mem::MaybeUninit};
 use aya_ebpf::{
     bindings::{
         BPF_EXIST, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup,
+        bpf_tunnel_key,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop, bpf_skb_set_tunnel_key,
+    },
     maps::lpm_trie::Key,
     programs::{TcContext, XdpContext},
 };
@@ -316,6 +319,12 @@ impl<M: Memory> Env for KernelEnv<M> {
     }
 
     #[inline(always)]
+    fn lead(&self, far_end: &[u8; 16], traffic_class: u8, label: u32) -> bool {
+        self.config()
+            .is_some_and(|config| lead(self.0, far_end, &config.tunnel_address, traffic_class, label))
+    }
+
+    #[inline(always)]
     fn gauge(&self, gauge: Gauge) -> Option<&Word> {
         maps::GAUGES.get(gauge.index())
     }
@@ -332,6 +341,36 @@ impl<M: Memory> Env for KernelEnv<M> {
             )
         };
     }
+}
+
+/// Gives the packet a tunnel key, by which the kernel's tunnel device sends it.
+///
+/// A function of its own because the key takes 44 bytes of stack.
+#[inline(never)]
+fn lead(ctx: *mut core::ffi::c_void, far_end: &[u8; 16], near_end: &[u8; 16], traffic_class: u8, label: u32) -> bool {
+    // BPF_F_TUNINFO_IPV6, which the bindings do not have.
+    const IPV6: u64 = 1;
+    // Of the outer header, as in the fast path.
+    const HOP_LIMIT: u8 = 64;
+    // All of it, also what lies between the fields: the verifier wants every byte written.
+    let mut words = [0_u32; size_of::<bpf_tunnel_key>() / 4];
+    for word in &mut words {
+        // SAFETY: the pointer comes from a reference.
+        unsafe { core::ptr::from_mut(word).write_volatile(0) };
+    }
+    // SAFETY: as large, aligned alike, and all zeros is a valid key: integers and unions of them.
+    let key = unsafe { &mut *(&raw mut words).cast::<bpf_tunnel_key>() };
+    // SAFETY: sixteen bytes either way, with no invalid value; the kernel's words are in network order.
+    key.__bindgen_anon_1.remote_ipv6 = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(*far_end) };
+    // SAFETY: as above.
+    key.__bindgen_anon_3.local_ipv6 = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(*near_end) };
+    key.tunnel_tos = traffic_class & !3;
+    key.tunnel_ttl = HOP_LIMIT;
+    key.tunnel_label = label;
+    #[expect(clippy::cast_possible_truncation, reason = "44")]
+    let size = size_of::<bpf_tunnel_key>() as u32;
+    // SAFETY: `ctx` is the packet that a program at the tunnel device was called with; the key is as long as said.
+    (unsafe { bpf_skb_set_tunnel_key(ctx.cast(), key, size, IPV6) }) == 0
 }
 
 /// What `bpf_loop` calls: 0 to go on, 1 to stop.

@@ -89,7 +89,7 @@ pub struct Config {
     pub tunnel_mtu: u16,
     /// Largest TCP MSS let through in either direction; zero = no clamp.
     pub mss: u16,
-    /// [`Self::mapping`], [`Self::filter`] and [`Self::COPY_DSCP`].
+    /// [`Self::mapping`], [`Self::filter`], [`Self::COPY_DSCP`] and [`Self::EXTERNAL_TUNNEL`].
     pub flags: u32,
     /// Slots of SESSIONS.
     pub sessions: u32,
@@ -112,6 +112,8 @@ pub struct Config {
 impl Config {
     /// Copy the inner DSCP to the outer header (RFC 2983 uniform model); else the outer one is zero.
     pub const COPY_DSCP: u32 = 1 << 31;
+    /// The tunnel device asks each packet for its far end (the kernel's `ip6tnl external`); else it knows the one that it has.
+    pub const EXTERNAL_TUNNEL: u32 = 1 << 30;
 
     /// The flag by which endpoints of a protocol get an endpoint-independent mapping (RFC 4787 REQ-1, 5382 REQ-1, 5508 REQ-1a).
     #[inline(always)]

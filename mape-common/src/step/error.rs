@@ -8,7 +8,7 @@ use crate::{
     checksum::Delta,
     env::{Env, Rules, Side},
     hop::Hop,
-    layout::{Config, FlowKey, Transport},
+    layout::{Config, FlowKey, SessionRef, Transport},
     nat::{session::Facts, table},
     packet::Packet,
     time::Tick,
@@ -204,6 +204,20 @@ pub fn translate_outbound<P: Packet, E: Env>(
         facts.external_port,
     );
     Ok((message, facts, rewriting))
+}
+
+/// LAN to WAN: an error's IPv4 header, and the session that it belongs to.
+///
+/// # Errors
+/// As [`translate_outbound`].
+#[inline(always)]
+pub fn find_outbound<P: Packet, E: Env>(frame: &P, env: &E) -> Result<(ipv4::Header, SessionRef), Reason> {
+    let room = frame.len().saturating_sub(eth::LEN);
+    let message = read::<P, { eth::LEN }, QUOTED_OUTBOUND>(frame, room)?;
+    match table::find(env, Side::Inside, &message.quoted.to_here()) {
+        Some((found, _)) => Ok((message.header, found)),
+        None => Err(Reason::ErrorWithoutSession),
+    }
 }
 
 /// LAN to WAN: translates and encapsulates.

@@ -4,6 +4,8 @@
 //! Packets come without a frame (see [`Bare`]). What is not translated does not pass outwards: everything that leaves by the
 //! tunnel has the shared address and a port of the set.
 
+mod lead;
+
 use crate::{
     checksum::Delta,
     env::{Env, Side},
@@ -71,6 +73,12 @@ pub fn outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Atte
         && reason != Reason::Contended
     {
         return Attempt::refused(reason);
+    }
+    // The parts of a first fragment's that follow find it done.
+    if lead::is_external(env)
+        && let Err(reason) = lead::packet(packet, env)
+    {
+        return otherwise(reason, Direction::Outbound);
     }
     translate_outbound(packet, env)
 }
@@ -310,6 +318,20 @@ fn translate_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -
 /// Into the tunnel: an ICMP error about a packet that came out of it.
 #[inline(always)]
 pub fn outbound_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
+    let (mut session, mut tos) = (SessionRef::default(), 0);
+    let led = if lead::is_external(env) {
+        lead::look_error(packet, env, &mut session, &mut tos).and_then(|()| lead::session(env, session, tos))
+    } else {
+        Ok(())
+    };
+    match led {
+        Ok(()) => translate_error(packet, env),
+        Err(reason) => Attempt::refused(reason),
+    }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn translate_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
     let planned = arrived(env).and_then(|arrival| error::translate_outbound(packet, env, &arrival));
     match planned {
         Ok((_, _, rewriting)) => done(
@@ -348,7 +370,18 @@ pub fn outbound_fragment<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E
             Err(reason) => Attempt::refused(reason),
         }
     } else {
-        later_outbound(packet, env)
+        let mut tos = 0;
+        let followed = follow_outbound(packet, env, &mut note, &mut tos).and_then(|()| {
+            if lead::is_external(env) {
+                lead::session(env, note.session(), tos)
+            } else {
+                Ok(())
+            }
+        });
+        match followed {
+            Ok(()) => later_outbound(packet, env, &note),
+            Err(reason) => Attempt::refused(reason),
+        }
     }
 }
 
@@ -384,16 +417,27 @@ fn first_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E, ident
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn later_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
-    let planned = arrived(env).and_then(|arrival| {
-        let room = packet.len().saturating_sub(eth::LEN);
-        let header = fragment::read::<_, { eth::LEN }>(packet, room)?.header;
-        let piece = Fragment::new(Direction::Outbound, [0; 16], &header);
-        let mut note = Note::EMPTY;
-        table_of_fragments::follow::<E, true>(env, arrival.config, &piece, &mut note, arrival.now)?;
-        let facts = fragment::customer::facts(env, &note)?;
+fn follow_outbound<P: Packet, E: Env>(
+    packet: &Leaving<'_, P>,
+    env: &E,
+    note: &mut Note,
+    tos: &mut u8,
+) -> Result<(), Reason> {
+    let arrival = arrived(env)?;
+    let room = packet.len().saturating_sub(eth::LEN);
+    let header = fragment::read::<_, { eth::LEN }>(packet, room)?.header;
+    *tos = header.tos();
+    let piece = Fragment::new(Direction::Outbound, [0; 16], &header);
+    table_of_fragments::follow::<E, true>(env, arrival.config, &piece, note, arrival.now)
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn later_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E, note: &Note) -> Attempt {
+    let room = packet.len().saturating_sub(eth::LEN);
+    let planned = fragment::read::<_, { eth::LEN }>(packet, room).and_then(|read| {
+        let facts = fragment::customer::facts(env, note)?;
         Ok(fragment::plan(
-            &header,
+            &read.header,
             End::Source,
             facts.external,
             note.identification(),

@@ -76,11 +76,13 @@ pub fn plan_encapsulation(
 /// The outer traffic class: the inner ECN field (RFC 6040 §4.1), and the inner DSCP where that is wanted (RFC 2983).
 #[inline(always)]
 pub const fn traffic_class(config: &Config, header: &ipv4::Header) -> u8 {
-    if config.has(Config::COPY_DSCP) {
-        header.tos()
-    } else {
-        header.tos() & ECN
-    }
+    traffic_class_of(config, header.tos())
+}
+
+/// The same for an inner type of service.
+#[inline(always)]
+pub const fn traffic_class_of(config: &Config, tos: u8) -> u8 {
+    if config.has(Config::COPY_DSCP) { tos } else { tos & ECN }
 }
 
 /// Plans a new outer header in the place of one: a border relay sends from one customer edge to another. What the way so

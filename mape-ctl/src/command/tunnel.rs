@@ -14,8 +14,11 @@ use crate::{
     cli::{LoadArgs, TunnelArgs},
     config,
     datapath::pin::PinFolder,
-    gateway::Gateway,
-    host::{address, nic, tunnel as device},
+    gateway::{self, Gateway, TunnelKind},
+    host::{
+        address, nic,
+        tunnel::{self as device, Line},
+    },
     instance::Instance,
     kernel,
     netlink::Netlink,
@@ -102,7 +105,23 @@ fn make(instance: &Instance, file: &Path, netlink: &Rc<Netlink>, undo: &mut Undo
     let mut ends = Ends::configured(instance, gateway)?;
     let interfaces = netlink.interfaces()?;
     let wan = nic::find(&interfaces, &gateway.wan)?;
-    let ready = device::ensure(netlink, undo, instance, &gateway.tunnel, None)?;
+    let domain = gateway
+        .domain
+        .as_ref()
+        .ok_or_else(|| EndsError::Relay(instance.clone()))?;
+    let wanted = gateway::Tunnel {
+        // Whatever the kernel can: this process is to carry the packets.
+        kind: TunnelKind::User,
+        ..gateway.tunnel.clone()
+    };
+    let line = Line {
+        tunnel: &wanted,
+        near: domain.ce_address(),
+        relay: gateway.relay,
+        shared: domain.ipv4(),
+        rules: gateway.rules.len(),
+    };
+    let mut ready = device::ensure(netlink, undo, instance, &line)?;
     if ready.record.made {
         // Also one that an earlier run has left behind.
         let (again, of, name) = (Rc::clone(netlink), instance.clone(), gateway.tunnel.device.clone());
@@ -110,12 +129,10 @@ fn make(instance: &Instance, file: &Path, netlink: &Rc<Netlink>, undo: &mut Undo
             device::remove(&again, &of, &name).map(|_| ()).map_err(Into::into)
         });
     }
+    let occupied = device::route(netlink, undo, &ready.interface, &wanted, &mut ready.record, None)?;
+    ready.warnings.extend(occupied);
     report(&ready.messages, &ready.warnings)?;
     ends.routes = ready.record.routes;
-    let domain = gateway
-        .domain
-        .as_ref()
-        .ok_or_else(|| EndsError::Relay(instance.clone()))?;
     let (made, note) = address::ensure(netlink, undo, &wan, domain.ce_address())?;
     let made: Vec<String> = made
         .into_iter()

@@ -19,7 +19,7 @@ use super::{
     problem::{Mistake, Problem},
 };
 use crate::{
-    gateway::{Gateway, Mode, Nat, Policy, Pressed, Role, Seconds, Tunnel},
+    gateway::{Gateway, Mode, Nat, Policy, Pressed, Role, Seconds, Tunnel, TunnelKind},
     instance::Instance,
     tun::is_device_name,
 };
@@ -132,6 +132,11 @@ fn tunnel(low: &LowTunnel, default_routes: &[Ipv4Prefix]) -> Result<Tunnel, Mist
             .device
             .as_ref()
             .map_or_else(|| Ok("mape0".to_owned()), |name| interface("device", name))?,
+        kind: match word(low.kind.as_ref(), "kind", &["auto", "kernel", "user"])? {
+            Some("kernel") => TunnelKind::Kernel,
+            Some("user") => TunnelKind::User,
+            _ => TunnelKind::Auto,
+        },
         mtu,
         mss,
         copy_dscp: is_on(&low.copy_dscp, true),

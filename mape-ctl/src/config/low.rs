@@ -95,6 +95,7 @@ pub(super) struct LowRule {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct LowTunnel {
     pub(super) device: Text,
+    pub(super) kind: Text,
     pub(super) mtu: Number,
     pub(super) mss_clamp: Option<Given<Clamp>>,
     pub(super) copy_dscp: Switch,
@@ -243,6 +244,7 @@ impl Low {
         over_list(&mut self.map.rule, rules.collect(), "--rule");
 
         over(&mut self.tunnel.device, tunnel.tunnel_device, "--tunnel-device");
+        over(&mut self.tunnel.kind, tunnel.tunnel_kind, "--tunnel-kind");
         over(&mut self.tunnel.mtu, tunnel.mtu, "--mtu");
         over(
             &mut self.tunnel.mss_clamp,

@@ -1,19 +1,30 @@
-//! Owns the programs at the tunnel device, and those beside XDP on the WAN NIC: tc programs on TCX links, pinned as the NICs' are, so that they outlive mape-ctl and are
-//! replaced without a gap.
+//! Owns the programs at the tunnel device, and those beside XDP on the WAN NIC: tc programs that outlive mape-ctl and are replaced without a gap.
+//!
+//! On TCX links, pinned as the NICs' are, where the kernel has them (6.6). Else as filters of a clsact qdisc, which belong to nobody
+//! once they are there: they are found again by their place (priority and handle), which is always the same.
 
 use std::path::{Path, PathBuf};
 
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError, TcHandle,
         links::{FdLink, LinkError, PinnedLink},
-        tc::{SchedClassifierLink, TcAttachOptions},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
     },
 };
 use mape_common::{layout::programs as names, step::stage::Stage};
 
-use super::{pin::PinFolder, programs::LoadError};
+use super::{
+    pin::{PinError, PinFolder},
+    programs::LoadError,
+};
+use crate::kernel;
+
+/// Where our filters are among others on a device, first ones first.
+const PRIORITY: u16 = 77;
+/// Which of that priority.
+const HANDLE: TcHandle = TcHandle::new(0, 0x4d45);
 
 /// Why a program is not at the tunnel device.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +48,29 @@ pub enum ClassifyError {
         /// Why.
         source: LinkError,
     },
+    /// There is no place for filters on the device.
+    #[error(
+        "cannot make a clsact qdisc on {device}; an ingress qdisc is in its way: tc qdisc delete dev {device} ingress"
+    )]
+    Qdisc {
+        /// The device.
+        device: String,
+        /// Why.
+        source: TcError,
+    },
+    /// A filter stays.
+    #[error("cannot take the program {program} off {device}; by hand: tc qdisc delete dev {device} clsact")]
+    Detach {
+        /// The device.
+        device: String,
+        /// The program.
+        program: &'static str,
+        /// Why.
+        source: TcError,
+    },
+    /// A pin stays.
+    #[error(transparent)]
+    Unpin(#[from] PinError),
     /// The pin cannot be made.
     #[error("cannot pin the link of {device} at {path}")]
     Pin {
@@ -139,6 +173,91 @@ pub enum Put {
 /// # Errors
 /// [`ClassifyError`]; what was there before is there then.
 pub fn put(pins: &PinFolder, program: &mut SchedClassifier, side: &Side, device: &str) -> Result<Put, ClassifyError> {
+    if kernel::has_tcx() {
+        put_link(pins, program, side, device)
+    } else {
+        put_filter(program, side, device)
+    }
+}
+
+/// Takes off what [`put`] has put there. Nothing there is fine.
+///
+/// # Errors
+/// [`ClassifyError`].
+pub fn take_off(pins: &PinFolder, side: &Side, device: &str) -> Result<(), ClassifyError> {
+    if kernel::has_tcx() {
+        Ok(pins.remove_tunnel_link(side.pin)?)
+    } else {
+        remove_filter(side, device)
+    }
+}
+
+/// Takes our filters off a device, on kernels where links do not go with their pins. Nothing there is fine.
+///
+/// # Errors
+/// [`ClassifyError::Detach`].
+pub fn remove_filters(device: &str) -> Result<(), ClassifyError> {
+    if kernel::has_tcx() {
+        return Ok(());
+    }
+    // The last that may be missing is egress: nothing leaves untranslated.
+    let sides = WAN_SIDES.iter().chain(SIDES.iter().rev());
+    sides.into_iter().try_for_each(|side| remove_filter(side, device))
+}
+
+/// By the program's name: the place might be another's.
+fn remove_filter(side: &Side, device: &str) -> Result<(), ClassifyError> {
+    match tc::qdisc_detach_program(device, side.attach_type, side.program) {
+        Err(TcError::IoError(error)) if is_absent(&error) => Ok(()),
+        Err(source) => Err(ClassifyError::Detach {
+            device: device.to_owned(),
+            program: side.program,
+            source,
+        }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// No such program, or no such device.
+fn is_absent(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound || matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))
+}
+
+fn put_filter(program: &mut SchedClassifier, side: &Side, device: &str) -> Result<Put, ClassifyError> {
+    match tc::qdisc_add_clsact(device) {
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        Err(source) => {
+            return Err(ClassifyError::Qdisc {
+                device: device.to_owned(),
+                source,
+            });
+        }
+        Ok(()) => {}
+    }
+    let failed = |source| ClassifyError::Attach {
+        device: device.to_owned(),
+        source: Box::new(source),
+    };
+    let there = SchedClassifierLink::attached(device, side.attach_type, PRIORITY, HANDLE, None)
+        .map_err(|error| failed(TcError::IoError(error).into()))?;
+    // Replaced at once where it is there; that it is not there is the only thing that making one anew can mend.
+    let (id, put) = if let Ok(id) = program.attach_to_link(there) {
+        (id, Put::Replaced)
+    } else {
+        let place = NlOptions {
+            priority: PRIORITY,
+            handle: HANDLE,
+            classid: None,
+        };
+        let id = program.attach_with_options(device, side.attach_type, TcAttachOptions::Netlink(place));
+        (id.map_err(failed)?, Put::Attached)
+    };
+    // It would take the filter away when it is dropped.
+    std::mem::forget(program.take_link(id).map_err(failed)?);
+    Ok(put)
+}
+
+fn put_link(pins: &PinFolder, program: &mut SchedClassifier, side: &Side, device: &str) -> Result<Put, ClassifyError> {
     let path = pins.tunnel_link(side.pin);
     if let Some(link) = pinned(&path)
         && program.attach_to_link(link).is_ok()

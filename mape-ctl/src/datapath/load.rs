@@ -5,6 +5,7 @@
 
 mod fill;
 mod links;
+mod machine;
 
 use std::{
     io,
@@ -36,7 +37,6 @@ use super::{
 use crate::{
     gateway::{Gateway, Role},
     host::{
-        address, neighbour,
         nic::{self, NicError},
         state::{self, State, StateError},
         tunnel::{self, TunnelError},
@@ -183,7 +183,7 @@ struct Loading<'a> {
     is_new_line: bool,
     before: Option<State>,
     state: State,
-    tunnel_ifindex: u32,
+    tunnel: Option<Interface>,
     done: Done,
     interrupted: Arc<AtomicBool>,
     // Last: what is taken back may still need what stands above.
@@ -273,7 +273,7 @@ impl<'a> Loading<'a> {
             is_new_line: false,
             before,
             state,
-            tunnel_ifindex: 0,
+            tunnel: None,
             done,
             interrupted,
             undo,
@@ -286,62 +286,6 @@ impl<'a> Loading<'a> {
         } else {
             Ok(())
         }
-    }
-
-    /// Makes what the machine lacks: tunnel device and its routes, the tunnel's address, forwarding.
-    fn prepare_host(&mut self) -> Result<(), LoadError> {
-        let gateway = self.gateway;
-        let mut forwarding: Vec<String> = self.ports.iter().map(|port| port.nic.name.clone()).collect();
-        let address = match &gateway.domain {
-            Some(domain) => {
-                forwarding.retain(|name| gateway.lan.contains(name));
-                forwarding.push(gateway.tunnel.device.clone());
-                let old = self.before.as_ref().and_then(|before| before.tunnel.as_ref());
-                let ready = tunnel::ensure(&self.netlink, &mut self.undo, &self.instance, &gateway.tunnel, old)?;
-                self.tunnel_ifindex = ready.interface.index;
-                self.sizes.max_ifindex = self.sizes.max_ifindex.max(ready.interface.index);
-                self.done.carried = ready.is_carried().then(|| ready.interface.name.clone());
-                self.state.tunnel = Some(ready.record);
-                self.done.messages.extend(ready.messages);
-                self.done.warnings.extend(ready.warnings);
-                let device = &gateway.tunnel.device;
-                if kernel::ignores_routes_without_carrier(device) {
-                    self.done.warnings.push(format!(
-                        "routes into {device} are passed over, since it has no carrier: \
-                         sysctl -w net/ipv4/conf/{device}/ignore_routes_with_linkdown=0"
-                    ));
-                }
-                domain.ce_address()
-            }
-            None => gateway.relay,
-        };
-        for name in forwarding {
-            if !kernel::forwards_ipv4(&name) {
-                kernel::set_ipv4_forwarding(&name, true)?;
-                let off = name.clone();
-                self.undo
-                    .push(format!("switch IPv4 forwarding off again for {name}"), move || {
-                        kernel::set_ipv4_forwarding(&off, false).map_err(Into::into)
-                    });
-                self.done.messages.push(format!(
-                    "switched IPv4 forwarding on for {name} (net/ipv4/conf/{name}/forwarding)"
-                ));
-            }
-        }
-        let (made, note) = address::ensure(&self.netlink, &mut self.undo, &self.wan, address)?;
-        if let Some(made) = &made {
-            self.done
-                .messages
-                .push(format!("added {}/{} to {}", made.address, made.len, made.interface));
-        }
-        self.done.warnings.extend(note);
-        // What an earlier load has added and is still there stays on the list of what unload removes.
-        let earlier = self.before.iter().flat_map(|before| before.addresses.clone());
-        self.state.addresses = earlier
-            .filter(|old| Some(old) != made.as_ref())
-            .chain(made.clone())
-            .collect();
-        Ok(())
     }
 
     /// Fills the maps, attaches, proves and opens the gate.
@@ -359,6 +303,7 @@ impl<'a> Loading<'a> {
         self.fill()?;
         self.attach(&mut ebpf)?;
         self.attach_tunnel(&mut ebpf)?;
+        self.route_into_tunnel()?;
         self.pin_programs(&mut ebpf)?;
         self.prove()?;
         self.check_interrupted()?;
@@ -384,43 +329,6 @@ impl<'a> Loading<'a> {
                 None => State::remove(&instance).map_err(Into::into),
             });
         Ok(self.state.write(&self.instance)?)
-    }
-
-    /// Removes addresses that an earlier load added for a line that is not this one's any longer.
-    fn forget_addresses(&mut self) {
-        let own = self
-            .gateway
-            .domain
-            .as_ref()
-            .map_or(self.gateway.relay, mape_common::map::domain::Domain::ce_address);
-        let (kept, old): (Vec<_>, Vec<_>) = std::mem::take(&mut self.state.addresses)
-            .into_iter()
-            .partition(|made| made.address == own && made.interface == self.wan.name);
-        self.state.addresses = kept;
-        if old.is_empty() {
-            return;
-        }
-        for made in old {
-            match address::remove(&self.netlink, &made) {
-                Ok(_) => self
-                    .done
-                    .messages
-                    .push(format!("removed {} from {}", made.address, made.interface)),
-                Err(error) => self.done.warnings.push(format!("{error} from {}", made.interface)),
-            }
-        }
-        if let Err(error) = self.state.write(&self.instance) {
-            self.done.warnings.push(error.to_string());
-        }
-    }
-
-    /// Lets go of neighbours that a forward led to which is gone.
-    fn forget_neighbours(&mut self) {
-        let earlier = self.before.iter().flat_map(|before| before.neighbours.clone());
-        let gone: Vec<_> = earlier.filter(|old| !self.state.neighbours.contains(old)).collect();
-        if let Err(error) = neighbour::forget(&self.netlink, &gone) {
-            self.done.warnings.push(error.to_string());
-        }
     }
 
     fn summarise(&mut self) {
@@ -496,7 +404,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        gateway::{Mode, Nat, Policy, Pressed, Seconds, Tunnel},
+        gateway::{Mode, Nat, Policy, Pressed, Seconds, Tunnel, TunnelKind},
         host::nic::tests::nic as interface,
     };
 
@@ -513,6 +421,7 @@ mod tests {
             forwards: Vec::new(),
             tunnel: Tunnel {
                 device: "mape0".to_owned(),
+                kind: TunnelKind::Auto,
                 mtu: 1460,
                 mss: Some(1420),
                 copy_dscp: true,

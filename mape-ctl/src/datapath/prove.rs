@@ -135,6 +135,7 @@ mod tests {
             mac: None,
             mtu: 1500,
             kind: None,
+            tunnel: None,
             alias: None,
             up: true,
             state: State::Up,

@@ -1,6 +1,7 @@
 //! Owns taking a gateway out of the kernel, whole or half: what is there goes, what is not there is no error.
 
 use super::{
+    classify,
     load::Done,
     maps::{Opening, Tables},
     pin::{PinError, PinFolder, refuse_other_layouts},
@@ -50,18 +51,21 @@ pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
         // The device goes anyhow, and then the process has nothing to read.
         Err(error) => done.warnings.push(error.to_string()),
     }
+    let elsewhere = state
+        .as_ref()
+        .is_some_and(|state| Some(state.network_namespace) != kernel::network_namespace());
     if pins.exists() {
         // Half of the maps may be gone; closing the gate only spares the packets of the next moment.
         let _ = Tables::new(&pins).set_gate(Opening::Closed);
+        if !elsewhere {
+            remove_filters(&pins, state.as_ref(), &mut done)?;
+        }
         let links = pins.linked_interfaces();
         pins.remove()?;
         done.messages.push(format!("unloaded instance {instance}"));
         done.messages
             .extend(links.into_iter().map(|name| format!("detached from {name}")));
     }
-    let elsewhere = state
-        .as_ref()
-        .is_some_and(|state| Some(state.network_namespace) != kernel::network_namespace());
     if elsewhere {
         // Namespaces are gone with their devices more often than not; their numbers may be another's by then.
         done.warnings.push(format!(
@@ -75,6 +79,26 @@ pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
         done.messages.push(format!("instance {instance}: nothing is loaded"));
     }
     Ok(done)
+}
+
+/// Takes the tc programs off a tunnel device that stays and off the NICs, where nothing does it with the pins. A `load` that was killed may have left no
+/// record: the configuration in the kernel says which device it was, too.
+fn remove_filters(pins: &PinFolder, state: Option<&State>, done: &mut Done) -> Result<(), NetlinkError> {
+    let index = Tables::new(pins).config().map_or(0, |config| config.tunnel_ifindex);
+    let recorded = state
+        .and_then(|state| state.tunnel.as_ref())
+        .map(|record| record.device.as_str());
+    let interfaces = Netlink::open()?.interfaces()?;
+    let linked = pins.linked_interfaces();
+    let devices = interfaces
+        .iter()
+        .filter(|found| found.index == index || recorded == Some(found.name.as_str()) || linked.contains(&found.name));
+    for device in devices {
+        if let Err(error) = classify::remove_filters(&device.name) {
+            done.warnings.push(error.to_string());
+        }
+    }
+    Ok(())
 }
 
 fn restore_host(instance: &Instance, state: Option<&State>, done: &mut Done) -> Result<(), NetlinkError> {

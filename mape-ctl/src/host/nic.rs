@@ -141,6 +141,7 @@ pub(crate) mod tests {
             mac: Some(Mac([2, 0, 0, 0, 0, 1])),
             mtu: 1500,
             kind: None,
+            tunnel: None,
             alias: None,
             up: true,
             state: State::Up,

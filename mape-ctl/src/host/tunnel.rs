@@ -1,12 +1,26 @@
 //! Owns the tunnel device: made and marked as ours, or adopted, and the routes into it.
 
-use std::{net::Ipv4Addr, rc::Rc};
+mod adopt;
 
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    rc::Rc,
+};
+
+use mape_common::map::prefix::Ipv4Prefix;
+
+use self::adopt::Unfit;
 use super::state::{MadeRoute, TunnelRecord};
 use crate::{
-    gateway::Tunnel,
+    gateway::{Tunnel, TunnelKind},
     instance::Instance,
-    netlink::{Netlink, NetlinkError, link::Interface, route::Ipv4Route},
+    kernel,
+    netlink::{
+        Netlink, NetlinkError,
+        ip6_tunnel::{self, Ip6Tunnel},
+        link::Interface,
+        route::Ipv4Route,
+    },
     tun::{self, TunError},
     undo::Undo,
 };
@@ -27,6 +41,39 @@ pub enum TunnelError {
         /// Who made it.
         owner: String,
     },
+    /// It was there and cannot be used.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// Of ours, but not what is wanted now.
+    #[error("{device} was made as {found}, and {wanted} is wanted now; `mape-ctl unload` removes it, then load again")]
+    OtherKind {
+        /// The device.
+        device: String,
+        /// What it is.
+        found: &'static str,
+        /// What is wanted.
+        wanted: &'static str,
+    },
+    /// The kernel has no such tunnels.
+    #[error("this kernel makes no tunnel (ip6_tunnel is missing): tunnel.kind = \"auto\" or \"user\" does without")]
+    NoKernelTunnel(#[source] NetlinkError),
+    /// A network namespace has one tunnel without ends.
+    #[error(
+        "{other} is an external ip6tnl, of which a network namespace can have one, and the rules lead to other customers, \
+         which a tunnel with a fixed far end does not reach; tunnel.kind = \"user\" does without, or: ip link delete {other}"
+    )]
+    Occupied {
+        /// The other one.
+        other: String,
+    },
+    /// Another tunnel has the same ends.
+    #[error(
+        "{other} is a tunnel between the same ends; to use it: tunnel.device = {other:?}, or: ip link delete {other}"
+    )]
+    SameEnds {
+        /// The other one.
+        other: String,
+    },
     /// It was made and is not there.
     #[error("{0} was made and is gone again; does something remove devices it does not know?")]
     Vanished(String),
@@ -36,6 +83,21 @@ pub enum TunnelError {
     /// The kernel refuses.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+}
+
+/// What the device is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// As configured.
+    pub tunnel: &'a Tunnel,
+    /// This customer edge's address.
+    pub near: Ipv6Addr,
+    /// The border relay's.
+    pub relay: Ipv6Addr,
+    /// The shared address, or the line's own prefix.
+    pub shared: Ipv4Prefix,
+    /// How many rules lead to other customers.
+    pub rules: usize,
 }
 
 /// The device, ready for packets, and what an operator should know of it.
@@ -54,8 +116,12 @@ pub struct Ready {
 impl Ready {
     /// Whether a process has to carry its packets: it is a TUN device of ours.
     pub fn is_carried(&self) -> bool {
-        self.record.made && self.interface.kind.as_deref() == Some("tun")
+        self.record.made && is_tun(&self.interface)
     }
+}
+
+fn is_tun(interface: &Interface) -> bool {
+    interface.kind.as_deref() == Some("tun")
 }
 
 fn alias(instance: &Instance) -> String {
@@ -67,7 +133,7 @@ pub fn owner(interface: &Interface) -> Option<&str> {
     interface.alias.as_deref()?.strip_prefix(MARK)?.strip_prefix(' ')
 }
 
-/// Sees to it that the device is there, and puts the routes into it where it is ours.
+/// Sees to it that the device is there. Routes into it come later ([`route`]).
 ///
 /// # Errors
 /// [`TunnelError`].
@@ -75,14 +141,17 @@ pub fn ensure(
     netlink: &Rc<Netlink>,
     undo: &mut Undo,
     instance: &Instance,
-    wanted: &Tunnel,
-    before: Option<&TunnelRecord>,
+    line: &Line<'_>,
 ) -> Result<Ready, TunnelError> {
-    let name = &wanted.device;
+    let name = &line.tunnel.device;
     let mut messages = Vec::new();
-    let interface = match netlink.interface(name)? {
+    let mut warnings = Vec::new();
+    let found = netlink.interface(name)?;
+    let made = found.as_ref().is_none_or(|found| owner(found).is_some());
+    let interface = match found {
         Some(found) if owner(&found) == Some(instance.as_ref()) => {
-            refresh(netlink, undo, instance, &found, wanted)?;
+            check_own(&found, line)?;
+            refresh(netlink, undo, instance, &found, line)?;
             found
         }
         Some(found) => {
@@ -92,79 +161,175 @@ pub fn ensure(
                     owner: owner.to_owned(),
                 });
             }
-            let record = TunnelRecord {
-                device: name.clone(),
-                made: false,
-                routes: Vec::new(),
-            };
-            let messages = vec![format!(
-                "{name} was there before: used as it is, its routes are yours to make"
-            )];
-            return Ok(Ready {
-                interface: found,
-                record,
-                messages,
-                warnings: Vec::new(),
-            });
+            let adopted = adopt::look(&found, line, &netlink.addresses()?, &netlink.ipv4_routes()?)?;
+            messages.push(adopted.message);
+            warnings.extend(adopted.warnings);
+            found
         }
         None => {
-            messages.push(format!("made the tunnel device {name}"));
-            make(netlink, undo, instance, wanted)?
+            let (found, message) = make(netlink, undo, instance, line)?;
+            messages.push(message);
+            found
         }
     };
-    match netlink.add_address(interface.index, OWN_ADDRESS.into(), 32) {
-        Err(error) if !error.is_exists() => return Err(error.into()),
-        _ => {}
-    }
-    let kept = before
-        .filter(|record| record.device == *name)
-        .map_or(&[][..], |record| &record.routes);
-    let (routes, warnings) = routes(netlink, undo, &interface, wanted, kept)?;
     Ok(Ready {
         interface,
         record: TunnelRecord {
             device: name.clone(),
-            made: true,
-            routes,
+            made,
+            routes: Vec::new(),
         },
         messages,
         warnings,
     })
 }
 
+/// Gives a device of ours the address and the routes that are wanted, and notes them in its record. Gives warnings.
+///
+/// # Errors
+/// [`NetlinkError`].
+pub fn route(
+    netlink: &Rc<Netlink>,
+    undo: &mut Undo,
+    device: &Interface,
+    wanted: &Tunnel,
+    record: &mut TunnelRecord,
+    before: Option<&TunnelRecord>,
+) -> Result<Vec<String>, NetlinkError> {
+    if !record.made {
+        return Ok(Vec::new());
+    }
+    match netlink.add_address(device.index, OWN_ADDRESS.into(), 32) {
+        Err(error) if !error.is_exists() => return Err(error),
+        _ => {}
+    }
+    let kept = before
+        .filter(|before| before.device == record.device)
+        .map_or(&[][..], |before| &before.routes);
+    let (routes, warnings) = routes(netlink, undo, device, wanted, kept)?;
+    record.routes = routes;
+    Ok(warnings)
+}
+
+/// What a device of ours is, in words.
+fn kind_of(device: &Interface) -> &'static str {
+    match device.tunnel {
+        Some(Ip6Tunnel { external: true, .. }) => "a tunnel of the kernel's",
+        Some(_) => "a tunnel of the kernel's to the border relay alone",
+        None => "a TUN device",
+    }
+}
+
+/// Refuses a device of ours that cannot become what is wanted.
+fn check_own(device: &Interface, line: &Line<'_>) -> Result<(), TunnelError> {
+    let wanted = match (line.tunnel.kind, device.tunnel) {
+        (TunnelKind::Kernel, None) => "a tunnel of the kernel's",
+        (TunnelKind::User, Some(_)) => "a TUN device",
+        (_, Some(settings)) if !settings.external && line.rules > 0 => "one that reaches other customers",
+        _ => return Ok(()),
+    };
+    Err(TunnelError::OtherKind {
+        device: device.name.clone(),
+        found: kind_of(device),
+        wanted,
+    })
+}
+
+/// Makes a device, switches it on and says what it is.
 fn make(
     netlink: &Rc<Netlink>,
     undo: &mut Undo,
     instance: &Instance,
-    wanted: &Tunnel,
-) -> Result<Interface, TunnelError> {
-    tun::create(&wanted.device)?;
+    line: &Line<'_>,
+) -> Result<(Interface, String), TunnelError> {
+    let name = &line.tunnel.device;
+    let as_tun = |why: &str| -> Result<String, TunnelError> {
+        tun::create(name)?;
+        Ok(format!("made the tunnel device {name}, a TUN device{why}"))
+    };
+    let message = match line.tunnel.kind {
+        TunnelKind::User => as_tun("")?,
+        TunnelKind::Kernel => make_kernels(netlink, line)?,
+        TunnelKind::Auto if !kernel::has_ip6_tunnel() => as_tun(": this kernel has no ip6_tunnel")?,
+        TunnelKind::Auto => match make_kernels(netlink, line) {
+            Ok(message) => message,
+            Err(
+                refused
+                @ (TunnelError::NoKernelTunnel(_) | TunnelError::Occupied { .. } | TunnelError::SameEnds { .. }),
+            ) => as_tun(&format!(": {refused}"))?,
+            Err(other) => return Err(other),
+        },
+    };
     let found = netlink
-        .interface(&wanted.device)?
-        .ok_or_else(|| TunnelError::Vanished(wanted.device.clone()))?;
+        .interface(name)?
+        .ok_or_else(|| TunnelError::Vanished(name.clone()))?;
     let (again, index) = (Rc::clone(netlink), found.index);
-    undo.push(format!("remove {}", wanted.device), move || {
+    undo.push(format!("remove {name}"), move || {
         again
             .delete_interface(index)
             .or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
     });
-    netlink.set_up(found.index, u32::from(wanted.mtu), &alias(instance))?;
-    Ok(found)
+    netlink.set_up(found.index, u32::from(line.tunnel.mtu), &alias(instance))?;
+    Ok((found, message))
 }
 
-/// Gives our own device from an earlier load the MTU that is wanted now, and switches it on.
+/// The kernel's tunnel: without ends of its own, so that it reaches every customer; or, where there is such a one already and all goes
+/// to the border relay, to that.
+fn make_kernels(netlink: &Netlink, line: &Line<'_>) -> Result<String, TunnelError> {
+    let name = &line.tunnel.device;
+    match netlink.add_ip6_tunnel(name, None) {
+        Ok(()) => return Ok(format!("made the tunnel device {name} (ip6tnl external)")),
+        Err(error) if error.is_unsupported() => return Err(TunnelError::NoKernelTunnel(error)),
+        Err(error) if !error.is_exists() => return Err(error.into()),
+        Err(_) => {}
+    }
+    let there = netlink.interfaces()?;
+    let find = |is_it: &dyn Fn(&Ip6Tunnel) -> bool| {
+        let other = there.iter().find(|found| found.tunnel.as_ref().is_some_and(is_it));
+        other.map_or_else(|| "another device".to_owned(), |found| found.name.clone())
+    };
+    let other = find(&|settings| settings.external);
+    if line.rules > 0 {
+        return Err(TunnelError::Occupied { other });
+    }
+    match netlink.add_ip6_tunnel(name, Some((line.near, line.relay))) {
+        Ok(()) => Ok(format!(
+            "made the tunnel device {name} ({} to the border relay): {other} is the external one, \
+             of which a network namespace can have one",
+            ip6_tunnel::KIND
+        )),
+        Err(error) if error.is_exists() => Err(TunnelError::SameEnds {
+            other: find(&|settings| settings.local == line.near && settings.remote == line.relay),
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives our own device from an earlier load the MTU and the ends that are wanted now, and switches it on.
 fn refresh(
     netlink: &Rc<Netlink>,
     undo: &mut Undo,
     instance: &Instance,
     found: &Interface,
-    wanted: &Tunnel,
+    line: &Line<'_>,
 ) -> Result<(), TunnelError> {
-    netlink.set_up(found.index, u32::from(wanted.mtu), &alias(instance))?;
+    netlink.set_up(found.index, u32::from(line.tunnel.mtu), &alias(instance))?;
     let (again, index, mtu) = (Rc::clone(netlink), found.index, found.mtu);
     undo.push(format!("set the MTU of {} back", found.name), move || {
         again.set_mtu(index, mtu).map_err(Into::into)
     });
+    let Some(old) = found.tunnel.filter(|settings| !settings.external) else {
+        return Ok(());
+    };
+    if (old.local, old.remote) != (line.near, line.relay) {
+        netlink.set_ip6_tunnel_ends(&found.name, line.near, line.relay)?;
+        let (again, name) = (Rc::clone(netlink), found.name.clone());
+        undo.push(format!("set the ends of {name} back"), move || {
+            again
+                .set_ip6_tunnel_ends(&name, old.local, old.remote)
+                .map_err(Into::into)
+        });
+    }
     Ok(())
 }
 
@@ -278,5 +443,34 @@ mod tests {
         assert_eq!(owner(&marked("mape-ctl office")), Some("office"));
         assert_eq!(owner(&marked("uplink")), None);
         assert_eq!(owner(&nic(1, "mape0")), None);
+    }
+
+    #[test]
+    fn a_device_of_ours_stays_what_it_is_until_unload() {
+        let external = Interface {
+            tunnel: Some(adopt::tests::EXTERNAL),
+            ..nic(1, "mape0")
+        };
+        let fixed = Interface {
+            tunnel: Some(adopt::tests::FIXED),
+            ..nic(1, "mape0")
+        };
+        let tun = nic(1, "mape0");
+        let rows = [
+            (&external, TunnelKind::Auto, 3, true),
+            (&external, TunnelKind::Kernel, 3, true),
+            (&external, TunnelKind::User, 0, false),
+            (&fixed, TunnelKind::Auto, 0, true),
+            (&fixed, TunnelKind::Auto, 1, false),
+            (&tun, TunnelKind::Auto, 3, true),
+            (&tun, TunnelKind::User, 3, true),
+            (&tun, TunnelKind::Kernel, 0, false),
+        ];
+        for (device, kind, rules, fits) in rows {
+            let tunnel = adopt::tests::tunnel(kind);
+            let line = adopt::tests::line(&tunnel, rules);
+            let checked = check_own(device, &line);
+            assert_eq!(checked.is_ok(), fits, "{kind:?}, {rules} rules: {checked:?}");
+        }
     }
 }

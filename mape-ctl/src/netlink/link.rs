@@ -8,7 +8,10 @@ use rtnetlink::{
     },
 };
 
-use super::{Netlink, NetlinkError};
+use super::{
+    Netlink, NetlinkError,
+    ip6_tunnel::{self, Ip6Tunnel},
+};
 
 /// Packets that may wait for a device.
 const QUEUE: u32 = 1_000;
@@ -35,6 +38,8 @@ pub struct Interface {
     pub mtu: u32,
     /// The driver's own word for virtual devices: `veth`, `bridge`, `tun`, …; none for hardware.
     pub kind: Option<String>,
+    /// What it is set to, where it is a tunnel of the kernel's in IPv6.
+    pub tunnel: Option<Ip6Tunnel>,
     /// Free text set by whoever made it.
     pub alias: Option<String>,
     /// Switched on by the administrator.
@@ -61,6 +66,7 @@ impl Interface {
             mac: None,
             mtu: 0,
             kind: None,
+            tunnel: None,
             alias: None,
             up: message.header.flags.contains(LinkFlags::Up),
             state: State::Unknown,
@@ -92,6 +98,7 @@ impl Interface {
             LinkAttribute::Link(index) => self.lower = Some(*index),
             LinkAttribute::Stats64(stats) => self.stats = *stats,
             LinkAttribute::LinkInfo(info) => {
+                self.tunnel = ip6_tunnel::read(info);
                 self.kind = info.iter().find_map(|info| {
                     if let LinkInfo::Kind(kind) = info {
                         Some(kind.to_string())

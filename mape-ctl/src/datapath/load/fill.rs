@@ -44,7 +44,11 @@ impl Loading<'_> {
             Some(old) => old.hash_key,
             None => tables::secret().map_err(LoadError::Random)?,
         };
-        let new = tables::config(gateway, self.tunnel_ifindex, key);
+        let mut new = tables::config(gateway, self.tunnel.as_ref().map_or(0, |device| device.index), key);
+        let settings = self.tunnel.as_ref().and_then(|device| device.tunnel);
+        if settings.is_some_and(|settings| settings.external) {
+            new.flags |= Config::EXTERNAL_TUNNEL;
+        }
         if self.is_reload {
             self.note_old_ports(old.as_ref())?;
             self.note_old_tables()?;

@@ -22,7 +22,6 @@ use crate::{
         prove::{self, Proof},
     },
     gateway::Role,
-    kernel,
     netlink::link::Interface,
 };
 
@@ -52,9 +51,9 @@ impl Loading<'_> {
         Ok(())
     }
 
-    /// The tunnel device's programs, where there is one and the kernel can keep them there.
+    /// The tunnel device's programs, where there is one.
     fn classifiers(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let wanted = self.gateway.role == Role::CustomerEdge && kernel::has_tcx();
+        let wanted = self.gateway.role == Role::CustomerEdge;
         classify::all().filter(move |_| wanted)
     }
 
@@ -64,12 +63,6 @@ impl Loading<'_> {
             return Ok(());
         }
         let device = self.gateway.tunnel.device.clone();
-        if !kernel::has_tcx() {
-            self.done.warnings.push(format!(
-                "packets that take the slow path are lost: the programs at {device} need Linux 6.6 or newer"
-            ));
-            return Ok(());
-        }
         for (stage, name) in classify::STAGES {
             self.tables
                 .set_tunnel_stage(stage.number(), &programs::fd(ebpf, name)?)?;
@@ -85,7 +78,7 @@ impl Loading<'_> {
             let pins = self.pins.clone();
             match put {
                 Put::Attached => self.undo.push(format!("detach from {device}"), move || {
-                    pins.remove_tunnel_link(side.pin).map_err(Into::into)
+                    classify::take_off(&pins, &side, &device).map_err(Into::into)
                 }),
                 Put::Replaced => {
                     let path = self.pins.program(&format!("{}-old", side.program));
@@ -240,6 +233,16 @@ impl Loading<'_> {
         Ok(())
     }
 
+    /// Where filters stay by themselves, those on an earlier load's device have to be taken off; links have gone with their pins.
+    fn leave_old_tunnel(&mut self) {
+        let old = self.before.as_ref().and_then(|before| before.tunnel.as_ref());
+        if let Some(old) = old.filter(|old| old.device != self.gateway.tunnel.device)
+            && let Err(error) = classify::remove_filters(&old.device)
+        {
+            self.done.warnings.push(error.to_string());
+        }
+    }
+
     /// Takes the programs off interfaces that are not in the configuration any longer, and drops the old programs' pins.
     pub(super) fn detach_others(&mut self, was_open: bool) {
         for name in self.pins.linked_interfaces() {
@@ -260,6 +263,7 @@ impl Loading<'_> {
                     .push(format!("{name} is not in the configuration any longer, but {error}")),
             }
         }
+        self.leave_old_tunnel();
         let wanted = self.programs();
         for name in self
             .pins
