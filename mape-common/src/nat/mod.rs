@@ -11,6 +11,7 @@
 pub mod allocate;
 pub mod forward;
 pub mod fragment;
+pub mod hold;
 pub mod mapping;
 pub mod open;
 pub mod overlap;
