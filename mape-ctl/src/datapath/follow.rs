@@ -5,7 +5,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr, net::Ipv6Addr};
 
-use mape_common::{hop::NextHop, map::domain::Domain, time::Tick};
+use mape_common::{
+    hop::{Link, NextHop},
+    map::domain::Domain,
+    time::Tick,
+};
 
 use super::{
     hops::{Hops, HopsError},
@@ -61,6 +65,8 @@ struct Port {
     name: String,
     index: u32,
     is_there: bool,
+    /// Its program was taken off (`mape-ctl detach`).
+    is_detached: bool,
 }
 
 /// A loaded gateway and what is known of the machine around it.
@@ -87,6 +93,7 @@ impl Follower {
             name: nic.name,
             index: nic.index,
             is_there: true,
+            is_detached: false,
         };
         Ok(Self {
             tables: Tables::new(&PinFolder::new(&instance)),
@@ -123,7 +130,8 @@ impl Follower {
         self.look_at_nics(&interfaces, &mut look, &mut warnings)?;
         self.look_at_tunnel(&interfaces, &mut look, &mut warnings)?;
         let wan = interfaces.iter().find(|interface| interface.name == self.gateway.wan);
-        if let Some(wan) = wan.filter(|_| look.load_again.is_none()) {
+        let is_detached = |name: &str| self.ports.iter().any(|port| port.name == name && port.is_detached);
+        if let Some(wan) = wan.filter(|wan| look.load_again.is_none() && !is_detached(&wan.name)) {
             if u32::from(self.gateway.tunnel.mtu) + OVERHEAD > wan.mtu {
                 warnings.push(format!(
                     "{} has an MTU of {} and so takes inner packets of {} bytes, not of {} (tunnel.mtu): \
@@ -152,13 +160,19 @@ impl Follower {
             let Some(nic) = interfaces.iter().find(|interface| interface.name == *name) else {
                 if port.is_there {
                     // The stack gets what would have been sent there: redirected, it would be lost without a word.
-                    self.tables.set_link_words(port.index, [0; 2])?;
+                    self.tables.detach_link(port.index)?;
                     port.is_there = false;
                 }
                 warnings.push(format!("{name} is gone; it is taken up again when it is back"));
                 look.is_waiting = true;
                 continue;
             };
+            let known = self.tables.link_words(nic.index)?;
+            port.is_detached = nic.index == port.index && port.is_there && known[1] & Link::DETACHED != 0;
+            if port.is_detached {
+                // By an operator, who wants it so.
+                continue;
+            }
             if nic.index != port.index || nic.xdp.is_none() || !port.is_there {
                 if nic.up {
                     look.load_again = Some(format!("{name} is another device than before"));
@@ -168,7 +182,6 @@ impl Follower {
                 }
                 continue;
             }
-            let known = self.tables.link_words(nic.index)?;
             let words = nics::words(nic, &addresses, known[1]);
             if words != known {
                 self.tables.set_link_words(nic.index, words)?;
