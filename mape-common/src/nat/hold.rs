@@ -86,6 +86,15 @@ where
         self.packets.as_ref().iter().all(|packet| packet.of.is_none())
     }
 
+    /// Packets and fragments held that are from the sender of this one.
+    pub fn of_sender(&self, fragment: &Fragment) -> (usize, usize) {
+        let own = self.packets.as_ref().iter().filter(|packet| is_from(packet, fragment));
+        own.fold((0, 0), |(packets, pieces): (usize, usize), packet| {
+            let more = usize::try_from(packet.pieces).unwrap_or(usize::MAX);
+            (packets.saturating_add(1), pieces.saturating_add(more))
+        })
+    }
+
     /// Takes a fragment, at a time in milliseconds; gives the place where the host shall keep the frame.
     ///
     /// # Errors
@@ -112,12 +121,7 @@ where
 
     /// Finds a place for one more packet.
     fn begin(&mut self, fragment: &Fragment, now: u64, tally: &mut Tally) -> Option<usize> {
-        let own = self
-            .packets
-            .as_ref()
-            .iter()
-            .filter(|packet| is_from(packet, fragment))
-            .count();
+        let (own, _) = self.of_sender(fragment);
         let is_share_used = own >= share(self.packets.as_ref().len());
         let free = self.packets.as_ref().iter().position(|packet| packet.of.is_none());
         let chosen = match free {
@@ -152,10 +156,7 @@ where
         if held >= MOST {
             return Err(Refusal::TooMany);
         }
-        let own = self.packets.as_ref().iter().filter(|packet| is_from(packet, fragment));
-        let own = own.fold(0_usize, |sum, packet| {
-            sum.saturating_add(usize::try_from(packet.pieces).unwrap_or(usize::MAX))
-        });
+        let (_, own) = self.of_sender(fragment);
         let is_share_used = own >= share(self.pieces.as_ref().len());
         let mut free = self.pieces.as_ref().iter().position(|piece| piece.packet == 0);
         if is_share_used || free.is_none() {
