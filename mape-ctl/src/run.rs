@@ -27,7 +27,7 @@ use crate::{
     config::{self, ConfigError},
     datapath::{
         follow::Follower,
-        load::{self, LoadError},
+        load::{self, LoadError, Programs},
     },
     gateway::Gateway,
     instance::Instance,
@@ -123,7 +123,13 @@ pub fn run(instance: &Instance, args: &LoadArgs) -> Result<(), RunError> {
         (signals, Watch::open()?)
     };
     let mut carrier = Carrier::new(instance.clone());
-    let (follower, holder) = put(instance, resolve(instance, args)?, &interrupted, &mut carrier)?;
+    let (follower, holder) = put(
+        instance,
+        resolve(instance, args)?,
+        Programs::Anew,
+        &interrupted,
+        &mut carrier,
+    )?;
     let now = Instant::now();
     let mut daemon = Daemon {
         instance,
@@ -156,10 +162,11 @@ fn resolve(instance: &Instance, args: &LoadArgs) -> Result<Gateway, ConfigError>
 fn put(
     instance: &Instance,
     gateway: Gateway,
+    programs: Programs,
     interrupted: &Arc<AtomicBool>,
     carrier: &mut Carrier,
 ) -> Result<(Follower, Option<Holder>), RunError> {
-    let mut loaded = load::load_until(&gateway, Arc::clone(interrupted))?;
+    let mut loaded = load::load_until(&gateway, Arc::clone(interrupted), programs)?;
     carrier.take_over(gateway.tunnel.process, &mut loaded.done);
     say(&loaded.done.messages);
     warn(&loaded.done.warnings);
@@ -216,15 +223,17 @@ impl Daemon<'_> {
         self.service.reloading();
         let done = resolve(self.instance, self.args)
             .map_err(RunError::from)
-            .and_then(|gateway| self.put(gateway));
+            .and_then(|gateway| self.put(gateway, Programs::Anew));
         if let Err(error) = done {
             complain("the configuration was not taken over, the gateway is as before", &error);
         }
         self.service.ready("forwards, and is looked after");
     }
 
-    fn put(&mut self, gateway: Gateway) -> Result<(), RunError> {
-        let (follower, holder) = put(self.instance, gateway, &self.interrupted, &mut self.carrier)?;
+    fn put(&mut self, gateway: Gateway, programs: Programs) -> Result<(), RunError> {
+        // A queue has one who holds its frames.
+        self.holder = None;
+        let (follower, holder) = put(self.instance, gateway, programs, &self.interrupted, &mut self.carrier)?;
         self.follower = follower;
         self.holder = holder;
         Ok(())
@@ -262,7 +271,7 @@ impl Daemon<'_> {
         }
         say(&[format!("{why}: the gateway is loaded again")]);
         let gateway = self.follower.gateway().clone();
-        if let Err(error) = self.put(gateway) {
+        if let Err(error) = self.put(gateway, Programs::AsTheyAre) {
             complain("could not load the gateway again", &error);
         }
     }

@@ -22,7 +22,11 @@ use crate::{
     gateway::{Gateway, Role},
     host::state::{self, State, StateError},
     instance::{Instance, LockError},
-    netlink::{Netlink, NetlinkError, link::Interface},
+    netlink::{
+        Netlink, NetlinkError,
+        link::Interface,
+        resolve::{ResolveError, Target, towards},
+    },
 };
 
 /// A router that has not been heard of for so long is asked whether it is still there.
@@ -130,6 +134,18 @@ impl Follower {
         self.look_at_nics(&interfaces, &mut look, &mut warnings)?;
         self.look_at_tunnel(&interfaces, &mut look, &mut warnings)?;
         let wan = interfaces.iter().find(|interface| interface.name == self.gateway.wan);
+        if let Some(wan) = wan
+            && let Some(why) = look.load_again.take()
+        {
+            // Loading would only say so: a link that has come back gets its addresses and routes one after the other.
+            match towards(&self.netlink, wan, self.gateway.relay, Target::Host) {
+                Err(error @ ResolveError::NoRoute { .. }) if self.gateway.role == Role::CustomerEdge => {
+                    warnings.push(format!("{why}, and is not taken up yet: {error}"));
+                    look.is_waiting = true;
+                }
+                Ok(_) | Err(_) => look.load_again = Some(why),
+            }
+        }
         let is_detached = |name: &str| self.ports.iter().any(|port| port.name == name && port.is_detached);
         if let Some(wan) = wan.filter(|wan| look.load_again.is_none() && !is_detached(&wan.name)) {
             if u32::from(self.gateway.tunnel.mtu) + OVERHEAD > wan.mtu {

@@ -93,6 +93,11 @@ pub enum LoadError {
         name: &'static str,
         source: aya::pin::PinError,
     },
+    #[error("cannot open the pinned program {name}")]
+    OpenProgram {
+        name: &'static str,
+        source: Box<aya::programs::ProgramError>,
+    },
     #[error("interrupted")]
     Interrupted,
     #[error(
@@ -177,7 +182,16 @@ pub fn load(gateway: &Gateway) -> Result<Done, LoadError> {
         });
     }
     let interrupted = watch_signals(&[SIGINT, SIGTERM, SIGHUP]).map_err(LoadError::Signals)?;
-    load_until(gateway, interrupted).map(|loaded| loaded.done)
+    load_until(gateway, interrupted, Programs::Anew).map(|loaded| loaded.done)
+}
+
+/// Which programs a gateway is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// This binary's.
+    Anew,
+    /// Those in the kernel, which are this binary's, as far as they are there: the verifier, which takes most of the time, has seen them.
+    AsTheyAre,
 }
 
 /// The same for who looks after the gateway, and has its own way of hearing of signals: it is left off, and taken back, when the
@@ -185,7 +199,7 @@ pub fn load(gateway: &Gateway) -> Result<Done, LoadError> {
 ///
 /// # Errors
 /// [`LoadError`]; nothing is changed then.
-pub fn load_until(gateway: &Gateway, interrupted: Arc<AtomicBool>) -> Result<Loaded, LoadError> {
+pub fn load_until(gateway: &Gateway, interrupted: Arc<AtomicBool>, programs: Programs) -> Result<Loaded, LoadError> {
     let instance: Instance = gateway.instance.parse()?;
     kernel::check("load")?;
     kernel::check_verifier()?;
@@ -193,7 +207,11 @@ pub fn load_until(gateway: &Gateway, interrupted: Arc<AtomicBool>) -> Result<Loa
     let mut loading = Loading::start(gateway, instance, interrupted)?;
     loading.check_interrupted()?;
     loading.prepare_host()?;
-    loading.into_kernel()
+    if programs == Programs::AsTheyAre && loading.has_programs() {
+        loading.into_kernel_again()
+    } else {
+        loading.into_kernel()
+    }
 }
 
 /// From here on a signal does not end the process half-way: the next step finds it and takes everything back.
@@ -345,6 +363,19 @@ impl<'a> Loading<'a> {
         self.attach_tunnel(&mut ebpf)?;
         self.route_into_tunnel()?;
         self.pin_programs(&mut ebpf)?;
+        self.open(was_open)
+    }
+
+    /// The same with the programs that are there.
+    fn into_kernel_again(mut self) -> Result<Loaded, LoadError> {
+        let was_open = self.close_gate()?;
+        self.fill()?;
+        self.attach_pinned()?;
+        self.open(was_open)
+    }
+
+    /// Proves that the programs run, and opens the gate.
+    fn open(mut self, was_open: bool) -> Result<Loaded, LoadError> {
         self.prove()?;
         self.check_interrupted()?;
         if self.gateway.role == Role::CustomerEdge {

@@ -1,20 +1,39 @@
 //! Owns taking early frames off a NIC's queue: an AF_XDP socket, its rings and its memory.
 #![expect(unsafe_code, reason = "rings and frames are memory shared with the kernel")]
 
-use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::event::{PollFd, PollFlags};
 use xdp::{
     CompletionRing, FillRing, RingConfigBuilder, RxRing, Umem,
     nic::NicIndex,
     slab::{HeapSlab, Slab as _},
-    socket::{XdpSocket, XdpSocketBuilder},
+    socket::{SocketError, XdpSocket, XdpSocketBuilder},
     umem::{FrameSize, UmemCfgBuilder},
 };
 
 /// Frames that wait to be taken, of one queue.
 const FRAMES: u32 = 64;
 const BATCH: usize = 64;
+
+/// How long the socket before may take to let go of a queue.
+const LET_GO: Duration = Duration::from_secs(1);
+
+enum OpenError {
+    /// Somebody else's socket has the queue.
+    Busy,
+    /// In words.
+    Other(String),
+}
+
+fn other(error: impl ToString) -> OpenError {
+    OpenError::Other(error.to_string())
+}
 
 /// One queue.
 pub(super) struct EarlyQueue {
@@ -29,37 +48,54 @@ pub(super) struct EarlyQueue {
 }
 
 impl EarlyQueue {
-    /// Opens the socket of a queue. Frames are copied, which every driver can: there are few.
+    /// Opens the socket of a queue, waiting until the one before has let go of it: the kernel takes its time.
     ///
     /// # Errors
     /// What the kernel says, in words.
     pub(super) fn open(ifindex: u32, queue: u32) -> Result<Self, String> {
+        let end = Instant::now() + LET_GO;
+        loop {
+            match Self::try_open(ifindex, queue) {
+                Err(OpenError::Busy) if Instant::now() < end => thread::sleep(Duration::from_millis(10)),
+                Err(OpenError::Busy) => return Err("another program takes frames off its queue".to_owned()),
+                Err(OpenError::Other(why)) => return Err(why),
+                Ok(opened) => return Ok(opened),
+            }
+        }
+    }
+
+    /// Opens the socket. Frames are copied, which every driver can: there are few.
+    fn try_open(ifindex: u32, queue: u32) -> Result<Self, OpenError> {
         let memory = UmemCfgBuilder {
             frame_size: FrameSize::FourK,
             frame_count: FRAMES,
             ..UmemCfgBuilder::default()
         };
-        let memory = memory.build().map_err(|error| error.to_string())?;
-        let mut memory = Umem::map(memory).map_err(|error| error.to_string())?;
+        let mut memory = Umem::map(memory.build().map_err(other)?).map_err(other)?;
         let rings = RingConfigBuilder {
             rx_count: FRAMES,
             tx_count: 0,
             fill_count: FRAMES,
             completion_count: 2,
         };
-        let rings = rings.build().map_err(|error| error.to_string())?;
-        let mut socket = XdpSocketBuilder::new().map_err(|error| error.to_string())?;
-        let (rings, mut flags) = socket.build_rings(&memory, rings).map_err(|error| error.to_string())?;
+        let mut socket = XdpSocketBuilder::new().map_err(other)?;
+        let rings = socket.build_rings(&memory, rings.build().map_err(other)?);
+        let (rings, mut flags) = rings.map_err(other)?;
         flags.force_copy();
         let mut free = rings.fill_ring;
         // SAFETY: `memory` is dropped after the socket, both here and as a field of this.
         unsafe { free.enqueue(&mut memory, BATCH) };
-        let socket = socket
-            .bind(NicIndex::new(ifindex), queue, flags)
-            .map_err(|error| error.to_string())?;
+        let socket = match socket.bind(NicIndex::new(ifindex), queue, flags) {
+            Err(SocketError::Bind(error)) if error.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(OpenError::Busy);
+            }
+            bound => bound.map_err(other)?,
+        };
         Ok(Self {
             socket,
-            taken: rings.rx_ring.ok_or("there is no ring to receive")?,
+            taken: rings
+                .rx_ring
+                .ok_or_else(|| other("the socket has no ring to receive"))?,
             free,
             _sent: rings.completion_ring,
             memory,

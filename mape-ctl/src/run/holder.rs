@@ -72,19 +72,22 @@ impl Holder {
             let (tell, told) = mpsc::channel();
             let thread = thread::Builder::new().name("holder".to_owned()).spawn(move || {
                 match Work::begin(&instance, &nics) {
-                    Ok(mut work) => {
-                        let _ = tell.send(None);
-                        drop(tell);
+                    Ok((mut work, warnings)) => {
+                        let _ = tell.send(Ok(warnings));
                         work.go_on(&woken);
                     }
                     Err(why) => {
-                        let _ = tell.send(Some(why));
+                        let _ = tell.send(Err(why));
                     }
                 }
             })?;
-            if let Ok(Some(why)) = told.recv() {
-                let _ = thread.join();
-                return Err(io::Error::other(why));
+            match told.recv() {
+                Ok(Ok(warnings)) => warn(&warnings),
+                Ok(Err(why)) => {
+                    let _ = thread.join();
+                    return Err(io::Error::other(why));
+                }
+                Err(_) => return Err(io::Error::other("the thread has ended at once")),
             }
             Ok(Self {
                 wake,
@@ -160,22 +163,29 @@ struct Work {
 }
 
 impl Work {
-    fn begin(instance: &Instance, nics: &[(String, u32, &'static str)]) -> Result<Self, String> {
+    /// Opens everything; what cannot be had of a single NIC is said.
+    fn begin(instance: &Instance, nics: &[(String, u32, &'static str)]) -> Result<(Self, Vec<String>), String> {
         let pins = PinFolder::new(instance);
         let tables = Tables::new(&pins);
         let text = |error: TableError| error.to_string();
         let table = FragmentTable::open(&tables).map_err(|error| error.to_string())?;
         let mut holders: aya::maps::XskMap<aya::maps::MapData> = tables.typed(maps::HOLDERS).map_err(text)?;
-        let (mut injectors, mut queues) = (Vec::new(), Vec::new());
+        let (mut injectors, mut queues, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         for (nic, (name, ifindex, program)) in nics.iter().enumerate() {
             let injector = Injector::open(&pins, program, *ifindex).map_err(|error| error.to_string())?;
             injectors.push(injector);
             for queue in 0..HOLDER_QUEUES {
                 let opened = match EarlyQueue::open(*ifindex, queue) {
                     Ok(opened) => opened,
-                    Err(why) if queue == 0 => return Err(format!("{name}: {why}")),
-                    // It has no more queues.
-                    Err(_) => break,
+                    Err(why) => {
+                        // Otherwise it has no more queues.
+                        if queue == 0 {
+                            warnings.push(format!(
+                                "fragments that come before the first of their packet are dropped on {name}: {why}"
+                            ));
+                        }
+                        break;
+                    }
                 };
                 if let Some(place) = holder(*ifindex, queue) {
                     holders
@@ -186,7 +196,7 @@ impl Work {
             }
         }
         let now = Instant::now();
-        Ok(Self {
+        let work = Self {
             config: tables.config().map_err(text)?,
             tables,
             table,
@@ -199,7 +209,8 @@ impl Work {
             held: 0,
             refused: 0,
             budget: (0, RATE),
-        })
+        };
+        Ok((work, warnings))
     }
 
     /// Works until it is woken.

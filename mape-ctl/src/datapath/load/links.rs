@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use aya::{
     Ebpf,
-    programs::{SchedClassifier, Xdp},
+    programs::{ProgramError, SchedClassifier, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
 use mape_common::{
@@ -143,6 +143,44 @@ impl Loading<'_> {
                 attach::attach(&self.pins, program, &port.nic, self.gateway.mode)?;
                 self.undo.push(format!("detach from {name}"), move || {
                     pins.remove_link(&name).map_err(Into::into)
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all programs of this gateway are in the kernel, and stay at the tunnel device without this process.
+    pub(super) fn has_programs(&self) -> bool {
+        let mut wanted = self.programs().into_iter();
+        self.is_reload && kernel::has_tcx() && wanted.all(|name| self.pins.program(name).exists())
+    }
+
+    /// Puts the programs that are there on those devices that have none.
+    pub(super) fn attach_pinned(&mut self) -> Result<(), LoadError> {
+        for port in &self.ports {
+            if self.is_attached(&port.nic) {
+                continue;
+            }
+            let (name, pins) = (port.nic.name.clone(), self.pins.clone());
+            self.pins.remove_link(&name)?;
+            let mut program = Xdp::from_pin(self.pins.program(port.program), XdpAttachType::Interface)
+                .map_err(|error| cannot_open(port.program, error))?;
+            attach::attach(&self.pins, &mut program, &port.nic, self.gateway.mode)?;
+            self.undo.push(format!("detach from {name}"), move || {
+                pins.remove_link(&name).map_err(Into::into)
+            });
+        }
+        if self.gateway.role != Role::CustomerEdge {
+            return Ok(());
+        }
+        let device = &self.gateway.tunnel.device;
+        for side in classify::SIDES {
+            let mut program = SchedClassifier::from_pin(self.pins.program(side.program))
+                .map_err(|error| cannot_open(side.program, error))?;
+            if classify::put(&self.pins, &mut program, &side, device)? == Put::Attached {
+                let pins = self.pins.clone();
+                self.undo.push(format!("detach from {device}"), move || {
+                    pins.remove_tunnel_link(side.pin).map_err(Into::into)
                 });
             }
         }
@@ -290,5 +328,12 @@ impl Loading<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn cannot_open(name: &'static str, error: ProgramError) -> LoadError {
+    LoadError::OpenProgram {
+        name,
+        source: Box::new(error),
     }
 }
