@@ -147,7 +147,7 @@ pub fn run(instance: &Instance, args: &LoadArgs) -> Result<(), RunError> {
         is_waiting: false,
     };
     held.ready()?;
-    daemon.service.ready("forwards, and is looked after");
+    Service::ready("forwards, and is looked after");
     daemon.attend(&runtime)
 }
 
@@ -179,7 +179,7 @@ impl Daemon<'_> {
         loop {
             match runtime.block_on(self.wait()).map_err(failed("wait for changes"))? {
                 Event::End => {
-                    self.service.stopping();
+                    Service::stopping();
                     say(&["ends; the gateway goes on forwarding (`mape-ctl unload` ends that)".to_owned()]);
                     return Ok(());
                 }
@@ -220,14 +220,14 @@ impl Daemon<'_> {
 
     /// Reads the configuration again and puts it into effect. If that fails, everything stays as it is.
     fn reload(&mut self) {
-        self.service.reloading();
+        Service::reloading();
         let done = resolve(self.instance, self.args)
             .map_err(RunError::from)
             .and_then(|gateway| self.put(gateway, Programs::Anew));
         if let Err(error) = done {
             complain("the configuration was not taken over, the gateway is as before", &error);
         }
-        self.service.ready("forwards, and is looked after");
+        Service::ready("forwards, and is looked after");
     }
 
     fn put(&mut self, gateway: Gateway, programs: Programs) -> Result<(), RunError> {

@@ -282,7 +282,7 @@ mod tests {
         bytes[0] = 0x45;
         bytes[2..4].copy_from_slice(&820_u16.to_be_bytes());
         bytes[4..6].copy_from_slice(&id.to_be_bytes());
-        bytes[6..8].copy_from_slice(&(0x2000 | start / 8).to_be_bytes());
+        bytes[6..8].copy_from_slice(&(0x2000 | (start / 8)).to_be_bytes());
         bytes[9] = 17;
         bytes[12..16].copy_from_slice(&[192, 168, 10, sender]);
         bytes[16..20].copy_from_slice(&[198, 51, 100, 7]);

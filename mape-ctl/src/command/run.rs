@@ -2,7 +2,12 @@
 
 use anyhow::Result;
 
-use crate::{cli::LoadArgs, instance::Instance, kernel, run};
+use crate::{
+    cli::LoadArgs,
+    instance::Instance,
+    kernel,
+    run::{self, RunError},
+};
 
 /// Loads the gateway and looks after it until a signal ends this process.
 ///
@@ -10,9 +15,9 @@ use crate::{cli::LoadArgs, instance::Instance, kernel, run};
 /// A mistake in the configuration, or whatever stands in the way at the start.
 pub fn run(instance: &Instance, args: &LoadArgs) -> Result<()> {
     kernel::check_root("run")?;
-    run::run(instance, args).map_err(|error| match error {
+    match run::run(instance, args) {
         // The same exit code as from `load`.
-        run::RunError::Config(error) => error.into(),
-        error => error.into(),
-    })
+        Err(RunError::Config(error)) => Err(error.into()),
+        ended => Ok(ended?),
+    }
 }

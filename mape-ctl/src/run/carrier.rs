@@ -58,7 +58,7 @@ impl Carrier {
                 return;
             }
         }
-        pending().await
+        pending::<()>().await;
     }
 
     /// Starts the process where it should run and does not.

@@ -31,8 +31,8 @@ enum OpenError {
     Other(String),
 }
 
-fn other(error: impl ToString) -> OpenError {
-    OpenError::Other(error.to_string())
+fn other(error: impl Into<Box<dyn std::error::Error>>) -> OpenError {
+    OpenError::Other(error.into().to_string())
 }
 
 /// One queue.

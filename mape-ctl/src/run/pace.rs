@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// The first wait; each next one is twice as long.
 const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// The times of a thing that is tried: at once, and then after waits that become longer while it has to be tried often.
 #[derive(Debug, Default)]

@@ -20,12 +20,12 @@ impl Service {
     }
 
     /// The gateway forwards.
-    pub(super) fn ready(&self, status: &str) {
+    pub(super) fn ready(status: &str) {
         tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
     /// The configuration is being read again.
-    pub(super) fn reloading(&self) {
+    pub(super) fn reloading() {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => tell(&[NotifyState::Reloading, now]),
             Err(_) => tell(&[NotifyState::Reloading]),
@@ -33,7 +33,7 @@ impl Service {
     }
 
     /// This process ends.
-    pub(super) fn stopping(&self) {
+    pub(super) fn stopping() {
         tell(&[NotifyState::Stopping]);
     }
 
