@@ -29,7 +29,10 @@ use mape_tests::{
     },
 };
 use rustix::{
-    net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket,
+        sockopt::{Timeout, set_socket_timeout},
+    },
     process::{Pid, Signal, kill_process},
 };
 use serde_json::Value;
@@ -528,9 +531,14 @@ fn reversed(id: u16, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), data: &[u8]) ->
         data: data.to_vec(),
         checksum: true,
     };
+    backwards(id, from.0, to.0, payload)
+}
+
+/// The fragments of any packet, the last one first.
+fn backwards(id: u16, from: Ipv4Addr, to: Ipv4Addr, payload: Payload) -> Vec<Vec<u8>> {
     let frame = Frame {
         id,
-        ..Frame::new(from.0, to.0, payload)
+        ..Frame::new(from, to, payload)
     };
     let mut pieces: Vec<Vec<u8>> = frame
         .split(1_400)
@@ -592,6 +600,37 @@ impl Talk {
             Err(_) => Ok(false),
         }
     }
+}
+
+/// Pings the server from host 1 with a request of 4,000 bytes whose last fragment goes first; whether it is answered in full.
+fn ping_backwards(site: &Site, id: u16) -> Result<bool> {
+    const IDENTIFIER: u16 = 0x4d45;
+    let echo = Payload::Icmp {
+        kind: 8,
+        code: 0,
+        id: IDENTIFIER,
+        data: vec![7; 4_000],
+    };
+    let listening = site.lab.node("host1")?.enter(|| {
+        let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).context("no raw socket")?;
+        set_socket_timeout(&raw, Timeout::Recv, Some(Duration::from_secs(1)))?;
+        Ok(raw)
+    })?;
+    send_raw(
+        &site.lab,
+        "host1",
+        plan::SERVER,
+        &backwards(id, HOST_1, plan::SERVER, echo),
+    )?;
+    let mut buffer = vec![0; 65_536];
+    while let Ok((len, _)) = recv(&listening, &mut buffer[..], RecvFlags::empty()) {
+        // Behind the IPv4 header: type, code, checksum, identifier.
+        let is_answer = buffer[20] == 0 && buffer[24..26] == IDENTIFIER.to_be_bytes();
+        if is_answer {
+            return Ok(len >= 20 + 8 + 4_000 && buffer[28 + 3_999] == 7);
+        }
+    }
+    Ok(false)
 }
 
 /// What a gateway has counted of early fragments.
@@ -670,6 +709,12 @@ fn fragments_that_come_backwards_arrive_while_run_is_there() {
             talk.backwards(&site, direction, id, 30_000).unwrap(),
             "{direction:?}: many fragments"
         );
+    }
+    // The server cuts its answers so that they fit the tunnel.
+    site.tool("internet", "ip -4 route replace 192.0.2.0/24 via 203.0.113.1 mtu 1460")
+        .unwrap();
+    for id in 500..520 {
+        assert!(ping_backwards(&site, id).unwrap(), "ping {id}");
     }
     let [held, released, expired, displaced, lost] = early(&site).unwrap();
     println!("held {held}, released {released}, expired {expired}, displaced {displaced}, lost {lost}");
