@@ -50,7 +50,7 @@ mod tests {
         let tried: Vec<u64> = (0..400)
             .filter(|second| pace.may_begin(begin + Duration::from_secs(*second)))
             .collect();
-        assert_eq!(tried, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243, 303, 363]);
+        assert_eq!(tried, [0, 1, 2, 4, 8, 16, 32, 64, 124, 184, 244, 304, 364]);
     }
 
     #[test]

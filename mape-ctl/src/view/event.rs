@@ -94,7 +94,7 @@ impl Filter {
 pub fn wanted(args: &TraceArgs, outcomes: &[u32]) -> [u64; 2] {
     let chosen = outcomes.iter().fold(0, |mask, outcome| mask | 1 << (outcome & 63));
     let mask = if args.refused {
-        !(1 << FORWARDED | 1 << DELIVERED)
+        !(1 << FORWARDED | 1 << DELIVERED | 1 << HELD)
     } else if outcomes.is_empty() {
         u64::MAX
     } else {
@@ -367,9 +367,9 @@ mod tests {
             refused: true,
             ..TraceArgs::default()
         };
-        assert_eq!(wanted(&refused, &[]), [!3; 2]);
+        assert_eq!(wanted(&refused, &[]), [!(3 | 1 << HELD); 2]);
         assert_eq!(outcome_number("frobnicated"), None);
-        assert_eq!(outcome_names().len(), Reason::ALL.len() + 2);
+        assert_eq!(outcome_names().len(), Reason::ALL.len() + 3);
     }
 
     #[test]
