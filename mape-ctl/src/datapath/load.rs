@@ -393,7 +393,7 @@ impl<'a> Loading<'a> {
             done: self.done,
             hops: self.hops,
             nics: self.ports.into_iter().map(|port| (port.nic, port.program)).collect(),
-            tunnel: self.tunnel_ifindex,
+            tunnel: self.tunnel.as_ref().map_or(0, |device| device.index),
             state: self.state,
         })
     }

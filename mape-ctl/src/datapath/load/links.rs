@@ -152,7 +152,7 @@ impl Loading<'_> {
     /// Whether all programs of this gateway are in the kernel, and stay at the tunnel device without this process.
     pub(super) fn has_programs(&self) -> bool {
         let mut wanted = self.programs().into_iter();
-        self.is_reload && kernel::has_tcx() && wanted.all(|name| self.pins.program(name).exists())
+        self.is_reload && crate::kernel::has_tcx() && wanted.all(|name| self.pins.program(name).exists())
     }
 
     /// Puts the programs that are there on those devices that have none.
@@ -173,14 +173,18 @@ impl Loading<'_> {
         if self.gateway.role != Role::CustomerEdge {
             return Ok(());
         }
-        let device = &self.gateway.tunnel.device;
-        for side in classify::SIDES {
+        let (tunnel, wan) = (self.gateway.tunnel.device.clone(), self.wan.name.clone());
+        let sides = classify::SIDES.map(|side| (side, tunnel.clone()));
+        let sides = sides
+            .into_iter()
+            .chain(classify::WAN_SIDES.map(|side| (side, wan.clone())));
+        for (side, device) in sides {
             let mut program = SchedClassifier::from_pin(self.pins.program(side.program))
                 .map_err(|error| cannot_open(side.program, error))?;
-            if classify::put(&self.pins, &mut program, &side, device)? == Put::Attached {
+            if classify::put(&self.pins, &mut program, &side, &device)? == Put::Attached {
                 let pins = self.pins.clone();
                 self.undo.push(format!("detach from {device}"), move || {
-                    pins.remove_tunnel_link(side.pin).map_err(Into::into)
+                    classify::take_off(&pins, &side, &device).map_err(Into::into)
                 });
             }
         }
