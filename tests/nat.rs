@@ -315,7 +315,13 @@ fn a_closed_gate_an_empty_configuration_and_a_missing_next_hop_pass_everything()
         &mut *env.routes.borrow_mut(),
         &mut *HostWorld::new(64).env.routes.borrow_mut(),
     );
-    assert_eq!(label(&mut HostWorld { env, is_router_silent: false }), "next-hop-unknown");
+    assert_eq!(
+        label(&mut HostWorld {
+            env,
+            is_router_silent: false
+        }),
+        "next-hop-unknown"
+    );
 
     let mut world = HostWorld::new(64);
     world.env.links[2] =

@@ -23,12 +23,13 @@ use mape_tests::fuzz::{
 /// An input's bytes, at most.
 const LONGEST: usize = 4_096;
 /// Inputs that are made up, each target.
-const MUTATIONS: [(&str, u64); 5] = [
+const MUTATIONS: [(&str, u64); 6] = [
     ("wire", 400_000),
     ("config", 6_000),
     ("map", 400_000),
     ("step", 5_000),
     ("relay", 8_000),
+    ("hold", 100_000),
 ];
 /// A slow machine makes fewer.
 const SHARE: Duration = Duration::from_secs(10);
@@ -140,6 +141,11 @@ fn step() {
 #[test]
 fn relay() {
     run("relay");
+}
+
+#[test]
+fn hold() {
+    run("hold");
 }
 
 /// The inputs that are kept hold what the step tables have: they may grow, and a row that is new is written here.

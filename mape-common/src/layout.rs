@@ -32,6 +32,8 @@ pub const STATIC_HOPS: u32 = 64;
 pub const LAN_HOSTS: u32 = 65_536;
 /// Packets in fragments that can be on their way at once, a power of two.
 pub const FRAGMENTS: u32 = 4_096;
+/// Receive queues of a NIC of which fragments can be held, a power of two; see [`holder`].
+pub const HOLDER_QUEUES: u32 = 16;
 /// Remembered refusals, a power of two.
 pub const REFUSALS: u32 = 4_096;
 /// Bytes of the ring buffer of events: a power of two, and of pages.
@@ -172,6 +174,16 @@ pub struct PermissionKey {
     pub reserved: [u8; 4],
 }
 
+/// The place in HOLDERS of who holds what came by a NIC's queue; none for queues beyond [`HOLDER_QUEUES`].
+#[inline(always)]
+pub const fn holder(ifindex: u32, queue: u32) -> Option<u32> {
+    if queue < HOLDER_QUEUES {
+        Some(ifindex.wrapping_mul(HOLDER_QUEUES) | queue)
+    } else {
+        None
+    }
+}
+
 /// What the LPM tries hold: a rule and the next hop towards its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -262,11 +274,21 @@ pub enum Gauge {
     Records,
     /// Static forwards, each of one port.
     Forwards(Transport),
+    /// Fragments held, since loading, until the first of their packet should come. This and those below are counted by who holds them.
+    Held,
+    /// Of these, sent on after it.
+    HeldReleased,
+    /// Given up because it has not come in time.
+    HeldExpired,
+    /// Given up for others, or not taken, because there were too many.
+    HeldDisplaced,
+    /// Lost before they could be taken: too many at once.
+    HeldLost,
 }
 
 impl Gauge {
     /// Number of gauges.
-    pub const COUNT: u32 = 64;
+    pub const COUNT: u32 = 80;
 
     /// Index into GAUGES.
     #[inline(always)]
@@ -290,6 +312,11 @@ impl Gauge {
             Self::Reclaimed => 56,
             Self::Records => 57,
             Self::Forwards(t) => 0x30 | t.index(),
+            Self::Held => 64,
+            Self::HeldReleased => 65,
+            Self::HeldExpired => 66,
+            Self::HeldDisplaced => 67,
+            Self::HeldLost => 68,
         }
     }
 }

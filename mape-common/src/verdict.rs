@@ -75,6 +75,9 @@ pub const DELIVERED: u32 = 1;
 /// Counter slot of packets translated at the tunnel device, which the stack has routed and goes on to route.
 pub const TRANSLATED: u32 = 13;
 
+/// Counter slot of later fragments handed to who holds them until the first of their packet has come; they come again then.
+pub const HELD: u32 = 14;
+
 macro_rules! reasons {
     ($($name:ident = $number:literal, $label:literal, $action:ident, $meaning:literal;)*) => {
         /// Why a packet was not forwarded. The frame is untouched, or (for [`Broken`]) can only be dropped.
@@ -230,7 +233,7 @@ mod tests {
     #[test]
     fn every_number_has_a_counter_of_its_own() {
         let mut seen = [false; 64];
-        for slot in [FORWARDED, DELIVERED, TRANSLATED]
+        for slot in [FORWARDED, DELIVERED, TRANSLATED, HELD]
             .into_iter()
             .chain(Reason::ALL.iter().map(|r| r.number()))
         {

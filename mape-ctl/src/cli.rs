@@ -51,6 +51,11 @@ pub enum Command {
     ///
     /// Exit codes: 0 nothing wrong (notes at most), 3 warnings, 1 errors, 2 wrong usage.
     Check(Box<CheckArgs>),
+    /// Load the gateway, and look after it: follow the kernel's routes, neighbours and devices, until a signal ends this
+    ///
+    /// It is made for a service manager (docs/run.md). SIGTERM ends it and leaves the gateway forwarding as it is, SIGHUP has it read
+    /// the configuration again, `unload` ends both.
+    Run(Box<LoadArgs>),
     /// Take the gateway out of the kernel; its sessions end
     Unload,
     /// Take the XDP programs off NICs; their traffic takes the slow path, with the same sessions, until `mape-ctl load`

@@ -9,6 +9,7 @@ pub mod link;
 pub mod neighbour;
 pub mod resolve;
 pub mod route;
+pub mod watch;
 
 use std::{future::Future, io};
 

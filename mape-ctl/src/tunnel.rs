@@ -33,7 +33,6 @@ use self::{
     ends::{Ends, EndsError},
     packet::{Bytes, OFFLOAD},
     path_mtu::PathMtu,
-    process::ProcessError,
     socket::SocketError,
     status::{Counts, Shared, Status},
 };
@@ -42,6 +41,7 @@ use crate::{
     host::state,
     instance::Instance,
     netlink::{Netlink, NetlinkError},
+    post::PostError,
     tun::{self, TunError},
 };
 
@@ -63,7 +63,7 @@ pub enum TunnelError {
     #[error(transparent)]
     Ends(#[from] EndsError),
     #[error(transparent)]
-    Process(#[from] ProcessError),
+    Post(#[from] PostError),
     #[error(transparent)]
     Tun(#[from] TunError),
     #[error(transparent)]

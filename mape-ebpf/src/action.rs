@@ -11,7 +11,7 @@ use mape_common::{
         edge, relay,
         stage::{Attempt, Stage},
     },
-    verdict::{DELIVERED, Direction, FORWARDED, Failure, Verdict},
+    verdict::{DELIVERED, Direction, FORWARDED, Failure, HELD, Reason, Verdict},
     wire::eth::{self, EtherType},
 };
 
@@ -28,6 +28,7 @@ pub(crate) fn lan(ctx: &XdpContext) -> u32 {
     hand::<Kept>(
         ctx,
         Direction::Outbound,
+        false,
         #[inline(always)]
         |frame, env, ifindex| edge::outbound(frame, env, ifindex),
     )
@@ -39,6 +40,7 @@ pub(crate) fn wan(ctx: &XdpContext) -> u32 {
     hand::<Kept>(
         ctx,
         Direction::Inbound,
+        false,
         #[inline(always)]
         |frame, env, ifindex| edge::inbound(frame, env, ifindex),
     )
@@ -50,6 +52,7 @@ pub(crate) fn stage(ctx: &XdpContext, stage: Stage) -> u32 {
     hand::<()>(
         ctx,
         stage.direction(),
+        stage.is_of_fragments(),
         #[inline(always)]
         |frame, env, ifindex| edge::run(stage, maps::handed_over(), frame, env, ifindex),
     )
@@ -67,6 +70,7 @@ pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
     hand::<Kept>(
         ctx,
         Direction::Outbound,
+        false,
         #[inline(always)]
         |frame, env, ifindex| relay::to_domain(frame, env, ifindex),
     )
@@ -78,6 +82,7 @@ pub(crate) fn relay_v6(ctx: &XdpContext) -> u32 {
     hand::<Kept>(
         ctx,
         Direction::Inbound,
+        false,
         #[inline(always)]
         |frame, env, ifindex| relay::from_domain(frame, env, ifindex),
     )
@@ -95,16 +100,19 @@ fn is_ipv4(ctx: &XdpContext) -> bool {
     XdpPacket::new(ctx).read(eth::TYPE).map(EtherType) == Ok(EtherType::IPV4)
 }
 
-/// Gives the frame to a stage, and on to the next one where that stage says so.
+/// Gives the frame to a stage, and on to the next one where that stage says so. `may_hold`: it is a stage of fragments, of which
+/// those that come too early may be held.
 #[inline(always)]
 fn hand<'a, M: Memory>(
     ctx: &'a XdpContext,
     direction: Direction,
+    may_hold: bool,
     stage: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv<M>, u32) -> Attempt,
 ) -> u32 {
     run(
         ctx,
         direction,
+        may_hold,
         #[inline(always)]
         |frame, env, ifindex| match stage(frame, env, ifindex).outcome() {
             Ok(outcome) => outcome,
@@ -121,13 +129,14 @@ fn hand<'a, M: Memory>(
 fn run<'a, M: Memory>(
     ctx: &'a XdpContext,
     direction: Direction,
+    may_hold: bool,
     program: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv<M>, u32) -> Result<Verdict, Failure>,
 ) -> u32 {
     let mut frame = XdpPacket::new(ctx);
     let len = frame.len();
     let env = KernelEnv::<M>::new(ctx);
     let outcome = program(&mut frame, &env, env.ingress());
-    finish(ctx, &env, direction, len, outcome)
+    finish(ctx, &env, (direction, may_hold), len, outcome)
 }
 
 /// Counts a frame by its outcome, tells of it where somebody asks, and gives the action. `len` is the frame's length as it came.
@@ -135,11 +144,18 @@ fn run<'a, M: Memory>(
 fn finish<M: Memory>(
     ctx: &XdpContext,
     env: &KernelEnv<M>,
-    direction: Direction,
+    (direction, may_hold): (Direction, bool),
     len: usize,
     outcome: Result<Verdict, Failure>,
 ) -> u32 {
     let (slot, action) = match outcome {
+        // Somebody may keep it until its first fragment has come.
+        Err(Failure::Refused(Reason::FragmentFirstMissing)) if may_hold => {
+            match maps::hold(ctx, xdp_action::XDP_DROP) {
+                xdp_action::XDP_REDIRECT => (HELD, xdp_action::XDP_REDIRECT),
+                action => (Reason::FragmentFirstMissing.number(), action),
+            }
+        }
         Ok(Verdict::Forward { ifindex }) => (FORWARDED, redirect(ctx, ifindex)),
         Ok(Verdict::Answer(reason)) => (reason.number(), xdp_action::XDP_TX),
         Ok(Verdict::Deliver) => (DELIVERED, xdp_action::XDP_PASS),

@@ -8,14 +8,14 @@ use aya_ebpf::{
     btf_maps,
     helpers::generated::bpf_redirect,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, Stack},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, Stack, XskMap},
     programs::{TcContext, XdpContext},
 };
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, EVENT_BYTES, FRAGMENTS as FRAGMENT_RECORDS, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS,
-        OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder,
+        self, Config, Counter, EVENT_BYTES, FRAGMENTS as FRAGMENT_RECORDS, FlowKey, Gauge, HOLDER_QUEUES, HostUse,
+        LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder,
     },
     map::rule::Rule,
     nat::{fragment, session::Session},
@@ -73,9 +73,9 @@ pub(crate) static OVERLAP: Array<Word> = Array::with_max_entries(OVERLAP_CELLS, 
 /// The programs.
 #[map]
 pub(crate) static REFUSED: Array<Word> = Array::with_max_entries(REFUSALS, 0);
-/// The programs.
+/// The programs; user space reads it through a memory mapping.
 #[map]
-pub(crate) static FRAGMENTS: Array<fragment::Record> = Array::with_max_entries(FRAGMENT_RECORDS, 0);
+pub(crate) static FRAGMENTS: Array<fragment::Record> = Array::with_max_entries(FRAGMENT_RECORDS, BPF_F_MMAPABLE);
 /// The programs.
 #[map]
 pub(crate) static PERMISSIONS: HashMap<PermissionKey, u64> = HashMap::with_max_entries(1, 0);
@@ -182,6 +182,22 @@ pub(crate) fn tell(ctx: &XdpContext, fate: Fate) {
         unsafe { *own = fate };
         // SAFETY: nothing that has to be dropped or given back is alive.
         unsafe { STAGES.tail_call(ctx, stage::TRACE) };
+    }
+}
+
+/// User space; a socket that closes takes itself out.
+#[map]
+pub(crate) static HOLDERS: XskMap = XskMap::with_max_entries(HOLDER_QUEUES, 0);
+
+/// Gives the frame to who holds fragments that come too early, or gives the action without anybody there.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "interface indices have 31 bits")]
+pub(crate) fn hold(ctx: &XdpContext, otherwise: u32) -> u32 {
+    let Some(place) = layout::holder(ctx.ingress_ifindex() as u32, ctx.rx_queue_index()) else {
+        return otherwise;
+    };
+    match HOLDERS.redirect(place, u64::from(otherwise)) {
+        Ok(action) | Err(action) => action,
     }
 }
 

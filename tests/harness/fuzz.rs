@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod cut;
+pub mod hold;
 pub mod map;
 pub mod mutate;
 pub mod passage;
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target {
         name: "wire",
         run: wire::run,
@@ -44,5 +45,9 @@ pub const TARGETS: [Target; 5] = [
     Target {
         name: "relay",
         run: relay::run,
+    },
+    Target {
+        name: "hold",
+        run: hold::run,
     },
 ];

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     netns::Netns,
     plan::{self, Shape, edges},
-    process::{self, Finished},
+    process::{self, Background, Finished},
 };
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -135,6 +135,21 @@ impl Gateway {
                     .args(["--instance", &self.instance])
                     .args(words),
                 LIMIT,
+            )
+        })
+    }
+
+    /// Starts a mape-ctl command for this instance inside its node that runs until it is stopped, with these environment variables.
+    ///
+    /// # Errors
+    /// As [`Background::start`].
+    pub fn start(&self, node: &Netns, environment: &[(&str, &str)], words: &[&str]) -> Result<Background> {
+        node.enter(|| {
+            Background::start(
+                Command::new(&self.program)
+                    .args(["--instance", &self.instance])
+                    .args(words)
+                    .envs(environment.iter().copied()),
             )
         })
     }

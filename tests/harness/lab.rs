@@ -211,12 +211,53 @@ impl Lab {
     /// What `mape-ctl load` says.
     pub fn load_in(&mut self, nodes: &[&'static str], mape_ctl: &Path) -> Result<()> {
         for name in nodes {
-            let gateway = Gateway::new(name, &self.id, self.shape, mape_ctl, &self.folder)?;
             let node = self.node(name)?.clone();
             // Kept before loading: what a failing load leaves must go too.
-            self.gateways.push(gateway);
-            if let Some(gateway) = self.gateways.last() {
-                gateway.load(&node)?;
+            self.prepare(name, mape_ctl)?.load(&node)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a gateway's configuration; whoever loads it, the lab unloads it at its end.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn prepare(&mut self, node: &'static str, mape_ctl: &Path) -> Result<&Gateway> {
+        let gateway = Gateway::new(node, &self.id, self.shape, mape_ctl, &self.folder)?;
+        self.gateways.push(gateway);
+        self.gateway_in(node)
+    }
+
+    /// Deletes a link, as if a NIC were pulled out.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn cut(&self, node: &str, device: &str) -> Result<()> {
+        self.node(node)?.tool(&format!("ip link delete {device}"))?;
+        Ok(())
+    }
+
+    /// Makes a link of the lab again, with the addresses and routes that went with it.
+    ///
+    /// # Errors
+    /// When there is none, or `ip` refuses.
+    pub fn mend(&self, node: &str, device: &str) -> Result<()> {
+        let mut links = self.shape.links().iter();
+        let link = links.find(|[near, near_device, far, far_device]| {
+            (*near, *near_device) == (node, device) || (*far, *far_device) == (node, device)
+        });
+        let link = link.with_context(|| format!("the lab has no link {device} of {node}"))?;
+        self.make_link(link)?;
+        let [near, _, far, _] = link;
+        for (node, lines) in self.shape.addresses() {
+            if ![near, far].contains(&&node) {
+                continue;
+            }
+            for line in lines {
+                let family = if line.contains(':') { "-6" } else { "-4" };
+                // All but what has gone with the link is there.
+                let words: Vec<&str> = ["ip", family].into_iter().chain(line.split_whitespace()).collect();
+                self.exec(node, &words, Duration::from_secs(5))?;
             }
         }
         Ok(())
@@ -280,21 +321,23 @@ impl Lab {
     }
 
     fn make_links(&self, options: &LabOptions) -> Result<()> {
-        for [near, near_device, far, far_device] in options.shape.links() {
-            let (near_name, far_name) = (self.node(near)?.name(), self.node(far)?.name());
-            let mut ip = Command::new("ip");
-            ip.args(["link", "add", near_device, "netns", near_name, "type", "veth"]);
-            ip.args(["peer", "name", far_device, "netns", far_name]);
-            process::run(&mut ip, Duration::from_secs(10))?.success()?;
-            let ends = [(near, near_device), (far, far_device)];
-            // All offloads before the first end comes up: a veth notes at that moment whether its far end takes
-            // redirected frames, and setting GRO there later, while that end is still down, does not correct the note.
-            for (node, device) in ends {
-                self.prepare_device(node, device)?;
-            }
-            for (node, device) in ends {
-                self.node(node)?.tool(&format!("ip link set {device} up"))?;
-            }
+        options.shape.links().iter().try_for_each(|link| self.make_link(link))
+    }
+
+    fn make_link(&self, [near, near_device, far, far_device]: &[&str; 4]) -> Result<()> {
+        let (near_name, far_name) = (self.node(near)?.name(), self.node(far)?.name());
+        let mut ip = Command::new("ip");
+        ip.args(["link", "add", near_device, "netns", near_name, "type", "veth"]);
+        ip.args(["peer", "name", far_device, "netns", far_name]);
+        process::run(&mut ip, Duration::from_secs(10))?.success()?;
+        let ends = [(near, near_device), (far, far_device)];
+        // All offloads before the first end comes up: a veth notes at that moment whether its far end takes
+        // redirected frames, and setting GRO there later, while that end is still down, does not correct the note.
+        for (node, device) in ends {
+            self.prepare_device(node, device)?;
+        }
+        for (node, device) in ends {
+            self.node(node)?.tool(&format!("ip link set {device} up"))?;
         }
         Ok(())
     }

@@ -52,8 +52,10 @@ pub const TUNNEL_STAGES: &str = "TUNNEL_STAGES";
 pub const WATCH: &str = "WATCH";
 /// `RingBuf` of `trace::Event`.
 pub const EVENTS: &str = "EVENTS";
+/// `XskMap`: who holds fragments whose first has not come, by [`super::holder`].
+pub const HOLDERS: &str = "HOLDERS";
 /// All maps that are pinned, in the order above.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 27] = [
     CONFIG,
     GATE,
     LINKS,
@@ -80,4 +82,5 @@ pub const ALL: [&str; 26] = [
     TUNNEL_STAGES,
     WATCH,
     EVENTS,
+    HOLDERS,
 ];

@@ -127,8 +127,22 @@ impl Fragment {
         }
     }
 
+    /// Whether another fragment is of the same packet.
     #[inline(always)]
-    const fn start(&self) -> u16 {
+    pub fn is_of_packet(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+
+    /// Whether another fragment is from the same sender, as far as its addresses say.
+    #[inline(always)]
+    pub const fn is_of_sender(&self, other: &Self) -> bool {
+        let ([a, _, b, c], [d, _, e, f]) = (self.key, other.key);
+        a >> 32 == d >> 32 && b == e && c == f
+    }
+
+    /// First byte of the packet that it holds.
+    #[inline(always)]
+    pub const fn start(&self) -> u16 {
         let [.., a, b, _, _] = self.place.to_be_bytes();
         u16::from_be_bytes([a, b])
     }
@@ -478,6 +492,24 @@ pub fn follow<E: Env, const STACK: bool>(
         return record.count(state, fragment);
     }
     Err(Reason::FragmentFirstMissing)
+}
+
+/// Whether the first fragment of a packet has been let through, so that a later one would follow it. For who holds such ones; the
+/// records are those of FRAGMENTS, by index.
+pub fn is_noted<'a>(
+    record: impl Fn(u32) -> Option<&'a Record>,
+    config: &Config,
+    fragment: &Fragment,
+    now: Tick,
+) -> bool {
+    let hash = fragment.hash(config);
+    (0..WAYS).filter_map(|way| record(index(hash, way))).any(|record| {
+        let state = record.0[0].load();
+        matches!(state & KIND, OPEN | COMPLETE)
+            && state & TAG == tag(hash)
+            && age(state, now) <= config.fragment_timeout
+            && record.is_of(fragment)
+    })
 }
 
 /// The identification for a LAN host's packet that leaves in fragments: one of the port set's numbers, which no other customer

@@ -6,11 +6,12 @@
 //! * [`forward`]: mappings and reservations that an operator makes;
 //! * [`open`]: a flow without a session gets one, [`part`] by part; * [`tcp`]: what a TCP packet does to its session;
 //! * [`refusal`]: what was refused a moment ago; [`pressure`]: whether anything is short; [`quota`]: what each LAN host has; * [`sweep`]: returning what has expired;
-//! * [`fragment`]: packets that come in fragments.
+//! * [`fragment`]: packets that come in fragments; [`hold`]: those of them that come too early.
 
 pub mod allocate;
 pub mod forward;
 pub mod fragment;
+pub mod hold;
 pub mod mapping;
 pub mod open;
 pub mod overlap;

@@ -54,6 +54,17 @@ macro_rules! stages {
                 )
             }
 
+            /// Whether it is for packets in fragments.
+            pub const fn is_of_fragments(self) -> bool {
+                matches!(
+                    self,
+                    Self::OutboundFragment
+                        | Self::InboundFragment
+                        | Self::RelayOutboundFragment
+                        | Self::RelayInboundFragment
+                )
+            }
+
             /// Which way the packets go that it is for; they are counted there.
             pub const fn direction(self) -> Direction {
                 match self { $(Self::$name => Direction::$direction,)* }

@@ -6,7 +6,7 @@ use super::{CheckError, Level, Report, Subject, Trouble, fix::Fix, kind, probe};
 use crate::netlink::{
     Netlink,
     link::Interface,
-    resolve::{ResolveError, neighbour, resolve},
+    resolve::{ResolveError, resolve, towards},
 };
 
 /// Far ends that are tried; each that does not answer takes seconds.
@@ -50,7 +50,7 @@ pub(super) fn gather(
     if let Some(wan) = wan.filter(|wan| wan.up) {
         for (target, kind) in subject.targets.iter().take(MOST_TARGETS) {
             let found = if is_passive {
-                neighbour(netlink, wan, *target, *kind).map(|_| ())
+                towards(netlink, wan, *target, *kind).map(|_| ())
             } else {
                 resolve(netlink, wan, *target, *kind).map(|_| ())
             };

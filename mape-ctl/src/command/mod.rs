@@ -10,6 +10,7 @@ pub mod load;
 pub mod man;
 pub mod object;
 pub mod ports;
+pub mod run;
 pub mod sessions;
 pub mod stat;
 pub mod trace;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Calc(args) => calc::run(&args),
         Command::Load(args) => load::run(&instance, &args),
         Command::Check(args) => check::run(&instance, &args),
+        Command::Run(args) => run::run(&instance, &args),
         Command::Unload => unload::run(&instance),
         Command::Detach { nics } => detach::run(&instance, &nics),
         Command::Stat(args) => stat::run(&instance, &args),

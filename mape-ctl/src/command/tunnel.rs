@@ -22,10 +22,10 @@ use crate::{
     instance::Instance,
     kernel,
     netlink::Netlink,
+    post::{Held, Post},
     tunnel::{
         self, End, Signals, Tunnel, TunnelError,
         ends::{Ends, EndsError},
-        process::Held,
         status::{Shared, Status},
     },
     undo::Undo,
@@ -41,7 +41,7 @@ pub fn run(instance: &Instance, args: &TunnelArgs) -> Result<()> {
         // Already the first of a session is as good.
         let _ = rustix::process::setsid();
     }
-    let mut held = Held::take(instance)?;
+    let mut held = Held::take(Post::Tunnel, instance)?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()

@@ -45,6 +45,7 @@ use crate::{
     kernel::{self, KernelError},
     netlink::{Netlink, NetlinkError, link::Interface},
     object::object,
+    post::{self, Post},
     undo::Undo,
 };
 
@@ -92,8 +93,18 @@ pub enum LoadError {
         name: &'static str,
         source: aya::pin::PinError,
     },
+    #[error("cannot open the pinned program {name}")]
+    OpenProgram {
+        name: &'static str,
+        source: Box<aya::programs::ProgramError>,
+    },
     #[error("interrupted")]
     Interrupted,
+    #[error(
+        "`mape-ctl run` (process {pid}) looks after instance {instance}: change its configuration and have it read that again \
+         (kill -HUP {pid}, or systemctl reload), or end it first"
+    )]
+    LookedAfter { instance: Instance, pid: i32 },
     #[error("cannot watch for signals")]
     Signals(#[source] io::Error),
     #[error("the kernel gives no random numbers")]
@@ -129,6 +140,21 @@ pub struct Done {
     pub carried: Option<String>,
 }
 
+/// A gateway in the kernel, and what it was made from that may be another thing later.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What was done.
+    pub done: Done,
+    /// The next hops.
+    pub hops: Hops,
+    /// Its NICs, each with the program there.
+    pub nics: Vec<(Interface, &'static str)>,
+    /// Index of the tunnel device; zero for a border relay.
+    pub tunnel: u32,
+    /// What was made on the machine.
+    pub state: State,
+}
+
 /// An interface and the program that belongs there.
 struct Port {
     nic: Interface,
@@ -149,21 +175,53 @@ pub const fn role_name(role: Role) -> &'static str {
 /// [`LoadError`]; nothing is changed then.
 pub fn load(gateway: &Gateway) -> Result<Done, LoadError> {
     let instance: Instance = gateway.instance.parse()?;
+    if let Some(pid) = post::holder(Post::Run, &instance) {
+        return Err(LoadError::LookedAfter {
+            instance,
+            pid: pid.as_raw_nonzero().get(),
+        });
+    }
+    let interrupted = watch_signals(&[SIGINT, SIGTERM, SIGHUP]).map_err(LoadError::Signals)?;
+    load_until(gateway, interrupted, Programs::Anew).map(|loaded| loaded.done)
+}
+
+/// Which programs a gateway is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// This binary's.
+    Anew,
+    /// Those in the kernel, which are this binary's, as far as they are there: the verifier, which takes most of the time, has seen them.
+    AsTheyAre,
+}
+
+/// The same for who looks after the gateway, and has its own way of hearing of signals: it is left off, and taken back, when the
+/// flag is set.
+///
+/// # Errors
+/// [`LoadError`]; nothing is changed then.
+pub fn load_until(gateway: &Gateway, interrupted: Arc<AtomicBool>, programs: Programs) -> Result<Loaded, LoadError> {
+    let instance: Instance = gateway.instance.parse()?;
     kernel::check("load")?;
     kernel::check_verifier()?;
     let _lock = instance.lock()?;
-    let interrupted = watch_signals().map_err(LoadError::Signals)?;
     let mut loading = Loading::start(gateway, instance, interrupted)?;
     loading.check_interrupted()?;
     loading.prepare_host()?;
-    loading.into_kernel()
+    if programs == Programs::AsTheyAre && loading.has_programs() {
+        loading.into_kernel_again()
+    } else {
+        loading.into_kernel()
+    }
 }
 
 /// From here on a signal does not end the process half-way: the next step finds it and takes everything back.
-fn watch_signals() -> io::Result<Arc<AtomicBool>> {
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn watch_signals(signals: &[i32]) -> io::Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        flag::register(signal, Arc::clone(&interrupted))?;
+    for signal in signals {
+        flag::register(*signal, Arc::clone(&interrupted))?;
     }
     Ok(interrupted)
 }
@@ -289,7 +347,7 @@ impl<'a> Loading<'a> {
     }
 
     /// Fills the maps, attaches, proves and opens the gate.
-    fn into_kernel(mut self) -> Result<Done, LoadError> {
+    fn into_kernel(mut self) -> Result<Loaded, LoadError> {
         if !self.is_reload {
             let pins = self.pins.clone();
             self.undo
@@ -305,6 +363,19 @@ impl<'a> Loading<'a> {
         self.attach_tunnel(&mut ebpf)?;
         self.route_into_tunnel()?;
         self.pin_programs(&mut ebpf)?;
+        self.open(was_open)
+    }
+
+    /// The same with the programs that are there.
+    fn into_kernel_again(mut self) -> Result<Loaded, LoadError> {
+        let was_open = self.close_gate()?;
+        self.fill()?;
+        self.attach_pinned()?;
+        self.open(was_open)
+    }
+
+    /// Proves that the programs run, and opens the gate.
+    fn open(mut self, was_open: bool) -> Result<Loaded, LoadError> {
         self.prove()?;
         self.check_interrupted()?;
         if self.gateway.role == Role::CustomerEdge {
@@ -318,7 +389,13 @@ impl<'a> Loading<'a> {
         self.forget_neighbours();
         self.summarise();
         self.undo.keep();
-        Ok(self.done)
+        Ok(Loaded {
+            done: self.done,
+            hops: self.hops,
+            nics: self.ports.into_iter().map(|port| (port.nic, port.program)).collect(),
+            tunnel: self.tunnel.as_ref().map_or(0, |device| device.index),
+            state: self.state,
+        })
     }
 
     fn remember(&mut self) -> Result<(), LoadError> {

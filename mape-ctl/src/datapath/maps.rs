@@ -275,6 +275,21 @@ impl Tables {
         Ok(())
     }
 
+    /// Interfaces that LINKS has something of.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn linked(&self) -> Result<Vec<u32>, TableError> {
+        let links = self.array::<[u64; 2]>(maps::LINKS)?;
+        let mut found = Vec::new();
+        for index in 0..links.len() {
+            if links.get(&index, 0).map_err(reading(maps::LINKS))? != [0; 2] {
+                found.push(index);
+            }
+        }
+        Ok(found)
+    }
+
     /// What LINKS says of an interface.
     ///
     /// # Errors
@@ -319,6 +334,23 @@ impl Tables {
             hops.set(index, words, 0).map_err(writing(maps::HOPS))?;
         }
         Ok(())
+    }
+
+    /// The words of one of them.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn far_hop(&self, index: u32) -> Result<[u64; 4], TableError> {
+        self.get(maps::HOPS, index)
+    }
+
+    /// Writes one of them, also while packets are forwarded by it: each word is whole, and any mixture of old and new ones leads
+    /// one packet to the old router or the new one.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_far_hop(&self, index: u32, words: [u64; 4]) -> Result<(), TableError> {
+        self.set::<[u64; 4]>(maps::HOPS, index, words)
     }
 
     /// Next hops in use.
@@ -419,6 +451,27 @@ impl Tables {
         Ok(())
     }
 
+    /// Changes next hops of rules, while packets are forwarded by them: no rule that stays is missing in between.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn change_rules(&self, old: &RuleTables, new: &RuleTables) -> Result<(), TableError> {
+        let (mut v4, mut v6) = self.rule_tries()?;
+        for (len, prefix, found) in new.by_ipv4.iter().filter(|entry| !old.by_ipv4.contains(entry)) {
+            v4.insert(&Key::new(*len, *prefix), found, 0)
+                .map_err(writing(maps::RULES_V4))?;
+        }
+        for (len, prefix, found) in new.by_ipv6.iter().filter(|entry| !old.by_ipv6.contains(entry)) {
+            v6.insert(&Key::new(*len, *prefix), found, 0)
+                .map_err(writing(maps::RULES_V6))?;
+        }
+        let stays = |len: u32, prefix: [u8; 4]| new.by_ipv4.iter().any(|entry| (entry.0, entry.1) == (len, prefix));
+        for (len, prefix, _) in old.by_ipv4.iter().filter(|entry| !stays(entry.0, entry.1)) {
+            v4.remove(&Key::new(*len, *prefix)).map_err(writing(maps::RULES_V4))?;
+        }
+        Ok(())
+    }
+
     fn rule_tries(&self) -> Result<(Trie<4>, Trie<16>), TableError> {
         Ok((self.typed(maps::RULES_V4)?, self.typed(maps::RULES_V6)?))
     }
@@ -507,6 +560,21 @@ impl Tables {
 }
 
 impl Tables {
+    /// Adds to gauges that nobody else counts.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn add_to_gauges(&self, more: &[(Gauge, u64)]) -> Result<(), TableError> {
+        let mut table = self.array::<u64>(maps::GAUGES)?;
+        for (gauge, more) in more.iter().filter(|(_, more)| *more > 0) {
+            let before = table.get(&gauge.index(), 0).map_err(reading(maps::GAUGES))?;
+            table
+                .set(gauge.index(), before.wrapping_add(*more), 0)
+                .map_err(writing(maps::GAUGES))?;
+        }
+        Ok(())
+    }
+
     /// What the last order about a port came to.
     ///
     /// # Errors

@@ -10,8 +10,8 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, EVENT_BYTES, FRAGMENTS, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS,
-        PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
+        Config, Counter, EVENT_BYTES, FRAGMENTS, FlowKey, Gauge, HOLDER_QUEUES, HostUse, LAN_HOSTS, NEXT_HOPS,
+        OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
     },
     map::rule::Rule,
     nat::{fragment, session::Session},
@@ -85,11 +85,14 @@ pub struct Sizes {
     pub rules: u32,
 }
 
-/// Whether a larger pinned map does as well.
+/// Whether a pinned map of another size does as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
     Exactly,
+    /// A larger one does.
     AtLeast,
+    /// One with that many does: it is made larger than it has to be.
+    From(u32),
 }
 
 struct Shape {
@@ -111,7 +114,12 @@ impl Sizes {
         let (key, value, entries, fit) = match map {
             maps::CONFIG => (index, size_of::<Config>(), 1, Fit::Exactly),
             maps::GATE => (index, word, 1, Fit::Exactly),
-            maps::LINKS => (index, size_of::<Link>(), links, Fit::AtLeast),
+            maps::LINKS => (
+                index,
+                size_of::<Link>(),
+                links,
+                Fit::From(self.max_ifindex.saturating_add(1)),
+            ),
             maps::HOPS => (index, size_of::<NextHop>(), NEXT_HOPS, Fit::Exactly),
             maps::RULES => (index, size_of::<Rule>(), rules, Fit::AtLeast),
             // The key of a prefix tree is its length and the address.
@@ -146,6 +154,12 @@ impl Sizes {
             maps::STAGES | maps::TUNNEL_STAGES => (index, size_of::<u32>(), STAGES, Fit::Exactly),
             maps::WATCH => (index, size_of::<Watch>(), 1, Fit::Exactly),
             maps::EVENTS => (0, 0, EVENT_BYTES, Fit::Exactly),
+            maps::HOLDERS => (
+                index,
+                size_of::<u32>(),
+                links.saturating_mul(HOLDER_QUEUES),
+                Fit::From(self.max_ifindex.saturating_add(1).saturating_mul(HOLDER_QUEUES)),
+            ),
             _ => return None,
         };
         Some(Shape {
@@ -181,6 +195,7 @@ fn compare(map: &'static str, shape: &Shape, key: u32, value: u32, entries: u32)
     let enough = match shape.fit {
         Fit::Exactly => entries == shape.entries,
         Fit::AtLeast => entries >= shape.entries,
+        Fit::From(least) => entries >= least,
     };
     if same && enough {
         return Ok(());
@@ -320,6 +335,7 @@ mod tests {
         }
         let links = SIZES.shape(maps::LINKS).unwrap();
         assert!(compare(maps::LINKS, &links, 4, 16, 2_048).is_ok());
-        assert!(compare(maps::LINKS, &links, 4, 16, 512).is_err());
+        assert!(compare(maps::LINKS, &links, 4, 16, 8).is_ok());
+        assert!(compare(maps::LINKS, &links, 4, 16, 7).is_err());
     }
 }

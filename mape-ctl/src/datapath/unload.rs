@@ -15,6 +15,7 @@ use crate::{
     instance::{Instance, LockError},
     kernel::{self, KernelError},
     netlink::{Netlink, NetlinkError},
+    post::{self, Post, PostError},
     tunnel::process,
 };
 
@@ -26,6 +27,8 @@ pub enum UnloadError {
     Kernel(#[from] KernelError),
     #[error(transparent)]
     Lock(#[from] LockError),
+    #[error(transparent)]
+    Post(#[from] PostError),
     #[error(transparent)]
     Pin(#[from] PinError),
     #[error(transparent)]
@@ -40,9 +43,13 @@ pub enum UnloadError {
 /// [`UnloadError`]; what could be taken out is out then.
 pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
     kernel::check_root("unload")?;
+    let mut done = Done::default();
+    // Before everything else: it would put back what is taken away here, and holds the lock while it loads.
+    if let Some(pid) = post::stop(Post::Run, instance)? {
+        done.messages.push(format!("ended `mape-ctl run` (process {pid})"));
+    }
     let _lock = instance.lock()?;
     refuse_other_layouts(instance)?;
-    let mut done = Done::default();
     let pins = PinFolder::new(instance);
     let state = State::read(instance);
     match process::stop(instance) {

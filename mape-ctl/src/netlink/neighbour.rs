@@ -27,10 +27,24 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError`].
     pub fn neighbour_mac(&self, index: u32, address: Ipv6Addr) -> Result<Option<Mac>, NetlinkError> {
-        Ok(self.neighbours(AddressFamily::Inet6)?.iter().find_map(|message| {
-            let (at, of, mac) = resolved(message)?;
-            (at == index && of == IpAddr::V6(address)).then_some(mac).flatten()
-        }))
+        let known = self.ipv6_neighbours(index)?;
+        Ok(known.into_iter().find(|(of, _)| *of == address).map(|(_, mac)| mac))
+    }
+
+    /// The IPv6 neighbours on a link whose MAC address the kernel knows.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn ipv6_neighbours(&self, index: u32) -> Result<Vec<(Ipv6Addr, Mac)>, NetlinkError> {
+        let known = |message| match resolved(message)? {
+            (at, IpAddr::V6(address), Some(mac)) if at == index => Some((address, mac)),
+            _ => None,
+        };
+        Ok(self
+            .neighbours(AddressFamily::Inet6)?
+            .iter()
+            .filter_map(known)
+            .collect())
     }
 
     /// IPv4 hosts that the kernel has heard of on a link.
@@ -92,6 +106,32 @@ impl Netlink {
             format!("forget the neighbour {address}"),
             self.handle.neighbours().del(message).execute(),
         )
+    }
+
+    /// Has the kernel ask a neighbour that it knows whether it is still there, by its MAC address and at once. Left alone it asks
+    /// only when packets of its own go there, and the data path's do not count.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn probe_neighbour(&self, index: u32, address: Ipv6Addr) -> Result<(), NetlinkError> {
+        let messages = self.neighbours(AddressFamily::Inet6)?;
+        let known = messages.iter().find(|message| {
+            resolved(message).is_some_and(|(at, of, mac)| at == index && of == IpAddr::V6(address) && mac.is_some())
+        });
+        let Some(known) = known.filter(|known| {
+            matches!(
+                known.header.state,
+                NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay
+            )
+        }) else {
+            return Ok(());
+        };
+        let mut request = self.handle.neighbours().add(index, address.into()).replace();
+        let message = request.message_mut();
+        message.header.state = NeighbourState::Probe;
+        // Whether it is a router stays as it is.
+        message.header.flags = known.header.flags;
+        self.wait(format!("ask whether {address} is still there"), request.execute())
     }
 
     fn neighbours(&self, family: AddressFamily) -> Result<Vec<NeighbourMessage>, NetlinkError> {

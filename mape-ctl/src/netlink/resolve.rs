@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mape_common::hop::Hop;
+use mape_common::hop::{Hop, Mac};
 
 use super::{Netlink, NetlinkError, link::Interface};
 use crate::provoke;
@@ -89,16 +89,37 @@ pub enum Target {
     Prefix,
 }
 
-/// The neighbour that packets to an address go to, and the route's own MTU, if it has one. Nothing is sent.
+/// The way to an address, as the routing table has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Towards {
+    /// The neighbour's address.
+    pub neighbour: Ipv6Addr,
+    /// Largest IP packet of link and route.
+    mtu: u16,
+    source: Mac,
+    index: u32,
+}
+
+impl Towards {
+    /// The next hop, now that the neighbour's MAC address is known.
+    pub const fn hop(&self, destination: Mac) -> Resolved {
+        Resolved {
+            neighbour: self.neighbour,
+            hop: Hop {
+                ifindex: self.index,
+                mtu: self.mtu,
+                destination,
+                source: self.source,
+            },
+        }
+    }
+}
+
+/// Asks the routing table for the way to an address.
 ///
 /// # Errors
-/// [`ResolveError`].
-pub fn neighbour(
-    netlink: &Netlink,
-    wan: &Interface,
-    target: Ipv6Addr,
-    kind: Target,
-) -> Result<(Ipv6Addr, Option<u32>), ResolveError> {
+/// [`ResolveError`], but never [`ResolveError::Silent`].
+pub fn towards(netlink: &Netlink, wan: &Interface, target: Ipv6Addr, kind: Target) -> Result<Towards, ResolveError> {
     let way = netlink.way_to(target)?.ok_or(ResolveError::NoRoute { target })?;
     if way.local {
         return Err(ResolveError::Local { target });
@@ -115,35 +136,38 @@ pub fn neighbour(
             wan: wan.name.clone(),
         });
     }
-    match (way.gateway, kind) {
-        (Some(gateway), _) => Ok((gateway, way.mtu)),
-        (None, Target::Host) => Ok((target, way.mtu)),
-        (None, Target::Prefix) => Err(ResolveError::OnLink {
-            target,
-            wan: wan.name.clone(),
-        }),
-    }
+    let neighbour = match (way.gateway, kind) {
+        (Some(gateway), _) => gateway,
+        (None, Target::Host) => target,
+        (None, Target::Prefix) => {
+            return Err(ResolveError::OnLink {
+                target,
+                wan: wan.name.clone(),
+            });
+        }
+    };
+    let source = wan.mac.ok_or_else(|| ResolveError::NoMac(wan.name.clone()))?;
+    let mtu = way.mtu.map_or(wan.mtu, |mtu| mtu.min(wan.mtu));
+    Ok(Towards {
+        neighbour,
+        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        source,
+        index: wan.index,
+    })
 }
 
-/// Finds the next hop towards an address.
+/// Finds the next hop towards an address, waiting for the neighbour where it is not known.
 ///
 /// # Errors
 /// [`ResolveError`].
 pub fn resolve(netlink: &Netlink, wan: &Interface, target: Ipv6Addr, kind: Target) -> Result<Resolved, ResolveError> {
-    let (neighbour, route_mtu) = neighbour(netlink, wan, target, kind)?;
-    let source = wan.mac.ok_or_else(|| ResolveError::NoMac(wan.name.clone()))?;
+    let towards = towards(netlink, wan, target, kind)?;
+    let neighbour = towards.neighbour;
     let end = Instant::now() + PATIENCE;
     let mut asked = Instant::now();
     loop {
-        if let Some(destination) = netlink.neighbour_mac(wan.index, neighbour)? {
-            let mtu = route_mtu.map_or(wan.mtu, |mtu| mtu.min(wan.mtu));
-            let hop = Hop {
-                ifindex: wan.index,
-                mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-                destination,
-                source,
-            };
-            return Ok(Resolved { neighbour, hop });
+        if let Some(mac) = netlink.neighbour_mac(wan.index, neighbour)? {
+            return Ok(towards.hop(mac));
         }
         if Instant::now() >= end {
             return Err(ResolveError::Silent {

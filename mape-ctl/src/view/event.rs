@@ -7,7 +7,7 @@ use mape_common::{
     layout::{FlowKey, SessionRef, Transport, maps},
     nat::session::{Facts as Record, Session},
     trace::{Facts, Kind},
-    verdict::{DELIVERED, FORWARDED, Reason},
+    verdict::{DELIVERED, FORWARDED, HELD, Reason},
     wire::port::Port,
 };
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ pub fn outcome_name(outcome: u32) -> &'static str {
     match outcome {
         FORWARDED => "forwarded",
         DELIVERED => "delivered",
+        HELD => "held",
         number => Reason::from_number(number).label(),
     }
 }
@@ -31,7 +32,7 @@ pub fn outcome_name(outcome: u32) -> &'static str {
 /// The number of an outcome.
 pub fn outcome_number(name: &str) -> Option<u32> {
     let reasons = Reason::ALL.iter().map(|reason| reason.number());
-    [FORWARDED, DELIVERED]
+    [FORWARDED, DELIVERED, HELD]
         .into_iter()
         .chain(reasons)
         .find(|number| outcome_name(*number) == name)
@@ -40,7 +41,7 @@ pub fn outcome_number(name: &str) -> Option<u32> {
 /// All outcomes' names.
 pub fn outcome_names() -> Vec<&'static str> {
     let reasons = Reason::ALL.iter().map(|reason| reason.number());
-    [FORWARDED, DELIVERED]
+    [FORWARDED, DELIVERED, HELD]
         .into_iter()
         .chain(reasons)
         .map(outcome_name)
@@ -93,7 +94,7 @@ impl Filter {
 pub fn wanted(args: &TraceArgs, outcomes: &[u32]) -> [u64; 2] {
     let chosen = outcomes.iter().fold(0, |mask, outcome| mask | 1 << (outcome & 63));
     let mask = if args.refused {
-        !(1 << FORWARDED | 1 << DELIVERED)
+        !(1 << FORWARDED | 1 << DELIVERED | 1 << HELD)
     } else if outcomes.is_empty() {
         u64::MAX
     } else {
@@ -179,6 +180,7 @@ pub fn outcome_text(facts: &Facts) -> String {
     match facts.outcome {
         FORWARDED => "forwarded".to_owned(),
         DELIVERED => "out of the tunnel and to the stack".to_owned(),
+        HELD => "held until the first fragment of its packet has come".to_owned(),
         number => {
             let reason = Reason::from_number(number);
             format!(
@@ -216,7 +218,7 @@ pub fn line(facts: &Facts, seen: &Seen, other: Option<(Ipv4Addr, u16)>, interfac
 /// With stable keys.
 pub fn json(facts: &Facts, seen: &Seen, other: Option<(Ipv4Addr, u16)>, interface: &str, time: f64) -> Value {
     let reason = match facts.outcome {
-        FORWARDED | DELIVERED => None,
+        FORWARDED | DELIVERED | HELD => None,
         number => Some(Reason::from_number(number)),
     };
     json!({
@@ -365,9 +367,9 @@ mod tests {
             refused: true,
             ..TraceArgs::default()
         };
-        assert_eq!(wanted(&refused, &[]), [!3; 2]);
+        assert_eq!(wanted(&refused, &[]), [!(3 | 1 << HELD); 2]);
         assert_eq!(outcome_number("frobnicated"), None);
-        assert_eq!(outcome_names().len(), Reason::ALL.len() + 2);
+        assert_eq!(outcome_names().len(), Reason::ALL.len() + 3);
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Ra
         "hosts": if is_br { Value::Null } else { lan_hosts },
         "pressure": if is_br { Value::Null } else { shot.pressure.json() },
         "fragmented": { "noted": shot.fragmented.0, "displaced": shot.fragmented.1 },
+        "early_fragments": shot.held,
         "permissions": { "noted": shot.permissions.0, "lost": shot.permissions.1 },
         "icmp_errors": { "sent": shot.answers.0, "suppressed": shot.answers.1 },
         "rates": rates.map(|rates| {

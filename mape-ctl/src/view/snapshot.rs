@@ -20,7 +20,7 @@ use crate::{
     datapath::{
         attach::mode_name,
         mapped::MappedError,
-        maps::{Count, HopEntry, TableError, Tables},
+        maps::{Count, Gauges, HopEntry, TableError, Tables},
     },
     gateway::Mode,
     host::state::{State, uptime},
@@ -67,6 +67,8 @@ pub struct Snapshot {
     pub permissions: (u64, u64),
     /// Packets noted because they come in fragments, and those of them forgotten before they were complete.
     pub fragmented: (u64, u64),
+    /// Fragments that came before the first of their packet, while somebody held such.
+    pub held: Held,
     /// ICMP errors sent, and not sent because there were too many.
     pub answers: (u64, u64),
     /// What is short.
@@ -169,6 +171,33 @@ impl Counters {
     }
 }
 
+/// What became of fragments that came before the first of their packet, since loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Held {
+    /// Held for a time.
+    pub held: u64,
+    /// Sent on after the first had come.
+    pub released: u64,
+    /// Given up because it did not come in time.
+    pub expired: u64,
+    /// Given up for others, or not held, because there were too many.
+    pub displaced: u64,
+    /// Lost before they could be held: too many at once.
+    pub lost: u64,
+}
+
+impl Held {
+    fn new(gauges: &Gauges) -> Self {
+        Self {
+            held: gauges.get(Gauge::Held),
+            released: gauges.get(Gauge::HeldReleased),
+            expired: gauges.get(Gauge::HeldExpired),
+            displaced: gauges.get(Gauge::HeldDisplaced),
+            lost: gauges.get(Gauge::HeldLost),
+        }
+    }
+}
+
 /// The gateway's clock, now.
 pub fn now() -> Tick {
     let time = clock_gettime(ClockId::Monotonic);
@@ -215,6 +244,7 @@ impl Snapshot {
                 .map(|transport| (transport, of(transport)))
                 .collect(),
             fragmented: (gauges.get(Gauge::Fragmented), gauges.get(Gauge::FragmentsDisplaced)),
+            held: Held::new(&gauges),
             permissions: (gauges.get(Gauge::Permissions), gauges.get(Gauge::PermissionsLost)),
             answers: (gauges.get(Gauge::Answers), gauges.get(Gauge::AnswersSuppressed)),
             pressure: Pressure::new(&config, &gauges, now()),

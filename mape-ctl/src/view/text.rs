@@ -287,6 +287,15 @@ fn lan_hosts(out: &mut String, shot: &Snapshot, hosts: usize) -> fmt::Result {
 }
 
 fn fragmented(out: &mut String, shot: &Snapshot, all: bool) -> fmt::Result {
+    let early = shot.held;
+    if early.held + early.displaced + early.lost > 0 || all {
+        writeln!(
+            out,
+            "{} fragments came before the first of their packet and were held: {} sent on after it, {} given up after two seconds, \
+             {} for others; {} could not be held",
+            early.held, early.released, early.expired, early.displaced, early.lost
+        )?;
+    }
     match shot.fragmented {
         (0, _) if !all => Ok(()),
         (noted, displaced) => writeln!(

@@ -1,6 +1,6 @@
 //! Inputs to begin with: the frames of the step tables, the configurations of the manual, and one ordinary thing of each kind.
 
-use super::{relay, step};
+use super::{hold, relay, step};
 use crate::table::world::Program;
 
 /// The manual, whose examples are configurations.
@@ -24,6 +24,7 @@ pub fn inputs(target: &str, rows: &[Row]) -> Vec<Vec<u8>> {
             let rows = rows.iter().step_by(4).map(|row| relay::script(row));
             rows.chain(relay::examples()).collect()
         }
+        "hold" => hold::examples(),
         "map" => lines(),
         "config" => texts(rows),
         _ => Vec::new(),

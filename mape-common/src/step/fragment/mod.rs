@@ -6,14 +6,20 @@
 pub mod customer;
 pub mod relay;
 
-use super::translate::End;
+use super::{
+    translate::End,
+    tunnel::{INNER, OUTER_SOURCE},
+};
 use crate::{
     checksum::Delta,
     env::Env,
     nat::fragment::{self as table, Fragment, Note},
     packet::Packet,
     verdict::{Direction, Reason, Truncated},
-    wire::ipv4::{self, Header},
+    wire::{
+        eth::{self, EtherType},
+        ipv4::{self, Header},
+    },
 };
 
 /// Most bytes of a packet (RFC 791).
@@ -56,6 +62,26 @@ pub fn read<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Piece,
         return Err(Reason::FragmentTooLong);
     }
     Ok(Piece { header, excess })
+}
+
+/// Reads a frame that ended as [`Reason::FragmentFirstMissing`]: which packet it is a later fragment of.
+///
+/// # Errors
+/// As [`read`]; [`Reason::OtherEtherType`] where it is neither IPv4 nor IPv6.
+pub fn late<P: Packet>(frame: &P) -> Result<Fragment, Reason> {
+    let ether_type = EtherType(frame.read(eth::TYPE).map_err(|_| Reason::BadLength)?);
+    if ether_type == EtherType::IPV4 {
+        let room = frame.len().saturating_sub(eth::LEN);
+        let header = read::<P, { eth::LEN }>(frame, room)?.header;
+        return Ok(Fragment::new(Direction::Outbound, [0; 16], &header));
+    }
+    if ether_type != EtherType::IPV6 {
+        return Err(Reason::OtherEtherType);
+    }
+    let room = frame.len().saturating_sub(INNER);
+    let header = read::<P, INNER>(frame, room)?.header;
+    let outer = outer_source::<P, INNER, OUTER_SOURCE>(frame)?;
+    Ok(Fragment::new(Direction::Inbound, outer, &header))
 }
 
 /// Whether the fragment at `L3` holds the beginning of its packet; what cannot be read is looked at, and refused, as one.

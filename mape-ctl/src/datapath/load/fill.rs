@@ -1,17 +1,13 @@
 //! Filling the maps with the gate closed, and keeping sessions of a running gateway where they are still right.
 
-use std::net::IpAddr;
-
-use mape_common::{
-    hop::{Link, Mac},
-    layout::{Config, Gauge, SweepOrder},
-};
+use mape_common::layout::{Config, Gauge, SweepOrder};
 
 use super::{LoadError, Loading};
 use crate::{
     datapath::{
         forwards::{self, ForwardsError, Wanted},
         maps::{Opening, RuleTables},
+        nics,
         sweep::Sweeper,
         tables,
     },
@@ -80,20 +76,14 @@ impl Loading<'_> {
         self.tables.set_far_hops(&self.hops.words(state::now()))?;
         let addresses = self.netlink.addresses()?;
         for port in &self.ports {
-            let own = addresses.iter().find_map(|assigned| match assigned.address {
-                IpAddr::V4(address) if assigned.index == port.nic.index => Some(address.octets()),
-                IpAddr::V4(_) | IpAddr::V6(_) => None,
-            });
-            let [words, flags] = Link::words(port.nic.mac.unwrap_or(Mac([0; 6])), port.nic.mtu_u16());
             // A link that has been proven stays so: its program is replaced, not attached anew.
-            let known = self.tables.link(port.nic.index)?;
-            let kept = if self.is_attached(&port.nic.name) && known.proven {
-                flags | Link::ALIVE
+            let known = if self.is_attached(&port.nic) {
+                self.tables.link_words(port.nic.index)?[1]
             } else {
-                flags
+                0
             };
-            let kept = own.map_or(kept, |own| Link::with_address(kept, own));
-            self.tables.set_link_words(port.nic.index, [words, kept])?;
+            self.tables
+                .set_link_words(port.nic.index, nics::words(&port.nic, &addresses, known))?;
         }
         self.tables.set_config(&new)?;
         Ok(())

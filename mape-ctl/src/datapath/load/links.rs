@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use aya::{
     Ebpf,
-    programs::{SchedClassifier, Xdp},
+    programs::{ProgramError, SchedClassifier, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
 use mape_common::{
@@ -17,6 +17,7 @@ use crate::{
     datapath::{
         attach::{self, mode_name},
         classify::{self, Put},
+        maps::TableError,
         pin::PinError,
         programs::{self, LoadError as ProgramLoadError},
         prove::{self, Proof},
@@ -111,8 +112,10 @@ impl Loading<'_> {
         });
     }
 
-    pub(super) fn is_attached(&self, interface: &str) -> bool {
-        self.is_reload && self.pins.link(interface).exists()
+    /// Whether a program of an earlier load is on a NIC. The pin alone does not say so: its link may be that of a NIC which is gone,
+    /// whose place another one has taken.
+    pub(super) fn is_attached(&self, nic: &Interface) -> bool {
+        self.is_reload && nic.xdp.is_some() && self.pins.link(&nic.name).exists()
     }
 
     /// Puts each program on its interface.
@@ -126,7 +129,7 @@ impl Loading<'_> {
                 .ok_or(ProgramLoadError::NoProgram(port.program))?;
             let name = port.nic.name.clone();
             let pins = self.pins.clone();
-            if self.is_attached(&name) {
+            if self.is_attached(&port.nic) {
                 attach::replace(&self.pins, program, &name)?;
                 let path = old.get(port.program).cloned();
                 self.undo.push(format!("put the old program back on {name}"), move || {
@@ -136,9 +139,52 @@ impl Loading<'_> {
                     Ok(())
                 });
             } else {
+                self.pins.remove_link(&name)?;
                 attach::attach(&self.pins, program, &port.nic, self.gateway.mode)?;
                 self.undo.push(format!("detach from {name}"), move || {
                     pins.remove_link(&name).map_err(Into::into)
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all programs of this gateway are in the kernel, and stay at the tunnel device without this process.
+    pub(super) fn has_programs(&self) -> bool {
+        let mut wanted = self.programs().into_iter();
+        self.is_reload && crate::kernel::has_tcx() && wanted.all(|name| self.pins.program(name).exists())
+    }
+
+    /// Puts the programs that are there on those devices that have none.
+    pub(super) fn attach_pinned(&mut self) -> Result<(), LoadError> {
+        for port in &self.ports {
+            if self.is_attached(&port.nic) {
+                continue;
+            }
+            let (name, pins) = (port.nic.name.clone(), self.pins.clone());
+            self.pins.remove_link(&name)?;
+            let mut program = Xdp::from_pin(self.pins.program(port.program), XdpAttachType::Interface)
+                .map_err(|error| cannot_open(port.program, error))?;
+            attach::attach(&self.pins, &mut program, &port.nic, self.gateway.mode)?;
+            self.undo.push(format!("detach from {name}"), move || {
+                pins.remove_link(&name).map_err(Into::into)
+            });
+        }
+        if self.gateway.role != Role::CustomerEdge {
+            return Ok(());
+        }
+        let (tunnel, wan) = (self.gateway.tunnel.device.clone(), self.wan.name.clone());
+        let sides = classify::SIDES.map(|side| (side, tunnel.clone()));
+        let sides = sides
+            .into_iter()
+            .chain(classify::WAN_SIDES.map(|side| (side, wan.clone())));
+        for (side, device) in sides {
+            let mut program = SchedClassifier::from_pin(self.pins.program(side.program))
+                .map_err(|error| cannot_open(side.program, error))?;
+            if classify::put(&self.pins, &mut program, &side, &device)? == Put::Attached {
+                let pins = self.pins.clone();
+                self.undo.push(format!("detach from {device}"), move || {
+                    classify::take_off(&pins, &side, &device).map_err(Into::into)
                 });
             }
         }
@@ -245,15 +291,13 @@ impl Loading<'_> {
 
     /// Takes the programs off interfaces that are not in the configuration any longer, and drops the old programs' pins.
     pub(super) fn detach_others(&mut self, was_open: bool) {
+        // Nothing may be redirected to others any longer: without a program the kernel drops such frames without a word.
+        if let Err(error) = self.forget_other_links() {
+            self.done.warnings.push(error.to_string());
+        }
         for name in self.pins.linked_interfaces() {
             if self.ports.iter().any(|port| port.nic.name == name) {
                 continue;
-            }
-            // Nothing may be redirected to it any longer: without a program the kernel drops such frames without a word.
-            if let Ok(Some(gone)) = self.netlink.interface(&name)
-                && let Err(error) = self.tables.set_link_words(gone.index, [0; 2])
-            {
-                self.done.warnings.push(error.to_string());
             }
             match self.pins.remove_link(&name) {
                 Ok(()) => self.done.messages.push(format!("detached from {name}")),
@@ -280,5 +324,20 @@ impl Loading<'_> {
                 .messages
                 .push("forwarding was switched off and is on again".to_owned());
         }
+    }
+    fn forget_other_links(&self) -> Result<(), TableError> {
+        for index in self.tables.linked()? {
+            if !self.ports.iter().any(|port| port.nic.index == index) {
+                self.tables.set_link_words(index, [0; 2])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cannot_open(name: &'static str, error: ProgramError) -> LoadError {
+    LoadError::OpenProgram {
+        name,
+        source: Box::new(error),
     }
 }
