@@ -20,7 +20,7 @@ pub use self::{
 use crate::{map::rule::Rule, wire::port::Port, word::Word};
 
 /// Raised with every change of a map's key or value; part of the pin path.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Sessions that the table holds unless configured otherwise.
 pub const DEFAULT_SESSIONS: u32 = 65_536;
