@@ -371,6 +371,7 @@ impl<'a> Loading<'a> {
         let was_open = self.close_gate()?;
         self.fill()?;
         self.attach_pinned()?;
+        self.route_into_tunnel()?;
         self.open(was_open)
     }
 
