@@ -22,6 +22,10 @@ use crate::{map::rule::Rule, wire::port::Port, word::Word};
 /// Raised with every change of a map's key or value; part of the pin path.
 pub const LAYOUT_VERSION: u32 = 3;
 
+/// The mark (`skb->mark`) of packets out of the tunnel that belong to a session, from the tunnel device on: a stateful firewall that
+/// has seen nothing of their flow, because the fast path had it, can know them by that.
+pub const MARK: u32 = 0x6d61_7065;
+
 /// Sessions that the table holds unless configured otherwise.
 pub const DEFAULT_SESSIONS: u32 = 65_536;
 /// Next hops: the first [`STATIC_HOPS`] are written by user space (towards the tunnel's far ends), the others by the programs.

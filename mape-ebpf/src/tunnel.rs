@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use mape_common::{
     env::Env as _,
+    layout::MARK,
     packet::{Bare, Packet as _},
     step::{
         slow,
@@ -90,6 +91,9 @@ fn hand(ctx: &TcContext, direction: Direction, stage: impl FnOnce(&mut SkbPacket
     match stage(&mut packet, &env).outcome() {
         Ok(Ok(_)) => {
             maps::count(direction, TRANSLATED, len);
+            if matches!(direction, Direction::Inbound) {
+                ctx.set_mark(MARK);
+            }
             TC_ACT_UNSPEC
         }
         Ok(Err(failure)) => finish(direction, failure, len),

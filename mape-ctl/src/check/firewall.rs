@@ -2,6 +2,8 @@
 
 use std::{env, fs, path::PathBuf, process::Command};
 
+use mape_common::layout::MARK;
+
 use super::{
     Report, Subject, Trouble, kind,
     ruleset::{Chain, Fate, Packet, Ruleset},
@@ -85,7 +87,7 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
             let name = &subject.device;
             (
                 format!("packets out of {name} that open no flow of the kernel's own"),
-                insert(chain, &format!("iifname \"{name}\" accept")),
+                insert(chain, &format!("iifname \"{name}\" meta mark {MARK:#x} accept")),
             )
         }),
     );
