@@ -6,6 +6,7 @@ use mape_tests::table::{
     domain,
     doors::Doors,
     frame::{Frame, Outer, Payload, Seen, echo, error, join, tcp, udp},
+    host::{LAN, TUNNEL},
     talk::{answer, down, send, up},
     world::{CE, HOST, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC, World},
 };
@@ -355,4 +356,24 @@ fn another_customer_edge_may_send_only_what_is_its_own() {
             mape_common::verdict::Reason::InvalidV6
         ))
     );
+}
+
+#[test]
+fn what_has_come_out_of_the_tunnel_does_not_go_back_into_it() {
+    // As when the LAN's interface is gone, and the default route leads into the tunnel.
+    let doors = Doors::new(64, |_| true);
+    let mut packet = VecPacket(Frame::new(SERVER, HOST, udp(4000, 50_000)).packet());
+    for (came_by, outcome) in [(TUNNEL, Some(Reason::SourceNotLan)), (LAN, None), (0, None)] {
+        let attempt = slow::outbound(&mut Bare::new(&mut packet), &doors.world.env, came_by);
+        let refused = match attempt.outcome() {
+            Ok(Err(Failure::Refused(reason))) => Some(reason),
+            _ => None,
+        };
+        assert_eq!(refused, outcome, "by {came_by}");
+        assert_eq!(
+            doors.world.env.live() == 0,
+            outcome.is_some(),
+            "a session is a LAN host's"
+        );
+    }
 }

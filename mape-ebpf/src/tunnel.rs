@@ -26,8 +26,15 @@ pub(crate) fn out(ctx: &TcContext) -> i32 {
         ctx,
         Direction::Outbound,
         #[inline(always)]
-        |packet, env| slow::outbound(&mut Bare::new(packet), env),
+        |packet, env| slow::outbound(&mut Bare::new(packet), env, came_by(ctx)),
     )
+}
+
+/// The interface that the packet came in by.
+#[inline(always)]
+fn came_by(ctx: &TcContext) -> u32 {
+    // SAFETY: the context the kernel called the program with.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
 }
 
 /// Out of the tunnel.

@@ -60,9 +60,13 @@ fn arrived<E: Env>(env: &E) -> Result<Arrival<'_>, Reason> {
     })
 }
 
-/// Into the tunnel: looks after the packet's session or opens one, then translates.
+/// Into the tunnel: looks after the packet's session or opens one, then translates. `came_by` is the interface that it came in by, 0 for
+/// what this machine sends: what has come out of the tunnel and finds no other way than back is no LAN host's.
 #[inline(always)]
-pub fn outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
+pub fn outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E, came_by: u32) -> Attempt {
+    if env.config().is_some_and(|config| config.tunnel_ifindex == came_by) {
+        return Attempt::refused(Reason::SourceNotLan);
+    }
     sweep::make_room(env);
     let mut draft = None;
     if let Err(reason) = settle_outbound(packet, env, &mut draft) {
@@ -576,7 +580,7 @@ pub fn all<P: Packet, E: Env>(
     from: &[u8; 16],
 ) -> Result<Verdict, Failure> {
     let attempt = match direction {
-        Direction::Outbound => outbound(&mut Bare::new(packet), env),
+        Direction::Outbound => outbound(&mut Bare::new(packet), env, 0),
         Direction::Inbound => inbound(&mut Bare::new(packet), env, from),
     };
     match attempt.outcome() {
