@@ -8,6 +8,8 @@ pub(crate) mod boot;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod kernel;
+pub(crate) mod live;
+pub(crate) mod modules;
 pub(crate) mod packages;
 pub(crate) mod qemu;
 

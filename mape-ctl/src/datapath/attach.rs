@@ -90,7 +90,8 @@ pub const fn mode_name(mode: Mode) -> &'static str {
 }
 
 const NATIVE_HINT: &str = "if its driver has no XDP, use --generic (much slower); `dmesg | tail` tells more";
-const MTU_HINT: &str = "drivers take XDP only up to some MTU, 3506 on virtio (ip link set dev NIC mtu 1500); `dmesg | tail` tells more";
+const MTU_HINT: &str =
+    "drivers take XDP only up to some MTU, 3506 on virtio (ip link set dev NIC mtu 1500); `dmesg | tail` tells more";
 const NO_XDP_HINT: &str = "its driver has no XDP: use --generic (much slower)";
 const OFFLOADS_HINT: &str = "the host does not let this machine switch its NIC's offloads off: set ctrl_guest_offloads=on for the NIC in the \
                              VM's definition, or use --generic (much slower)";
