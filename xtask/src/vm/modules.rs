@@ -63,17 +63,15 @@ impl Collected {
 
     fn unpacked(&self, name: &str, file: &Path) -> Result<Vec<u8>> {
         let read = |file: &Path| fs::read(file).with_context(|| format!("cannot read {}", file.display()));
-        let program = match file.extension().and_then(OsStr::to_str) {
-            Some("xz") => "xz",
-            Some("zst") => "zstd",
-            _ => return read(file),
-        };
+        if file.extension().is_none_or(|extension| extension != "xz") {
+            return read(file);
+        }
         let target = self.kept.join(name);
         if !target.exists() {
             whole(&target, |folder| {
                 let out = File::create(folder.join(name))?;
                 show(
-                    Command::new(program).arg("-dc").arg(file).stdout(out),
+                    Command::new("xz").arg("-dc").arg(file).stdout(out),
                     Duration::from_mins(1),
                 )
             })?;
