@@ -218,23 +218,43 @@ fn run(qemu: &Qemu, kernels: &[String], extent: Extent, refresh: bool, program: 
     let mut found = Kernels::new(refresh);
     let mut report = Report::default();
     for (number, series) in kernels.iter().enumerate() {
-        let kernel = found.newest(series)?;
-        let tree = found.modules(&kernel)?;
-        let modules = modules::collect(&kernel.release, &tree, &bench::MODULES)?;
-        let file_system = bench::file_system(&kernel, &modules, program)?;
-        let setup = Setup {
-            qemu,
-            kernel: &kernel,
-            file_system: &file_system,
-            mape_ctl: program,
-        };
-        for shape in shapes(&kernel, extent, number) {
-            try_machine(&setup, shape, extent, &mut report)?;
+        let begin = Instant::now();
+        if let Err(error) = try_kernel(qemu, &mut found, series, extent, number, program, &mut report) {
+            if interrupted() {
+                return Err(error);
+            }
+            // The others may be there.
+            report.add(series, "-", BASIC[0].0, Err(error), begin.elapsed());
         }
-        // The next kernel has one of its own.
-        let _ = fs::remove_file(&file_system);
     }
     Ok(report)
+}
+
+fn try_kernel(
+    qemu: &Qemu,
+    found: &mut Kernels,
+    series: &str,
+    extent: Extent,
+    number: usize,
+    program: &Path,
+    report: &mut Report,
+) -> Result<()> {
+    let kernel = found.newest(series)?;
+    let tree = found.modules(&kernel)?;
+    let modules = modules::collect(&kernel.release, &tree, &bench::MODULES)?;
+    let file_system = bench::file_system(&kernel, &modules, program)?;
+    let setup = Setup {
+        qemu,
+        kernel: &kernel,
+        file_system: &file_system,
+        mape_ctl: program,
+    };
+    for shape in shapes(&kernel, extent, number) {
+        try_machine(&setup, shape, extent, report)?;
+    }
+    // The next kernel has one of its own.
+    let _ = fs::remove_file(&file_system);
+    Ok(())
 }
 
 /// Whether everything is tried on it.

@@ -36,7 +36,11 @@ pub(crate) struct Shape {
 impl Shape {
     /// As reports call it.
     pub(crate) fn name(self) -> String {
-        format!("{}, {} vCPU, {} queues", self.board, self.processors, self.queues)
+        let plural = if self.queues == 1 { "" } else { "s" };
+        format!(
+            "{}, {} vCPU, {} queue{plural}",
+            self.board, self.processors, self.queues
+        )
     }
 }
 
