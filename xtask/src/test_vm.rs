@@ -265,7 +265,7 @@ fn is_common(kernel: &Kernel) -> bool {
 /// The machines that a kernel is tried on.
 fn shapes(kernel: &Kernel, extent: Extent, number: usize) -> Vec<Shape> {
     match (is_common(kernel), extent) {
-        (true, Extent::Full) => vec![SMALL, LARGE],
+        (true, Extent::Full) => vec![LARGE, SMALL],
         // Of two kernels each on another.
         (true, Extent::Quick) if number.is_multiple_of(2) => vec![SMALL],
         _ => vec![LARGE],
