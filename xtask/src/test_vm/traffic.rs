@@ -42,8 +42,10 @@ pub(super) fn both_ways(bench: &Bench) -> Result<String> {
 
 fn counted(bench: &Bench, direction: Direction, load: Load) -> Result<()> {
     let seen = numbered::send(&bench.lab, "host1", direction, load)?;
+    // Where nothing comes back, a packet in two seconds asks by the stack whether the router is still there.
+    let most = load.count / load.rate as usize / 2 + 1;
     ensure!(
-        (seen.sent, seen.lost, seen.duplicates, seen.reordered, seen.damaged) == (load.count, 0, 0, 0, 0),
+        (seen.sent, seen.lost, seen.duplicates, seen.damaged) == (load.count, 0, 0, 0) && seen.reordered <= most,
         "UDP {direction:?}, {} bytes: {seen:?}",
         load.size
     );
