@@ -327,7 +327,14 @@ impl Lab {
     }
 
     fn make_links(&self, options: &LabOptions) -> Result<()> {
-        options.shape.links().iter().try_for_each(|link| self.make_link(link))
+        options.shape.links().iter().try_for_each(|link| self.make_link(link))?;
+        for [node, device, _] in options.shape.taps() {
+            // They have no carrier until a virtual machine opens them; what it cannot cut or sum the kernel does before.
+            let netns = self.node(node)?;
+            netns.tool(&format!("ip tuntap add dev {device} mode tap multi_queue vnet_hdr"))?;
+            netns.tool(&format!("ip link set {device} up"))?;
+        }
+        Ok(())
     }
 
     fn make_link(&self, [near, near_device, far, far_device]: &[&str; 4]) -> Result<()> {
@@ -344,12 +351,6 @@ impl Lab {
         }
         for (node, device) in ends {
             self.node(node)?.tool(&format!("ip link set {device} up"))?;
-        }
-        for [node, device, _] in options.shape.taps() {
-            // They have no carrier until a virtual machine opens them; what it cannot cut or sum the kernel does before.
-            let netns = self.node(node)?;
-            netns.tool(&format!("ip tuntap add dev {device} mode tap multi_queue vnet_hdr"))?;
-            netns.tool(&format!("ip link set {device} up"))?;
         }
         Ok(())
     }
