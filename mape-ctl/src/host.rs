@@ -5,3 +5,4 @@ pub mod neighbour;
 pub mod nic;
 pub mod state;
 pub mod tunnel;
+pub mod virtio;

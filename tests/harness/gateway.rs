@@ -209,7 +209,8 @@ impl Gateway {
     }
 }
 
-fn config_text(node: &str, shape: Shape) -> String {
+/// The configuration file of a node's gateway.
+pub fn config_text(node: &str, shape: Shape) -> String {
     let (role, lan, more) = match edges::ALL.iter().find(|edge| edge.node == node) {
         Some(edge) => (
             Role::Ce,

@@ -111,6 +111,7 @@ impl Lab {
     pub fn open(id: &str) -> Result<Self> {
         // Also what is left of one that was interrupted half-way: it must be possible to take that down.
         let open = |node: &'static str| Some((node, Netns::open(&format!("{PREFIX}{id}-{node}")).ok()?));
+        // A virtual machine's lab has no node that these lack.
         let all = [Shape::LanRouter, Shape::OneArm, Shape::ThreeEdges, Shape::FarServer];
         let all = all.into_iter().flat_map(Shape::nodes);
         let nodes: BTreeMap<&str, Netns> = all.copied().filter_map(open).collect();
@@ -145,6 +146,11 @@ impl Lab {
     /// Takes the lab down when this value goes, also one that was found open.
     pub fn down(mut self) {
         self.keep = false;
+    }
+
+    /// How the nodes are connected.
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
     /// What tells this lab from others.
@@ -321,7 +327,14 @@ impl Lab {
     }
 
     fn make_links(&self, options: &LabOptions) -> Result<()> {
-        options.shape.links().iter().try_for_each(|link| self.make_link(link))
+        options.shape.links().iter().try_for_each(|link| self.make_link(link))?;
+        for [node, device, _] in options.shape.taps() {
+            // They have no carrier until a virtual machine opens them; what it cannot cut or sum the kernel does before.
+            let netns = self.node(node)?;
+            netns.tool(&format!("ip tuntap add dev {device} mode tap multi_queue vnet_hdr"))?;
+            netns.tool(&format!("ip link set {device} up"))?;
+        }
+        Ok(())
     }
 
     fn make_link(&self, [near, near_device, far, far_device]: &[&str; 4]) -> Result<()> {

@@ -16,4 +16,5 @@ pub mod recipe;
 pub mod servers;
 #[cfg(feature = "tables")]
 pub mod table;
+pub mod tap;
 pub mod traffic;

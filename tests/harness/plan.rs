@@ -18,6 +18,10 @@ pub enum Shape {
     ThreeEdges,
     /// As the first, and the node on the Internet is a router with one more server behind it.
     FarServer,
+    /// As the first with one LAN, and the CE is a virtual machine: the nodes beside it have a TAP device for its NICs.
+    VirtualEdge,
+    /// The same with the border relay as the virtual machine.
+    VirtualRelay,
 }
 
 impl Shape {
@@ -39,6 +43,8 @@ impl Shape {
             Self::OneArm => &["host1", "host2", "switch", "ce", "transit", "br", "internet"],
             Self::ThreeEdges => &edges::NODES,
             Self::FarServer => &["host1", "host2", "ce", "transit", "br", "internet", "farserver"],
+            Self::VirtualEdge => &["host1", "transit", "br", "internet"],
+            Self::VirtualRelay => &["host1", "ce", "transit", "internet"],
         }
     }
 
@@ -79,6 +85,17 @@ impl Shape {
                 ["internet", "far0", "farserver", "eth0"],
             ],
             Self::ThreeEdges => &edges::LINKS,
+            Self::VirtualEdge => &[["transit", "br0", "br", "wan0"], ["br", "inet0", "internet", "eth0"]],
+            Self::VirtualRelay => &[["host1", "eth0", "ce", "lan0"], ["ce", "wan0", "transit", "ce0"]],
+        }
+    }
+
+    /// The other ends of a virtual machine's links: node, device, and what the machine calls its own end.
+    pub fn taps(self) -> &'static [[&'static str; 3]] {
+        match self {
+            Self::VirtualEdge => &[["host1", "eth0", "lan0"], ["transit", "ce0", "wan0"]],
+            Self::VirtualRelay => &[["internet", "eth0", "inet0"], ["transit", "br0", "wan0"]],
+            Self::TwoLans | Self::LanRouter | Self::OneArm | Self::ThreeEdges | Self::FarServer => &[],
         }
     }
 
@@ -87,11 +104,27 @@ impl Shape {
         match self {
             Self::TwoLans | Self::LanRouter | Self::OneArm | Self::FarServer => &["br", "ce"],
             Self::ThreeEdges => &["br", "ce", "ce2", "ce3"],
+            Self::VirtualEdge => &["br"],
+            Self::VirtualRelay => &["ce"],
         }
     }
 
     /// What `ip` is told inside the nodes once the links are there, without the leading `ip`.
     pub fn addresses(self) -> Vec<(&'static str, &'static [&'static str])> {
+        let mut lists = self.all_addresses();
+        lists.retain(|(node, _)| self.nodes().contains(node));
+        lists
+    }
+
+    /// What `ip` is told inside the virtual machine.
+    pub fn virtual_addresses(self) -> Vec<&'static str> {
+        let lists = self.all_addresses().into_iter();
+        let machine = lists.filter(|(node, _)| !self.nodes().contains(node));
+        machine.flat_map(|(_, lines)| lines).copied().collect()
+    }
+
+    /// Those of all machines, virtual ones too.
+    fn all_addresses(self) -> Vec<(&'static str, &'static [&'static str])> {
         let mut lists = SHARED.to_vec();
         lists.extend(match self {
             Self::TwoLans => TWO_LANS.to_vec(),
@@ -99,6 +132,7 @@ impl Shape {
             Self::OneArm => ONE_ARM.to_vec(),
             Self::ThreeEdges => edges::ADDRESSES.to_vec(),
             Self::FarServer => [&TWO_LANS[..], &FAR_SERVER_LINK[..]].concat(),
+            Self::VirtualEdge | Self::VirtualRelay => ONE_LAN.to_vec(),
         });
         lists
     }
@@ -108,7 +142,7 @@ impl Shape {
         match self {
             Self::TwoLans | Self::LanRouter | Self::FarServer => &["lan0", "lan1"],
             Self::OneArm => &["wan0"],
-            Self::ThreeEdges => &["lan0"],
+            Self::ThreeEdges | Self::VirtualEdge | Self::VirtualRelay => &["lan0"],
         }
     }
 
@@ -129,6 +163,7 @@ impl Shape {
         if self == Self::FarServer {
             settings.push(("internet", "ipv4/conf/all/forwarding"));
         }
+        settings.retain(|(node, _)| self.nodes().contains(node));
         settings
     }
 
@@ -146,6 +181,8 @@ impl Shape {
                 ("transit", "br0"),
                 ("internet", "eth0"),
             ],
+            Self::VirtualEdge => &[("transit", "br0"), ("internet", "eth0")],
+            Self::VirtualRelay => &[("host1", "eth0"), ("transit", "ce0")],
         }
     }
 }
@@ -239,6 +276,8 @@ const SHARED: [(&str, &[&str]); 5] = [
         ],
     ),
 ];
+
+const ONE_LAN: [(&str, &[&str]); 1] = [("ce", &["address add 192.168.10.1/24 dev lan0"])];
 
 const TWO_LANS: [(&str, &[&str]); 2] = [
     (
@@ -355,5 +394,24 @@ mod tests {
         assert_eq!(ports.len(), PORTS);
         assert_eq!(ports.first(), Some(&0x1340));
         assert_eq!(ports.last(), Some(&0xf34f));
+    }
+
+    #[test]
+    fn a_virtual_machine_is_the_one_node_that_is_missing() {
+        for (shape, own) in [
+            (Shape::VirtualEdge, "192.168.10.1/24"),
+            (Shape::VirtualRelay, "203.0.113.1/24"),
+        ] {
+            let lines = shape.virtual_addresses();
+            assert!(lines.iter().any(|line| line.contains(own)), "{lines:?}");
+            for [_, _, device] in shape.taps() {
+                assert!(
+                    lines
+                        .iter()
+                        .any(|line| line.ends_with(device) || line.contains(&format!("dev {device} ")))
+                );
+            }
+        }
+        assert_eq!(Shape::TwoLans.virtual_addresses(), [""; 0]);
     }
 }

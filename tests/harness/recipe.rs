@@ -30,7 +30,7 @@ pub fn apply(lab: &Lab) -> Result<()> {
         lab.node(node)?.tool(&line)?;
     }
     let file = lab.folder().join("recipe.nft");
-    fs::write(&file, rules()).with_context(|| format!("cannot write {}", file.display()))?;
+    fs::write(&file, rules("lan*", "wan0")).with_context(|| format!("cannot write {}", file.display()))?;
     lab.exec("ce", &["nft", "-f", &file.to_string_lossy()], LIMIT)?
         .success()?;
     Ok(())
@@ -48,24 +48,26 @@ fn ranges() -> Vec<(u16, u16)> {
     ranges
 }
 
-fn rules() -> String {
+/// The rules: what comes by `lan` and leaves by `out` is translated.
+pub fn rules(lan: &str, out: &str) -> String {
     let ranges = ranges();
     let mut rules = format!(
         "table ip recipe {{\n\
          chain turn {{\n\
          type nat hook prerouting priority dstnat;\n\
-         iifname \"lan*\" meta mark set numgen inc mod {} offset {FIRST_MARK}\n\
+         iifname \"{lan}\" meta mark set numgen inc mod {} offset {FIRST_MARK}\n\
          }}\n\
          chain source {{\n\
          type nat hook postrouting priority srcnat;\n",
         ranges.len()
     );
     for (mark, (first, last)) in (FIRST_MARK..).zip(ranges) {
-        for protocol in ["icmp", "tcp", "udp"] {
+        // ICMP, TCP, UDP; by number, which needs no list of names.
+        for protocol in [1, 6, 17] {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 rules,
-                "oifname \"wan0\" meta mark {mark} ip protocol {protocol} snat to {}:{first}-{last}",
+                "oifname \"{out}\" meta mark {mark} ip protocol {protocol} snat to {}:{first}-{last}",
                 plan::CE_IPV4
             );
         }

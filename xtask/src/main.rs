@@ -10,6 +10,7 @@ mod lint;
 mod rust_src;
 mod setup;
 mod test;
+mod test_vm;
 mod verify_kernels;
 mod vm;
 
@@ -42,6 +43,8 @@ enum Task {
     },
     /// Load every program on Debian's kernels, in virtual machines, and show how far the verifier goes (needs no root).
     VerifyKernels(verify_kernels::VerifyKernels),
+    /// Try the gateway on virtio NICs under Debian's kernels, in virtual machines (root).
+    TestVm(test_vm::TestVm),
     /// Give the core's parsers and steps inputs that nobody thought of, each target for a while (cargo-fuzz).
     Fuzz(fuzz::Fuzz),
     /// Keep the lab open to play in (root).
@@ -71,6 +74,7 @@ fn run() -> Result<()> {
         Task::Lint => lint::lint(),
         Task::EbpfCheck { object } => ebpf_check::ebpf_check(object.as_deref()),
         Task::VerifyKernels(arguments) => verify_kernels::verify_kernels(arguments),
+        Task::TestVm(arguments) => test_vm::test_vm(arguments),
         Task::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Task::Lab(task) => lab::lab(task),
         Task::Demo => demo::demo(),

@@ -13,6 +13,7 @@ use crate::{
     build::build,
     cargo::{cargo, target},
     ebpf_check, setup,
+    test_vm::{self, InTests},
 };
 
 /// What a test prints when this machine lacks something it needs; the reason follows.
@@ -63,6 +64,21 @@ pub(crate) fn test() -> Result<()> {
         .args(["--", "--show-output", "--test-threads", "1"])
         .env("MAPE_CTL", &program);
     run_tests(&mut command, &mut count)?;
+
+    match test_vm::in_tests(&program) {
+        Ok(InTests::Done { passed, failed }) => {
+            count.passed += passed;
+            count.failed += failed;
+        }
+        Ok(InTests::Skipped(reason)) => count.skipped.push(reason),
+        Err(error) => {
+            println!("virtual machines: {error:#}");
+            count.failed += 1;
+        }
+    }
+    if interrupted() {
+        bail!("interrupted");
+    }
 
     for reason in &count.skipped {
         println!("skipped: {reason}");

@@ -1,13 +1,16 @@
-//! Virtual machines that run Debian's kernels with a file system made here, under QEMU's emulator: no host kernel module, no
-//! root, no disk, no network.
+//! Virtual machines that run Debian's kernels with a file system made here, under QEMU: no host kernel module, no disk. One kind does
+//! its steps and switches itself off, and needs neither root nor a network; the other stays on, with NICs that end in network
+//! namespaces, and does what it is told.
 //!
-//! Emulated, not accelerated: the machines that build and test this are often virtual themselves. Everything fetched is kept
-//! in `target/vm`.
+//! Emulated unless the processor itself can run them: the machines that build and test this are often virtual themselves. Everything
+//! fetched is kept in `target/vm`.
 
 pub(crate) mod boot;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod kernel;
+pub(crate) mod live;
+pub(crate) mod modules;
 pub(crate) mod packages;
 pub(crate) mod qemu;
 

@@ -1,6 +1,6 @@
 //! Owns XDP links: attaching, pinning, replacing programs without a gap, and whose program is on an interface.
 
-use std::path::PathBuf;
+use std::{error::Error, io, path::PathBuf};
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
@@ -10,7 +10,7 @@ use aya::programs::{
 };
 
 use super::pin::PinFolder;
-use crate::{gateway::Mode, netlink::link::Interface};
+use crate::{gateway::Mode, host::virtio, netlink::link::Interface};
 
 /// Why a program is not on its interface.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +89,12 @@ pub const fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
-const NATIVE_HINT: &str = "if its driver has no XDP, use --generic (much slower); on virtio, check that the MTU is at most 1500 or \
-                           the host lets guests switch offloads off, and that queues are at least vCPUs; `dmesg | tail` tells more";
+const NATIVE_HINT: &str = "if its driver has no XDP, use --generic (much slower); `dmesg | tail` tells more";
+const MTU_HINT: &str =
+    "drivers take XDP only up to some MTU, 3506 on virtio (ip link set dev NIC mtu 1500); `dmesg | tail` tells more";
+const NO_XDP_HINT: &str = "its driver has no XDP: use --generic (much slower)";
+const OFFLOADS_HINT: &str = "the host does not let this machine switch its NIC's offloads off: set ctrl_guest_offloads=on for the NIC in the \
+                             VM's definition, or use --generic (much slower)";
 const GENERIC_HINT: &str = "`dmesg | tail` may tell why";
 
 /// Refuses an interface on which a program runs that is not this instance's.
@@ -161,14 +165,17 @@ fn open(path: &std::path::Path) -> Result<FdLink, AttachError> {
 /// [`AttachError`]; nothing is attached then.
 pub fn attach(pins: &PinFolder, program: &mut Xdp, interface: &Interface, mode: Mode) -> Result<(), AttachError> {
     let name = &interface.name;
-    let (flag, hint) = match mode {
-        Mode::Native => (XdpMode::Driver, NATIVE_HINT),
-        Mode::Generic => (XdpMode::Skb, GENERIC_HINT),
+    let flag = match mode {
+        Mode::Native => XdpMode::Driver,
+        Mode::Generic => XdpMode::Skb,
     };
     let failed = |source| AttachError::Attach {
         interface: name.clone(),
         mode,
-        hint,
+        hint: match mode {
+            Mode::Native => native_hint(errno(&source), virtio::Features::of(name).as_ref()),
+            Mode::Generic => GENERIC_HINT,
+        },
         source: Box::new(source),
     };
     let id = program.attach_to_if_index(interface.index, flag).map_err(failed)?;
@@ -188,6 +195,28 @@ pub fn attach(pins: &PinFolder, program: &mut Xdp, interface: &Interface, mode: 
     }
 }
 
+/// What the kernel's refusal means, as far as its number tells.
+fn native_hint(errno: Option<i32>, virtio: Option<&virtio::Features>) -> &'static str {
+    match errno {
+        Some(libc::EOPNOTSUPP) if virtio.is_some_and(virtio::Features::refuses_xdp) => OFFLOADS_HINT,
+        Some(libc::EOPNOTSUPP) if virtio.is_none() => NO_XDP_HINT,
+        Some(libc::EINVAL | libc::EOVERFLOW) => MTU_HINT,
+        _ => NATIVE_HINT,
+    }
+}
+
+/// The number of the kernel's error somewhere below another.
+fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(number);
+        }
+        next = error.source();
+    }
+    None
+}
+
 /// Puts another program on an interface's pinned link; no frame passes without one or the other.
 ///
 /// # Errors
@@ -205,7 +234,30 @@ pub fn replace(pins: &PinFolder, program: &mut Xdp, interface: &str) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use aya::sys::SyscallError;
+
     use super::*;
+
+    #[test]
+    fn a_refusal_is_explained_by_its_number() {
+        let fixed = virtio::Features::parse("110").unwrap();
+        let free = virtio::Features::parse("111").unwrap();
+        for (errno, virtio, word) in [
+            (libc::EOPNOTSUPP, Some(&fixed), "ctrl_guest_offloads=on"),
+            (libc::EOPNOTSUPP, Some(&free), "dmesg"),
+            (libc::EOPNOTSUPP, None, "has no XDP"),
+            (libc::EINVAL, Some(&free), "MTU"),
+            (libc::EBUSY, None, "dmesg"),
+        ] {
+            let hint = native_hint(Some(errno), virtio);
+            assert!(hint.contains(word), "{errno}: {hint}");
+        }
+        let wrapped = ProgramError::SyscallError(SyscallError {
+            call: "bpf_link_create",
+            io_error: io::Error::from_raw_os_error(libc::EINVAL),
+        });
+        assert_eq!(errno(&wrapped), Some(libc::EINVAL));
+    }
 
     #[test]
     fn messages_name_the_interface_and_the_way_out() {

@@ -35,11 +35,12 @@ use super::{
     tables,
 };
 use crate::{
-    gateway::{Gateway, Role},
+    gateway::{Gateway, Mode, Role},
     host::{
         nic::{self, NicError},
         state::{self, State, StateError},
         tunnel::{self, TunnelError},
+        virtio,
     },
     instance::{BadName, Instance, LockError},
     kernel::{self, KernelError},
@@ -214,6 +215,16 @@ pub fn load_until(gateway: &Gateway, interrupted: Arc<AtomicBool>, programs: Pro
     }
 }
 
+/// What the generic layer cannot see: a frame whose sum a NIC was to finish. Changed as if it were finished, it is wrong.
+fn unfinished_sums(nic: &str) -> Option<String> {
+    virtio::Features::of(nic)?.has_unfinished_sums().then(|| {
+        format!(
+            "{nic}: TCP and UDP that other machines of the same host send, or that the host has merged, come with unfinished checksums and \
+             are damaged in the generic layer; set guest_csum=off, guest_tso4=off and guest_tso6=off for the NIC in the VM's definition"
+        )
+    })
+}
+
 /// From here on a signal does not end the process half-way: the next step finds it and takes everything back.
 ///
 /// # Errors
@@ -275,6 +286,9 @@ impl<'a> Loading<'a> {
         for port in &ports {
             attach::check_free(&pins, &port.nic, gateway.mode)?;
             done.warnings.extend(nic::warnings(&interfaces, &port.nic));
+            if gateway.mode == Mode::Generic {
+                done.warnings.extend(unfinished_sums(&port.nic.name));
+            }
         }
         if u32::from(gateway.tunnel.mtu) + OVERHEAD > wan.mtu {
             return Err(LoadError::Mtu {

@@ -84,10 +84,18 @@ pub fn send(lab: &Lab, host: &str, direction: Direction, load: Load) -> Result<N
 /// # Errors
 /// When a socket fails.
 pub fn between(sender: &UdpSocket, receiver: &UdpSocket, load: Load) -> Result<Numbered> {
+    until(sender, receiver, load, &AtomicBool::new(false))
+}
+
+/// The same, but ends early when it is told to.
+///
+/// # Errors
+/// When a socket fails.
+pub fn until(sender: &UdpSocket, receiver: &UdpSocket, load: Load, stop: &AtomicBool) -> Result<Numbered> {
     let done = AtomicBool::new(false);
     let mut result = thread::scope(|scope| {
         let counter = scope.spawn(|| receive(receiver, load, &done));
-        let sent = transmit(sender, load);
+        let sent = transmit(sender, load, stop);
         done.store(true, Ordering::Relaxed);
         let mut result = counter.join().map_err(|_| anyhow!("the receiving thread panicked"))??;
         result.sent = sent?;
@@ -132,11 +140,11 @@ const BURST: usize = 32;
 const FRAGMENT: usize = 1_300;
 
 /// Sends what is due about every half millisecond, and after a pause that the scheduler made catches up in small bursts.
-fn transmit(socket: &UdpSocket, load: Load) -> Result<usize> {
+fn transmit(socket: &UdpSocket, load: Load, stop: &AtomicBool) -> Result<usize> {
     let begin = Instant::now();
     let burst = (BURST / load.size.div_ceil(FRAGMENT).max(1)).max(1);
     let mut sent = 0;
-    while sent < load.count && !interrupted() {
+    while sent < load.count && !interrupted() && !stop.load(Ordering::Relaxed) {
         let due = begin.elapsed().as_secs_f64() * f64::from(load.rate);
         #[expect(
             clippy::cast_possible_truncation,

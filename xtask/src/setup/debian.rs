@@ -8,7 +8,7 @@ use mape_tests::process::run;
 use super::progress;
 
 /// Each program that the lab runs, and the package that brings it.
-const PROGRAMS: [(&str, &str); 18] = [
+const PROGRAMS: [(&str, &str); 19] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     // The package `dnsmasq` would start a service on the machine; this one is the program alone.
@@ -28,6 +28,8 @@ const PROGRAMS: [(&str, &str); 18] = [
     ("tshark", "tshark"),
     ("turnserver", SERVICE.1),
     ("turnutils_natdiscovery", SERVICE.1),
+    // The modules of Debian's kernels are packed with it.
+    ("xz", "xz-utils"),
 ];
 
 /// A service that installing its package would start, and keep starting, on the machine's real addresses; and the package.

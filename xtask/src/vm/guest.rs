@@ -2,16 +2,17 @@
 //!
 //! The first port is the kernel's, so nothing that it says gets between the lines of an answer.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
 use super::{
     folder,
     initramfs::Initramfs,
+    modules::Module,
     packages::{HostApt, whole},
 };
-use crate::setup::progress;
+use crate::setup::{debian::find, progress};
 
 /// What the answers begin and end with: without the end something is missing.
 const DONE: &str = "done";
@@ -47,6 +48,30 @@ pub(crate) fn file_system(steps: &[Step]) -> Result<Initramfs> {
             &format!("steps/{number:03}-{}", step.name),
             step.script.clone().into_bytes(),
         );
+    }
+    Ok(files)
+}
+
+/// A file system that loads modules and then does what an agent is told ([`super::live`]); it switches itself off after the
+/// limit. The programs are this machine's.
+pub(crate) fn agent_file_system(modules: &[Module], programs: &[&str], limit: Duration) -> Result<Initramfs> {
+    let mut files = Initramfs::default();
+    for empty in ["applets", "dev", "etc", "proc", "run", "sys", "tmp", "var"] {
+        files.folder(empty);
+    }
+    files.program("bin/busybox", &busybox()?)?;
+    // busybox's own shell runs its own tools instead of those that are in PATH.
+    files.program("bin/sh", Path::new("/bin/dash"))?;
+    for program in programs {
+        let found = find(program).with_context(|| format!("{program} is missing: run `cargo xtask setup`"))?;
+        files.program(&format!("bin/{program}"), &found)?;
+    }
+    files.file("init", include_bytes!("agent-init.sh").to_vec());
+    files.file("limit", format!("{}\n", limit.as_secs()).into_bytes());
+    let order: Vec<&str> = modules.iter().flat_map(|module| [&module.name, "\n"]).collect();
+    files.file("modules/order", order.concat().into_bytes());
+    for module in modules {
+        files.file(&format!("modules/{}.ko", module.name), module.bytes.clone());
     }
     Ok(files)
 }

@@ -19,6 +19,8 @@ pub(crate) struct Kernel {
     pub(crate) release: String,
     /// The compressed image.
     pub(crate) image: PathBuf,
+    /// Where its package was unpacked.
+    pub(crate) package: PathBuf,
 }
 
 impl Kernel {
@@ -56,22 +58,41 @@ impl Kernels {
         {
             return self.unpacked(&package);
         }
-        let apt = match &mut self.apt {
-            Some(apt) => apt,
-            none => none.insert(kernel_apt()?),
-        };
+        let apt = self.apt()?;
         let found = apt.cache(&["search", "--names-only", "^linux-(image|binary)-[0-9].*-cloud-amd64$"])?;
         let names: Vec<String> = found
             .lines()
             .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
             .collect();
         let package = newest(&names, &series).context("Debian has no such kernel in the suites that were asked")?;
-        let target = self.kept.join(&package);
-        if !target.exists() {
-            progress(&format!("fetching {package}"));
-            whole(&target, |folder| apt.unpack(&package, folder))?;
-        }
+        self.provide(&package)?;
         self.unpacked(&package)
+    }
+
+    /// Where the kernel's modules are: since 6.19 in a package of their own.
+    pub(crate) fn modules(&mut self, kernel: &Kernel) -> Result<PathBuf> {
+        if let Some(folder) = modules_in(&kernel.package, &kernel.release) {
+            return Ok(folder);
+        }
+        let package = self.provide(&format!("linux-modules-{}", kernel.release))?;
+        modules_in(&package, &kernel.release).with_context(|| format!("{} has no modules", package.display()))
+    }
+
+    fn apt(&mut self) -> Result<&PrivateApt> {
+        Ok(match &mut self.apt {
+            Some(apt) => apt,
+            none => none.insert(kernel_apt()?),
+        })
+    }
+
+    fn provide(&mut self, package: &str) -> Result<PathBuf> {
+        let target = self.kept.join(package);
+        if !target.exists() {
+            let apt = self.apt()?;
+            progress(&format!("fetching {package}"));
+            whole(&target, |folder| apt.unpack(package, folder))?;
+        }
+        Ok(target)
     }
 
     fn kept_packages(&self) -> Vec<String> {
@@ -97,12 +118,24 @@ impl Kernels {
         Ok(Kernel {
             release: release.to_owned(),
             image,
+            package: folder,
         })
     }
 }
 
+fn modules_in(package: &Path, release: &str) -> Option<PathBuf> {
+    let places = ["lib/modules", "usr/lib/modules"].map(|place| package.join(place).join(release).join("kernel"));
+    places.into_iter().find(|place| place.is_dir())
+}
+
 fn is_file(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file())
+}
+
+/// What a running kernel says of itself, without what is the same in all: of `#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-02)`.
+pub(crate) fn debian_version(version: &str) -> Option<&str> {
+    let (_, version) = version.split_once("Debian ")?;
+    version.split_whitespace().next()
 }
 
 /// One or two numbers.
@@ -183,6 +216,13 @@ mod tests {
         for (series, expected) in rows {
             assert_eq!(newest_of(&names, series).as_deref(), expected, "{series}");
         }
+    }
+
+    #[test]
+    fn debians_version_is_read() {
+        let version = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-02)\n";
+        assert_eq!(debian_version(version), Some("6.1.192-2"));
+        assert_eq!(debian_version("#1 SMP\n"), None);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Owns QEMU: the machine's own where it is new enough, else Debian's from backports, unpacked and not installed.
 
 use std::{
+    cell::Cell,
     env,
     ffi::OsString,
+    fs::OpenOptions,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -26,6 +28,7 @@ pub(crate) struct Qemu {
     program: PathBuf,
     /// Where it is unpacked; none where it is installed.
     root: Option<PathBuf>,
+    accelerated: Cell<bool>,
 }
 
 impl Qemu {
@@ -38,7 +41,11 @@ impl Qemu {
             );
         }
         if let Some(program) = find(PROGRAM) {
-            let installed = Self { program, root: None };
+            let installed = Self {
+                program,
+                root: None,
+                accelerated: Cell::new(has_kvm()),
+            };
             if installed.major()? >= OLDEST {
                 return Ok(installed);
             }
@@ -52,6 +59,7 @@ impl Qemu {
         let unpacked = Self {
             program: root.join("usr/bin").join(PROGRAM),
             root: Some(root),
+            accelerated: Cell::new(has_kvm()),
         };
         match unpacked.major()? {
             major if major >= OLDEST => Ok(unpacked),
@@ -59,6 +67,16 @@ impl Qemu {
                 "this Debian's backports have QEMU {major}, but {OLDEST} or newer is needed; install one into PATH"
             ),
         }
+    }
+
+    /// Whether the processor itself runs the machines.
+    pub(crate) fn is_accelerated(&self) -> bool {
+        self.accelerated.get()
+    }
+
+    /// Emulates from now on.
+    pub(crate) fn emulate(&self) {
+        self.accelerated.set(false);
     }
 
     /// A command that finds its libraries and firmware.
@@ -80,6 +98,14 @@ impl Qemu {
             .stdout;
         major(&said).with_context(|| format!("{} does not say its version", self.program.display()))
     }
+}
+
+/// Whether the processor can run machines. Other ways to have /dev/kvm, in virtual machines without that, boot no kernel of Debian's.
+fn has_kvm() -> bool {
+    let is_processors_own = ["kvm_intel", "kvm_amd"]
+        .iter()
+        .any(|module| Path::new("/sys/module").join(module).exists());
+    is_processors_own && OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
 fn joined(folders: &[impl AsRef<Path>]) -> OsString {

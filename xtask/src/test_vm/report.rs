@@ -1,0 +1,243 @@
+//! Owns what a run says: a row for each kernel, machine and feature, as text, JSON, and a table for docs/kernels.md.
+
+use std::{fmt::Write as _, path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+/// How a feature is on a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Works,
+    /// It works, but not as well as on other kernels or machines.
+    Degraded,
+    Failed,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Works => "ok",
+            Self::Degraded => "degraded",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// What a scenario found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    verdict: Verdict,
+    /// A word for the table where it is degraded.
+    word: &'static str,
+    said: String,
+}
+
+impl Found {
+    /// It is as it should be.
+    pub(crate) fn works(said: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Works,
+            word: "",
+            said: said.into(),
+        }
+    }
+
+    /// It works otherwise than on other kernels: in a word, and at length.
+    pub(crate) fn degraded(word: &'static str, said: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Degraded,
+            word,
+            said: said.into(),
+        }
+    }
+}
+
+/// A feature on a machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// Debian's version.
+    kernel: String,
+    machine: String,
+    feature: &'static str,
+    verdict: Verdict,
+    word: &'static str,
+    said: String,
+    seconds: f32,
+}
+
+/// All rows of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    rows: Vec<Row>,
+}
+
+impl Report {
+    /// Notes a feature and says it at once.
+    pub(crate) fn add(
+        &mut self,
+        kernel: &str,
+        machine: &str,
+        feature: &'static str,
+        found: Result<Found>,
+        time: Duration,
+    ) {
+        let Found { verdict, word, said } = found.unwrap_or_else(|error| Found {
+            verdict: Verdict::Failed,
+            word: "",
+            said: format!("{error:#}"),
+        });
+        let row = Row {
+            kernel: kernel.to_owned(),
+            machine: machine.to_owned(),
+            feature,
+            verdict,
+            word,
+            said,
+            seconds: time.as_secs_f32(),
+        };
+        println!("{}", row.text());
+        self.rows.push(row);
+    }
+
+    /// Those that are not as they should be.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let failed = self.rows.iter().filter(|row| row.verdict == Verdict::Failed);
+        failed.map(Row::text).collect()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Every row with all that is known of it.
+    pub(crate) fn json(&self) -> Value {
+        self.rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "kernel": row.kernel,
+                    "machine": row.machine,
+                    "feature": row.feature,
+                    "verdict": row.verdict.word().to_lowercase(),
+                    "word": row.word,
+                    "said": row.said,
+                    "seconds": row.seconds,
+                })
+            })
+            .collect()
+    }
+
+    /// Features down, machines across.
+    pub(crate) fn markdown(&self) -> String {
+        let (mut machines, mut features) = (Vec::new(), Vec::new());
+        for row in &self.rows {
+            let machine = (row.kernel.as_str(), row.machine.as_str());
+            if !machines.contains(&machine) {
+                machines.push(machine);
+            }
+            if !features.contains(&row.feature) {
+                features.push(row.feature);
+            }
+        }
+        let mut table = String::from("| |");
+        for (kernel, machine) in &machines {
+            // Writing to a string cannot fail.
+            let _ = write!(table, " {kernel}<br>{machine} |");
+        }
+        let _ = writeln!(table, "\n|---|{}", "---|".repeat(machines.len()));
+        for feature in features {
+            let _ = write!(table, "| {feature} |");
+            for machine in &machines {
+                let here =
+                    |row: &&Row| row.feature == feature && (row.kernel.as_str(), row.machine.as_str()) == *machine;
+                let cell = match self.rows.iter().find(here) {
+                    None => "–".to_owned(),
+                    Some(row) if row.verdict == Verdict::Degraded => row.word.to_owned(),
+                    Some(row) => row.verdict.word().to_owned(),
+                };
+                let _ = write!(table, " {cell} |");
+            }
+            table.push('\n');
+        }
+        table
+    }
+}
+
+impl Row {
+    fn text(&self) -> String {
+        let word = match self.verdict {
+            Verdict::Degraded => format!("degraded ({})", self.word),
+            Verdict::Works | Verdict::Failed => self.verdict.word().to_owned(),
+        };
+        format!(
+            "{} | {} | {} | {word} | {} ({:.1} s)",
+            self.kernel, self.machine, self.feature, self.said, self.seconds
+        )
+    }
+}
+
+/// Where a table begins and ends in a document.
+const BEGIN: &str = "<!-- begin of `cargo xtask test-vm` -->\n";
+const END: &str = "<!-- end of `cargo xtask test-vm` -->\n";
+
+/// Puts a table between the marks of a document.
+pub(crate) fn write_between_marks(file: &Path, table: &str) -> Result<()> {
+    let read = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let Some(written) = replaced(&read, table) else {
+        bail!(
+            "{} has no place for the table: lines {BEGIN:?} and {END:?}",
+            file.display()
+        );
+    };
+    std::fs::write(file, written).with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn replaced(text: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{table}{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    fn report() -> Report {
+        let mut report = Report::default();
+        let second = Duration::from_secs(1);
+        report.add("6.1.1-1", "pc", "load", Ok(Found::works("")), second);
+        report.add(
+            "6.1.1-1",
+            "pc",
+            "tunnel",
+            Ok(Found::degraded("user space", "none")),
+            second,
+        );
+        report.add("6.12.1-1", "pc", "load", Err(anyhow!("no room")), second);
+        report
+    }
+
+    #[test]
+    fn a_table_has_a_cell_for_each_machine_and_feature() {
+        assert_eq!(
+            report().markdown(),
+            "| | 6.1.1-1<br>pc | 6.12.1-1<br>pc |\n|---|---|---|\n| load | ok | FAILED |\n| tunnel | user space | – |\n"
+        );
+    }
+
+    #[test]
+    fn only_what_failed_is_a_failure() {
+        assert_eq!(report().failures(), ["6.12.1-1 | pc | load | FAILED | no room (1.0 s)"]);
+    }
+
+    #[test]
+    fn a_table_replaces_the_one_before() {
+        let text = format!("a\n{BEGIN}old\n{END}b\n");
+        assert_eq!(replaced(&text, "new\n"), Some(format!("a\n{BEGIN}new\n{END}b\n")));
+        assert_eq!(replaced("a\n", "new\n"), None);
+    }
+}
