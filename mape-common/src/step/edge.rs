@@ -127,7 +127,9 @@ fn settle_outbound<P: Packet, E: Env, const HAIRPIN: bool>(
     let path = if HAIRPIN {
         path::hairpin(env, &arrival, &need.flow)?
     } else {
-        path::outbound(env, &arrival, &need.flow)?
+        let path = path::outbound(env, &arrival, &need.flow)?;
+        path::ask(frame, env, path.wan_hop)?;
+        path
     };
     match need.session {
         Some(_) => outbound::refresh(env, &arrival, &need, &path),

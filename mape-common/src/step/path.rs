@@ -10,9 +10,10 @@ use crate::{
         open::{Flow, Path},
         table::Draft,
     },
+    packet::Packet,
     time::Tick,
     verdict::Reason,
-    wire::port::Port,
+    wire::{eth, ipv4, port::Port},
 };
 
 use super::admit::{Arrival, is_proven};
@@ -88,7 +89,7 @@ pub fn hop_towards<E: Env>(env: &E, remote: [u8; 4]) -> u16 {
 /// An ICMP identifier is the sender's: it says nothing about which of the customer edges that share an address is meant.
 ///
 /// # Errors
-/// [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`], [`Reason::NextHopSilent`].
+/// [`Reason::NextHopUnknown`], [`Reason::LinkUnproven`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -> Result<(), Reason> {
     towards(env, config, flow, path);
@@ -96,9 +97,6 @@ pub fn far_end<E: Env>(env: &E, config: &Config, flow: &Flow, path: &mut Path) -
     let hop = record.get(NextHop::FAR_END).ok_or(Reason::NextHopUnknown)?;
     if !is_proven(env, hop.ifindex) {
         return Err(Reason::LinkUnproven);
-    }
-    if record.asks(env.now()) {
-        return Err(Reason::NextHopSilent);
     }
     Ok(())
 }
@@ -268,6 +266,22 @@ pub fn check_source<R: Rules>(rules: &R, outer: &[u8; 16], inner: [u8; 4], port:
     match map_address(rule, inner, port) {
         Some(address) if address == *outer => Ok(()),
         _ => Err(Reason::InvalidV4),
+    }
+}
+
+/// Lets a packet ask after a router that has been silent; a whole one, since fragments keep to one path.
+///
+/// # Errors
+/// [`Reason::NextHopSilent`].
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn ask<P: Packet, E: Env>(frame: &P, env: &E, hop: u16) -> Result<(), Reason> {
+    let is_whole = frame
+        .read(eth::LEN)
+        .is_ok_and(|bytes| !ipv4::Header::from_bytes(bytes).is_fragment());
+    if is_whole && env.hop(hop).is_some_and(|record| record.asks(env.now())) {
+        Err(Reason::NextHopSilent)
+    } else {
+        Ok(())
     }
 }
 
