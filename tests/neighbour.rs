@@ -75,7 +75,7 @@ fn an_announcement_makes_the_next_packet_ask() {
 #[test]
 fn a_silent_router_is_asked_for_by_a_packet_every_two_seconds() {
     let mut world = world();
-    let mut send = |world: &mut HostWorld, port| world.give(Program::Lan, &up(HOST, SERVER, udp(port, 4000))).1;
+    let send = |world: &mut HostWorld, port| world.give(Program::Lan, &up(HOST, SERVER, udp(port, 4000))).1;
     assert_eq!(send(&mut world, 50_000), "forwarded");
     world.env.pass_seconds(1);
     assert_eq!(send(&mut world, 50_000), "forwarded");

@@ -2,6 +2,11 @@
 //! any packet, and what only the slow path takes.
 
 use mape_common::layout::Config;
+use mape_common::{
+    packet::{Bare, VecPacket},
+    step::slow,
+    verdict::{Failure, Reason},
+};
 use mape_tests::table::{
     domain,
     doors::Doors,
@@ -343,19 +348,14 @@ fn another_customer_edge_may_send_only_what_is_its_own() {
     let mut doors = Doors::new(64, |_| true);
     let port = send(&mut doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
     let stranger: std::net::Ipv6Addr = "2001:db8:bad::1".parse().unwrap();
-    let mut packet = mape_common::packet::VecPacket(Frame::new(SERVER, SHARED, udp(4000, port)).packet());
-    let outcome = mape_common::step::slow::all(
+    let mut packet = VecPacket(Frame::new(SERVER, SHARED, udp(4000, port)).packet());
+    let outcome = slow::all(
         &mut packet,
         &doors.world.env,
         mape_common::verdict::Direction::Inbound,
         &stranger.octets(),
     );
-    assert_eq!(
-        outcome,
-        Err(mape_common::verdict::Failure::Refused(
-            mape_common::verdict::Reason::InvalidV6
-        ))
-    );
+    assert_eq!(outcome, Err(Failure::Refused(Reason::InvalidV6)));
 }
 
 #[test]
