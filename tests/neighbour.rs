@@ -101,7 +101,7 @@ fn a_router_that_answers_is_not_asked_for() {
         };
         let port = u16::from_be_bytes([out[74], out[75]]);
         assert_eq!(world.give(Program::Wan, &down(SERVER, udp(4000, port))).1, "forwarded");
-        world.env.pass_seconds(2);
+        world.env.pass_seconds(1);
     }
     assert!(world.env.hop(0).unwrap().confirmed() != Tick(0));
 }

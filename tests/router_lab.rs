@@ -19,6 +19,7 @@ use serde_json::Value;
 
 /// Where the far side listens.
 const PORT: u16 = 7_003;
+const ROUTER: &str = "2001:db8:12:3400::1";
 const SUCCESSOR: &str = "02:00:5e:00:53:07";
 
 struct Bench {
@@ -71,6 +72,14 @@ impl Bench {
         Ok(())
     }
 
+    /// The stack of the customer edge has not heard of the router for half a minute, since the fast path has all its traffic.
+    fn grow_stale(&self) -> Result<()> {
+        let ce = self.lab.node("ce")?;
+        let mac = self.next_hop()?;
+        ce.tool(&format!("ip -6 neigh change {ROUTER} dev wan0 lladdr {mac} nud stale"))?;
+        Ok(())
+    }
+
     /// The router has another MAC address from now on, and says so (RFC 4861 §7.2.6) or not.
     fn change_router(&self, is_announced: bool) -> Result<()> {
         let transit = self.lab.node("transit")?;
@@ -107,6 +116,7 @@ fn a_router_that_changes_silently_is_found_again() {
     let _alone = alone();
     let Some(bench) = Bench::new().unwrap() else { return };
     bench.settle().unwrap();
+    bench.grow_stale().unwrap();
     bench.change_router(false).unwrap();
     let time = bench.time_to_recover(Duration::from_secs(30)).unwrap();
     println!("a silent change: {time:?}");
@@ -123,6 +133,7 @@ fn a_router_that_announces_its_change_is_followed_at_once() {
     bench.change_router(true).unwrap();
     let time = bench.time_to_recover(Duration::from_secs(30)).unwrap();
     println!("an announced change: {time:?}");
-    assert!(time < Duration::from_secs(1), "{time:?}");
+    // A session is looked after once a second, 1.07 s at most, and it is then that one asks.
+    assert!(time < Duration::from_secs(2), "{time:?}");
     assert_eq!(bench.next_hop().unwrap(), SUCCESSOR);
 }

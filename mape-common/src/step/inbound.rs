@@ -89,6 +89,7 @@ pub fn find<P: Packet, E: Env, const FIRST: bool>(frame: &P, env: &E, arrival: &
         .hop(facts.lan_hop)
         .and_then(|hop| hop.get(facts.inside))
         .ok_or(Reason::NextHopUnknown)?;
+    path::confirm(env, facts.wan_hop, arrival.source, arrival.now);
     Ok(Found {
         outer,
         inner,
@@ -307,7 +308,7 @@ pub const fn opening(inner: &Inner) -> Result<Phase, Reason> {
     }
 }
 
-/// Notes that a session is used: its record, its mapping, and the neighbour that the frame came from.
+/// Notes that a session is used: its record and its mapping.
 ///
 /// # Errors
 /// [`Reason::NoSession`] where it or its mapping has ended since, [`Reason::Contended`] where another packet has changed its
@@ -336,7 +337,6 @@ pub fn refresh<E: Env>(env: &E, arrival: &Arrival<'_>, need: &Need) -> Result<()
     if matches!(facts.hold, Hold::Member) && need.phase.is_answered() {
         mapping::renew(env, arrival.config, record, arrival.now);
     }
-    path::confirm(env, facts.wan_hop, arrival.source, arrival.now);
     Ok(())
 }
 

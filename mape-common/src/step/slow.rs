@@ -222,7 +222,8 @@ pub fn inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &
     // One after the other, since all in one are more than a program's stack.
     let (mut need, mut draft) = (None, None);
     let settled = settle_inbound(packet, env, from, &mut need).and_then(|()| match need {
-        Some(need) => draft_inbound(env, &need, &mut draft),
+        Some(need) if need.session.is_none() => draft_inbound(env, &need, &mut draft),
+        Some(need) => find_host(env, &need),
         None => Ok(()),
     });
     if let Err(reason) = settled {
@@ -249,7 +250,7 @@ fn outer<P: Packet>(packet: &Arriving<'_, P>, from: &[u8; 16]) -> Result<Outer, 
     })
 }
 
-/// Looks after the packet's session; `opens` is what a new one needs, where there is none.
+/// Looks after the packet's session; `opens` is what a new one needs, or one that was not used a moment ago.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn settle_inbound<P: Packet, E: Env>(
     packet: &Arriving<'_, P>,
@@ -268,9 +269,32 @@ fn settle_inbound<P: Packet, E: Env>(
     if need.session.is_none() {
         return Ok(());
     }
-    let refreshed = inbound::refresh(env, &arrival, need);
-    *opens = None;
-    refreshed
+    if need.is_in_use {
+        *opens = None;
+        return Ok(());
+    }
+    inbound::refresh(env, &arrival, need)
+}
+
+/// Finds the way to the LAN host of a session that the fast path has none for: the stack, which delivers its packets meanwhile, knows
+/// the host.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find_host<E: Env>(env: &E, need: &Need) -> Result<(), Reason> {
+    let arrival = arrived(env)?;
+    let session = need.session.ok_or(Reason::Contended)?;
+    let record = env.session(session.slot).ok_or(Reason::Contended)?;
+    let (_, facts) = record.read(session.generation).ok_or(Reason::Contended)?;
+    if env.hop(facts.lan_hop).and_then(|hop| hop.get(facts.inside)).is_none() {
+        let flow = Flow {
+            local: facts.inside,
+            ..need.flow
+        };
+        let lan_hop = path::lan_host(env, arrival.config, &flow, arrival.now);
+        if lan_hop != NextHop::UNKNOWN {
+            record.set_hops(&facts, facts.wan_hop, lan_hop);
+        }
+    }
+    Ok(())
 }
 
 /// Drafts the record of a session that a remote host opens.
