@@ -194,6 +194,7 @@ impl Note {
 
     /// The same, for a packet that takes the slow path.
     #[inline(always)]
+    #[must_use]
     pub const fn by_stack(self) -> Self {
         Self {
             follows: self.follows | Self::BY_STACK,

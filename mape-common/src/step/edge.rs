@@ -164,6 +164,9 @@ fn inbound_else(reason: Reason) -> Attempt {
 }
 
 /// Opens a drafted session of a mapping, its LAN host being found.
+///
+/// # Errors
+/// As [`path::find_host`] and [`open::inbound`].
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn open_inbound<E: Env>(env: &E, config: &Config, draft: Draft) -> Result<(), Reason> {
     path::find_host(env, config, draft)?;

@@ -165,6 +165,9 @@ fn read<P: Packet, E: Env, const CHECK: bool, const FIRST: bool>(
 }
 
 /// The same, the outer header being read.
+///
+/// # Errors
+/// Why it can have none.
 #[inline(always)]
 pub fn read_inner<P: Packet, E: Env, const CHECK: bool, const FIRST: bool>(
     frame: &P,

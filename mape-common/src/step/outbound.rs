@@ -170,6 +170,9 @@ pub fn read<P: Packet>(frame: &P) -> Result<(Inner, Flow), Reason> {
 }
 
 /// The same for a whole packet or, where `FIRST` says so, its first fragment.
+///
+/// # Errors
+/// As [`read`].
 #[inline(always)]
 pub fn read_part<P: Packet, const FIRST: bool>(frame: &P) -> Result<(Inner, Flow), Reason> {
     let room = frame.len().saturating_sub(eth::LEN);

@@ -173,6 +173,9 @@ fn plan_outbound_later<P: Packet, E: Env>(
 }
 
 /// The session that a fragment follows; its end is its fragments' too.
+///
+/// # Errors
+/// [`Reason::NoSession`].
 #[inline(always)]
 pub fn facts<E: Env>(env: &E, note: &Note) -> Result<Facts, Reason> {
     let session = note.session();
