@@ -67,12 +67,15 @@ fn find_sender(ctx: &TcContext, from: &mut [u8; 16]) -> bool {
     // BPF_F_TUNINFO_IPV6, which the bindings do not have.
     const IPV6: u64 = 1;
     let mut key = core::mem::MaybeUninit::<bpf_tunnel_key>::zeroed();
+    #[expect(clippy::cast_possible_truncation, reason = "the key is small")]
     let size = size_of::<bpf_tunnel_key>() as u32;
     // SAFETY: the context is the one the kernel called the program with; the key is as long as said.
     let code = unsafe { bpf_skb_get_tunnel_key(ctx.skb.skb, key.as_mut_ptr(), size, IPV6) };
     if code == 0 {
-        // SAFETY: zeroed, then written by the helper; the kernel's words are in network order.
-        let words = unsafe { key.assume_init().__bindgen_anon_1.remote_ipv6 };
+        // SAFETY: zeroed, then written by the helper.
+        let key = unsafe { key.assume_init() };
+        // SAFETY: four words whichever of the two addresses was written; they are in network order.
+        let words = unsafe { key.__bindgen_anon_1.remote_ipv6 };
         // SAFETY: sixteen bytes either way, with no invalid value.
         *from = unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) };
     } else {

@@ -1,6 +1,7 @@
 //! A packet of the stack's, as tc programs see it: copies in and out by helpers, which know about packets in pieces, shared ones and
 //! sums that a NIC is still to complete.
 #![expect(unsafe_code, reason = "helpers take pointers")]
+#![expect(clippy::cast_possible_truncation, reason = "no packet is as long")]
 
 use core::mem::MaybeUninit;
 

@@ -65,7 +65,7 @@ pub fn examples() -> Vec<Vec<u8>> {
     all.push(greedy(|number| {
         [if number % 7 == 6 { 5 } else { 0 }, number % 3, 1, number]
     }));
-    all.into_iter().map(|steps| steps.into_flattened()).collect()
+    all.into_iter().map(Vec::into_flattened).collect()
 }
 
 struct World {
@@ -84,7 +84,7 @@ fn fragment((sender, id, start): Id) -> Fragment {
     bytes[0] = 0x45;
     bytes[2..4].copy_from_slice(&28_u16.to_be_bytes());
     bytes[5] = id;
-    bytes[6..8].copy_from_slice(&(0x2000 | start / 8).to_be_bytes());
+    bytes[6..8].copy_from_slice(&(0x2000 | (start / 8)).to_be_bytes());
     bytes[9] = 17;
     bytes[12..16].copy_from_slice(&[192, 168, 10, sender]);
     bytes[16..20].copy_from_slice(&[198, 51, 100, 7]);
@@ -109,7 +109,7 @@ impl World {
         let before = self.hold.len();
         let displaced = self.tally.displaced;
         let placed = self.hold.offer(&fragment(id), self.now, &mut self.tally);
-        let gone = usize::try_from(self.tally.displaced - displaced).unwrap();
+        let gone = usize::try_from(self.tally.displaced - displaced).expect("a small count");
         if let Ok(place) = placed {
             assert!(place < PIECES);
             self.places.insert(place, id);
@@ -145,10 +145,7 @@ impl World {
             &mut rest,
         );
         self.tally.expired += rest.expired;
-        assert!(
-            self.hold.is_empty() && self.hold.len() == 0,
-            "something outlives its time"
-        );
+        assert!(self.hold.is_empty(), "something outlives its time");
     }
 
     fn check(&self) {
@@ -159,7 +156,7 @@ impl World {
         } = self.tally;
         let held = self.offered - released - expired - displaced;
         assert_eq!(
-            u32::try_from(self.hold.len()).unwrap(),
+            u32::try_from(self.hold.len()).expect("a small count"),
             held,
             "fragments are lost or doubled"
         );
