@@ -20,8 +20,13 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 const FIN: u8 = 1;
 
+/// Says of a packet, by its number, whether it takes the slow path.
+type IsSlow = fn(u32) -> bool;
+/// What a remote host answers to a port.
+type Reply = fn(u16) -> Payload;
+
 /// All by the one, all by the other, and in turn, begun by either.
-const DOORS: [(&str, fn(u32) -> bool); 4] = [
+const DOORS: [(&str, IsSlow); 4] = [
     ("fast", |_| false),
     ("slow", |_| true),
     ("fast, slow, …", |n| n % 2 == 0),
@@ -40,7 +45,7 @@ fn by_every_door(test: impl Fn(&mut Doors)) {
 #[test]
 fn a_flow_keeps_its_port_whatever_door_its_packets_take() {
     by_every_door(|doors| {
-        let kinds: [(Payload, fn(u16) -> Payload); 3] = [
+        let kinds: [(Payload, Reply); 3] = [
             (udp(50_000, 4000), |port| udp(4000, port)),
             (tcp(50_000, 443, SYN), |port| tcp(443, port, SYN | ACK)),
             (echo(8, 50_000), |id| echo(0, id)),
@@ -91,11 +96,11 @@ fn a_connection_ends_by_whatever_door_its_last_packets_take() {
 
 /// As the doors give it out: IPv4 alone, or in IPv6.
 fn ipv4_of(outcome: Outcome) -> Vec<u8> {
-    match outcome {
-        Outcome::Forwarded(frame) if frame[12..14] == [0x86, 0xdd] => frame[54..].to_vec(),
-        Outcome::Forwarded(frame) => frame[14..].to_vec(),
-        other => panic!("{other:?}"),
-    }
+    let Outcome::Forwarded(frame) = outcome else {
+        panic!("{outcome:?}")
+    };
+    let is_tunnelled = frame[12..14] == [0x86, 0xdd];
+    frame[if is_tunnelled { 54 } else { 14 }..].to_vec()
 }
 
 #[test]
