@@ -370,6 +370,9 @@ fn imagined(gateway: &Gateway) -> Result<(HostEnv, Vec<Port>, BTreeMap<u32, Stri
     }
     env.gate = Cell::new(true);
     env.now = Cell::new(view::snapshot::now());
+    if let Some(router) = env.hop(0) {
+        router.confirm(env.now());
+    }
     let mut names: BTreeMap<u32, String> = ports.iter().map(|port| (port.ifindex, port.name.clone())).collect();
     names.insert(TUNNEL, gateway.tunnel.device.clone());
     Ok((env, ports, names))
