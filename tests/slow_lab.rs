@@ -63,16 +63,9 @@ fn stat(lab: &Lab) -> String {
     ctl(lab, &["stat"]).unwrap_or_else(|error| error.to_string())
 }
 
-/// Packets of the customer edge that were forwarded by XDP, and translated at the tunnel device; outbound, inbound.
+/// Packets of the customer edge by either path.
 fn by_path(lab: &Lab) -> Result<[[u64; 2]; 2]> {
-    let stat = lab.gateway(Role::Ce)?.stat(lab.node("ce")?)?;
-    let count = |path: &str| {
-        ["outbound", "inbound"].map(|direction| {
-            let key = format!("/directions/{direction}/{path}/packets");
-            stat.pointer(&key).and_then(Value::as_u64).unwrap_or_default()
-        })
-    };
-    Ok([count("forwarded"), count("delivered")])
+    lab.gateway(Role::Ce)?.by_path(lab.node("ce")?)
 }
 
 fn is_whole(seen: &Numbered) -> bool {
@@ -105,6 +98,24 @@ fn what_is_larger_than_the_tunnel_arrives_whole() {
     assert_eq!(told.told.map(|(_, mtu)| mtu), Some(1_460), "{told:?}");
 }
 
+/// Datagrams, so many a second, and a file of so many mebibytes arrive whole both ways, and a trace shows the server.
+fn passes_both_ways(lab: &Lab, servers: &Servers, host: &str, rate: u32, mebibytes: u64) {
+    for direction in [Direction::Up, Direction::Down] {
+        let load = Load {
+            count: 2_000,
+            size: 1_400,
+            rate,
+        };
+        let seen = numbered::send(lab, host, direction, load).unwrap();
+        assert!(is_whole(&seen), "{direction:?}: {seen:?}\n{}", stat(lab));
+        let file = web::transfer(lab, servers, host, direction, mebibytes).unwrap();
+        println!("{direction:?}: {:.0} Mbit/s", file.bits_per_second / 1e6);
+        assert!(file.is_intact(), "{direction:?}: {file:?}");
+    }
+    let route = trace::traceroute(lab, host, plan::SERVER, Probe::Icmp).unwrap();
+    assert_eq!(route.last().and_then(|hop| hop.from), Some(plan::SERVER), "{route:?}");
+}
+
 #[test]
 fn the_gateways_own_traffic_passes_the_tunnel() {
     let _alone = alone();
@@ -115,27 +126,14 @@ fn the_gateways_own_traffic_passes_the_tunnel() {
         let echo = ping::ping(&lab, "ce", SERVER, 30, size).unwrap();
         assert_eq!(echo.received, 30, "{size}: {echo:?}\n{}", stat(&lab));
     }
-    for direction in [Direction::Up, Direction::Down] {
-        let load = Load {
-            count: 2_000,
-            size: 1_400,
-            rate: 2_000,
-        };
-        let seen = numbered::send(&lab, "ce", direction, load).unwrap();
-        assert!(is_whole(&seen), "{direction:?}: {seen:?}\n{}", stat(&lab));
-        // TCP hands the device up to 64 KiB at once, with sums that nobody has made yet.
-        let file = web::transfer(&lab, &servers, "ce", direction, 32).unwrap();
-        println!("{direction:?}: {:.0} Mbit/s", file.bits_per_second / 1e6);
-        assert!(file.is_intact(), "{direction:?}: {file:?}");
-    }
-    let route = trace::traceroute(&lab, "ce", plan::SERVER, Probe::Icmp).unwrap();
-    assert_eq!(route.last().and_then(|hop| hop.from), Some(plan::SERVER), "{route:?}");
+    // TCP hands the device up to 64 KiB at once, with sums that nobody has made yet.
+    passes_both_ways(&lab, &servers, "ce", 2_000, 32);
     let wire = capture.judge().unwrap();
     assert!(wire.is_clean() && wire.from_ce > 20_000, "{wire:?}");
 }
 
 #[test]
-fn without_xdp_everything_takes_the_slow_path_and_is_the_same_on_the_wire() {
+fn without_xdp_everything_takes_the_slow_path_and_is_right_on_the_wire() {
     let _alone = alone();
     let Some(lab) = lab().unwrap() else { return };
     let servers = Servers::start(&lab).unwrap();
@@ -151,20 +149,7 @@ fn without_xdp_everything_takes_the_slow_path_and_is_the_same_on_the_wire() {
     let capture = Capture::start(&lab, "transit", "ce0").unwrap();
     let echo = ping::ping(&lab, "host2", SERVER, 50, 1_000).unwrap();
     assert_eq!(echo.received, 50, "{echo:?}\n{}", stat(&lab));
-    for direction in [Direction::Up, Direction::Down] {
-        let load = Load {
-            count: 2_000,
-            size: 1_400,
-            rate: 1_000,
-        };
-        let seen = numbered::send(&lab, "host1", direction, load).unwrap();
-        assert!(is_whole(&seen), "{direction:?}: {seen:?}\n{}", stat(&lab));
-        let file = web::transfer(&lab, &servers, "host1", direction, 16).unwrap();
-        println!("{direction:?}: {:.0} Mbit/s", file.bits_per_second / 1e6);
-        assert!(file.is_intact(), "{direction:?}: {file:?}");
-    }
-    let route = trace::traceroute(&lab, "host1", plan::SERVER, Probe::Icmp).unwrap();
-    assert_eq!(route.last().and_then(|hop| hop.from), Some(plan::SERVER), "{route:?}");
+    passes_both_ways(&lab, &servers, "host1", 1_000, 16);
     let wire = capture.judge().unwrap();
     assert!(wire.is_clean() && wire.from_ce > 10_000, "{wire:?}");
     let [later, _] = by_path(&lab).unwrap();

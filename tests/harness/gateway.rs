@@ -185,19 +185,29 @@ impl Gateway {
         serde_json::from_str(&finished.stdout).context("`mape-ctl stat --json` printed no JSON")
     }
 
-    /// How many packets the gateway has forwarded so far: outbound, inbound.
+    /// How many packets XDP has forwarded so far: outbound, inbound.
     ///
     /// # Errors
     /// As [`Self::stat`].
     pub fn forwarded(&self, node: &Netns) -> Result<[u64; 2]> {
+        let [forwarded, _] = self.by_path(node)?;
+        Ok(forwarded)
+    }
+
+    /// How many packets have taken the fast path and the slow one: forwarded by XDP, translated by way of the stack; each outbound, inbound.
+    ///
+    /// # Errors
+    /// As [`Self::stat`].
+    pub fn by_path(&self, node: &Netns) -> Result<[[u64; 2]; 2]> {
         let stat = self.stat(node)?;
-        let packets = |direction: &str| {
-            let path = format!("/directions/{direction}/forwarded/packets");
+        let packets = |direction: &str, path: &str| {
+            let path = format!("/directions/{direction}/{path}/packets");
             stat.pointer(&path)
                 .and_then(Value::as_u64)
                 .with_context(|| format!("`mape-ctl stat --json` lacks {path}"))
         };
-        Ok([packets("outbound")?, packets("inbound")?])
+        let both = |path| Ok::<_, anyhow::Error>([packets("outbound", path)?, packets("inbound", path)?]);
+        Ok([both("forwarded")?, both("delivered")?])
     }
 
     /// Unloads, and removes the pins even when mape-ctl cannot: they outlive the namespace.

@@ -40,7 +40,7 @@ fn note(here: &Processor, packet: u16, mut note: Note) -> Result<Note, Reason> {
 fn follow(here: &Processor, packet: u16) -> Result<Note, Reason> {
     let mut note = Note::EMPTY;
     let config = here.config().unwrap();
-    fragment::follow(here, config, &fragment(packet, false), &mut note, here.now).map(|()| note)
+    fragment::follow::<_, false>(here, config, &fragment(packet, false), &mut note, here.now).map(|()| note)
 }
 
 #[test]

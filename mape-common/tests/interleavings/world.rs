@@ -247,8 +247,11 @@ impl Processor {
         Self::at(gateway, START)
     }
 
-    /// One that has read the clock at `now`.
+    /// One that has read the clock at `now`, when the router has just been heard of.
     pub(crate) fn at(gateway: &Arc<Gateway>, now: Tick) -> Self {
+        if let Some(router) = gateway.hops.first() {
+            router.confirm(now);
+        }
         Self {
             gateway: Arc::clone(gateway),
             now,

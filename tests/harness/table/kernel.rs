@@ -53,7 +53,7 @@ pub struct KernelWorld {
 }
 
 /// The kernel's time, as its programs see it.
-fn now() -> Tick {
+pub fn now() -> Tick {
     let time = clock_gettime(ClockId::MonotonicCoarse);
     let nanos = u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0);
     Tick::from_nanos(nanos)
