@@ -130,16 +130,21 @@ impl NextHop {
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
-    /// The hop, if the record still belongs to `address`.
     #[inline(always)]
     #[expect(
         clippy::as_conversions,
         clippy::cast_possible_truncation,
         reason = "the low half is the interface index"
     )]
+    const fn ifindex_of(key: u64) -> u32 {
+        key as u32
+    }
+
+    /// The hop, if the record still belongs to `address`.
+    #[inline(always)]
     pub fn get(&self, address: [u8; 4]) -> Option<Hop> {
         let key = self.0[0].load();
-        let ifindex = key as u32;
+        let ifindex = Self::ifindex_of(key);
         if key != Self::key(address, ifindex) || ifindex == 0 {
             return None;
         }
@@ -296,13 +301,9 @@ impl NextHop {
     }
 
     /// The interface that the neighbour is on; 0 while the record is free.
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_possible_truncation,
-        reason = "the low half is the interface index"
-    )]
+    #[inline(always)]
     pub fn ifindex(&self) -> u32 {
-        self.0[0].load() as u32
+        Self::ifindex_of(self.0[0].load())
     }
 
     /// The address that the record belongs to, zeros for a far end; none while it is free or being written.

@@ -66,6 +66,15 @@ impl Record {
             && self.0[4].load() == outer_low
     }
 
+    /// Whether the record, whose first word is `state`, is that packet's, and the packet not forgotten yet.
+    #[inline(always)]
+    fn is_current(&self, state: u64, hash: u64, config: &Config, fragment: &Fragment, now: Tick) -> bool {
+        matches!(state & KIND, OPEN | COMPLETE)
+            && state & TAG == tag(hash)
+            && age(state, now) <= config.fragment_timeout
+            && self.is_of(fragment)
+    }
+
     /// Counts a fragment's bytes; the packet is complete when there are as many as its last fragment ends with.
     #[inline(always)]
     fn count(&self, state: u64, fragment: &Fragment) -> Result<(), Reason> {
@@ -467,11 +476,7 @@ pub fn follow<E: Env, const STACK: bool>(
             continue;
         };
         let state = record.0[0].load();
-        let is_noted = matches!(state & KIND, OPEN | COMPLETE);
-        if !is_noted || state & TAG != tag(hash) || age(state, now) > config.fragment_timeout {
-            continue;
-        }
-        if !record.is_of(fragment) {
+        if !record.is_current(state, hash, config, fragment, now) {
             continue;
         }
         let packet = record.0[2].load();
@@ -506,10 +511,7 @@ pub fn is_noted<'a>(
     let hash = fragment.hash(config);
     (0..WAYS).filter_map(|way| record(index(hash, way))).any(|record| {
         let state = record.0[0].load();
-        matches!(state & KIND, OPEN | COMPLETE)
-            && state & TAG == tag(hash)
-            && age(state, now) <= config.fragment_timeout
-            && record.is_of(fragment)
+        record.is_current(state, hash, config, fragment, now)
     })
 }
 

@@ -5,6 +5,7 @@
 //! tunnel has the shared address and a port of the set.
 
 mod lead;
+mod pieces;
 
 use crate::{
     checksum::Delta,
@@ -12,7 +13,6 @@ use crate::{
     hop::{Mac, NextHop},
     layout::{Config, SessionRef},
     nat::{
-        fragment::{self as table_of_fragments, Fragment, Note},
         open::{self, Flow, Path},
         session::Facts,
         sweep,
@@ -30,9 +30,9 @@ use crate::{
 use super::{
     Need,
     admit::Arrival,
-    edge, error, fragment, inbound, mss, outbound, path,
+    edge, error, inbound, mss, outbound, path,
     stage::{Attempt, Stage},
-    translate::{self, End},
+    translate::{self, End, Translation},
     tunnel::{INNER, Outer},
 };
 
@@ -181,10 +181,7 @@ fn translate_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -
         ))
     });
     match planned {
-        Ok(plan) => done(
-            translate::apply::<_, { eth::LEN }>(packet, &plan)
-                .and_then(|()| finish_header::<_, { eth::LEN }>(packet, plan.header)),
-        ),
+        Ok(plan) => write::<_, { eth::LEN }>(packet, &plan, plan.header),
         Err(reason) => otherwise(reason, Direction::Outbound),
     }
 }
@@ -204,6 +201,12 @@ fn finish_header<P: Packet, const L3: usize>(packet: &mut P, change: Delta) -> R
     let at = L3.wrapping_add(ipv4::CHECKSUM);
     let old = u16::from_be_bytes(packet.read(at)?);
     packet.write(at, &change.apply(old).to_be_bytes())
+}
+
+/// Writes a translation; `change` is what the header's checksum changes by, all in all.
+#[inline(always)]
+fn write<P: Packet, const L3: usize>(packet: &mut P, plan: &Translation, change: Delta) -> Attempt {
+    done(translate::apply::<_, L3>(packet, plan).and_then(|()| finish_header::<_, L3>(packet, change)))
 }
 
 #[inline(always)]
@@ -317,30 +320,39 @@ fn draft_inbound<E: Env>(env: &E, need: &Need, draft: &mut Option<Draft>) -> Res
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn translate_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -> Attempt {
-    let planned = arrived(env).and_then(|arrival| {
-        let config = arrival.config;
-        // Its sender has been checked.
-        let outer = outer(packet, &config.relay_address)?;
-        let (inner, flow) = inbound::read_inner::<_, E, false, false>(packet, env, config, &outer)?;
-        let (_, facts) = session(env, config, Side::Outside, &flow, arrival.now)?;
-        if facts.wan_hop == NextHop::HAIRPIN {
-            return Err(Reason::InvalidV4);
-        }
-        Ok(translate::plan::<_, INNER>(
-            packet,
-            &inner,
-            End::Destination,
-            facts.inside,
-            facts.inside_port,
-            largest_segment(env, &arrival, &facts),
-        ))
-    });
-    match planned {
-        Ok(plan) => done(
-            translate::apply::<_, INNER>(packet, &plan).and_then(|()| finish_header::<_, INNER>(packet, plan.header)),
-        ),
+    match plan_inbound::<P, E, false>(packet, env) {
+        Ok(plan) => write::<_, INNER>(packet, &plan, plan.header),
         Err(reason) => otherwise(reason, Direction::Inbound),
     }
+}
+
+/// Plans the translation of a packet, or of one whose `FIRST` fragment this is; its sender has been checked.
+#[inline(always)]
+fn plan_inbound<P: Packet, E: Env, const FIRST: bool>(
+    packet: &Arriving<'_, P>,
+    env: &E,
+) -> Result<Translation, Reason> {
+    let arrival = arrived(env)?;
+    let config = arrival.config;
+    let outer = outer(packet, &config.relay_address)?;
+    let (inner, flow) = inbound::read_inner::<_, E, false, FIRST>(packet, env, config, &outer)?;
+    let (_, facts) = session(env, config, Side::Outside, &flow, arrival.now)?;
+    if facts.wan_hop == NextHop::HAIRPIN {
+        return Err(Reason::InvalidV4);
+    }
+    let largest = if FIRST {
+        0
+    } else {
+        largest_segment(env, &arrival, &facts)
+    };
+    Ok(translate::plan::<_, INNER>(
+        packet,
+        &inner,
+        End::Destination,
+        facts.inside,
+        facts.inside_port,
+        largest,
+    ))
 }
 
 /// Into the tunnel: an ICMP error about a packet that came out of it.
@@ -385,200 +397,14 @@ pub fn inbound_error<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, f
     }
 }
 
-/// Into the tunnel: a fragment. Its first is noted, later ones follow it.
-#[inline(always)]
-pub fn outbound_fragment<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
-    let mut note = Note::EMPTY;
-    if fragment::is_first::<_, { eth::LEN }>(packet) {
-        let noted = look_outbound(packet, env, &mut note).and_then(|()| {
-            fragment::note::<_, E, { eth::LEN }, { fragment::NO_OUTER }>(packet, env, Direction::Outbound, &mut note)
-        });
-        match noted {
-            Ok(()) => first_outbound(packet, env, note.identification()),
-            Err(reason) => Attempt::refused(reason),
-        }
-    } else {
-        let mut tos = 0;
-        let followed = follow_outbound(packet, env, &mut note, &mut tos).and_then(|()| {
-            if lead::is_external(env) {
-                lead::session(env, note.session(), tos)
-            } else {
-                Ok(())
-            }
-        });
-        match followed {
-            Ok(()) => later_outbound(packet, env, &note),
-            Err(reason) => Attempt::refused(reason),
-        }
-    }
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn look_outbound<P: Packet, E: Env>(packet: &Leaving<'_, P>, env: &E, note: &mut Note) -> Result<(), Reason> {
-    let arrival = arrived(env)?;
-    let config = arrival.config;
-    let (inner, flow) = outbound::read_part::<_, true>(packet)?;
-    let (found, _) = session(env, config, Side::Inside, &flow, arrival.now)?;
-    let chosen = table_of_fragments::identification(env, config, &inner.header);
-    *note = Note::of_session(found, chosen.unwrap_or(inner.header.identification())).by_stack();
-    Ok(())
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn first_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E, identification: u16) -> Attempt {
-    let planned = arrived(env).and_then(|arrival| {
-        let (inner, flow) = outbound::read_part::<_, true>(packet)?;
-        let (_, facts) = session(env, arrival.config, Side::Inside, &flow, arrival.now)?;
-        let change = Delta::ZERO.word(inner.header.identification(), identification);
-        let plan =
-            translate::plan::<_, { eth::LEN }>(packet, &inner, End::Source, facts.external, facts.external_port, 0);
-        Ok((plan, change))
-    });
-    match planned {
-        Ok((plan, change)) => done(
-            fragment::identify::<_, { eth::LEN }>(packet, identification)
-                .and_then(|()| translate::apply::<_, { eth::LEN }>(packet, &plan))
-                .and_then(|()| finish_header::<_, { eth::LEN }>(packet, plan.header.and(change))),
-        ),
-        Err(reason) => Attempt::refused(reason),
-    }
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn follow_outbound<P: Packet, E: Env>(
-    packet: &Leaving<'_, P>,
-    env: &E,
-    note: &mut Note,
-    tos: &mut u8,
-) -> Result<(), Reason> {
-    let arrival = arrived(env)?;
-    let room = packet.len().saturating_sub(eth::LEN);
-    let header = fragment::read::<_, { eth::LEN }>(packet, room)?.header;
-    *tos = header.tos();
-    let piece = Fragment::new(Direction::Outbound, [0; 16], &header);
-    table_of_fragments::follow::<E, true>(env, arrival.config, &piece, note, arrival.now)
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn later_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E, note: &Note) -> Attempt {
-    let room = packet.len().saturating_sub(eth::LEN);
-    let planned = fragment::read::<_, { eth::LEN }>(packet, room).and_then(|read| {
-        let facts = fragment::customer::facts(env, note)?;
-        Ok(fragment::plan(
-            &read.header,
-            End::Source,
-            facts.external,
-            note.identification(),
-        ))
-    });
-    match planned {
-        Ok(plan) => done(
-            fragment::apply::<_, { eth::LEN }>(packet, &plan)
-                .and_then(|()| finish_header::<_, { eth::LEN }>(packet, plan.header)),
-        ),
-        Err(reason) => Attempt::refused(reason),
-    }
-}
-
-/// Out of the tunnel: a fragment. Its first is noted, later ones follow it.
-#[inline(always)]
-pub fn inbound_fragment<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &[u8; 16]) -> Attempt {
-    if fragment::is_first::<_, INNER>(packet) {
-        let mut note = Note::EMPTY;
-        // One after the other, since both in one are more than a program's stack.
-        match look_inbound(packet, env, &mut note).and_then(|()| note_inbound(packet, env, from, &mut note)) {
-            Ok(()) => first_inbound(packet, env),
-            Err(reason) => Attempt::refused(reason),
-        }
-    } else {
-        later_inbound(packet, env, from)
-    }
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn look_inbound<P: Packet, E: Env>(packet: &Arriving<'_, P>, env: &E, note: &mut Note) -> Result<(), Reason> {
-    let arrival = arrived(env)?;
-    let config = arrival.config;
-    let outer = outer(packet, &config.relay_address)?;
-    let (inner, flow) = inbound::read_inner::<_, E, false, true>(packet, env, config, &outer)?;
-    let (found, _) = session(env, config, Side::Outside, &flow, arrival.now)?;
-    *note = Note::of_session(found, inner.header.identification()).by_stack();
-    Ok(())
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn note_inbound<P: Packet, E: Env>(
-    packet: &Arriving<'_, P>,
-    env: &E,
-    from: &[u8; 16],
-    note: &mut Note,
-) -> Result<(), Reason> {
-    let config = env.config().ok_or(Reason::NotConfigured)?;
-    let header = ipv4::Header::from_bytes(packet.read(INNER).map_err(|_| Reason::BadLength)?);
-    let piece = Fragment::new(Direction::Inbound, *from, &header);
-    table_of_fragments::note(env, config, &piece, note, env.now())
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn first_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -> Attempt {
-    let planned = arrived(env).and_then(|arrival| {
-        let config = arrival.config;
-        let outer = outer(packet, &config.relay_address)?;
-        let (inner, flow) = inbound::read_inner::<_, E, false, true>(packet, env, config, &outer)?;
-        let (_, facts) = session(env, config, Side::Outside, &flow, arrival.now)?;
-        Ok(translate::plan::<_, INNER>(
-            packet,
-            &inner,
-            End::Destination,
-            facts.inside,
-            facts.inside_port,
-            0,
-        ))
-    });
-    match planned {
-        Ok(plan) => done(
-            translate::apply::<_, INNER>(packet, &plan).and_then(|()| finish_header::<_, INNER>(packet, plan.header)),
-        ),
-        Err(reason) => Attempt::refused(reason),
-    }
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn later_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &[u8; 16]) -> Attempt {
-    let planned = arrived(env).and_then(|arrival| {
-        let config = arrival.config;
-        let outer = outer(packet, from)?;
-        let header = fragment::read::<_, INNER>(packet, usize::from(outer.payload_len))?.header;
-        if !config.owns(header.destination()) {
-            return Err(Reason::NotMyAddress);
-        }
-        let piece = Fragment::new(Direction::Inbound, outer.source, &header);
-        let mut note = Note::EMPTY;
-        table_of_fragments::follow::<E, true>(env, config, &piece, &mut note, arrival.now)?;
-        let facts = fragment::customer::facts(env, &note)?;
-        Ok(fragment::plan(
-            &header,
-            End::Destination,
-            facts.inside,
-            note.identification(),
-        ))
-    });
-    match planned {
-        Ok(plan) => done(
-            fragment::apply::<_, INNER>(packet, &plan).and_then(|()| finish_header::<_, INNER>(packet, plan.header)),
-        ),
-        Err(reason) => Attempt::refused(reason),
-    }
-}
-
 /// Runs the part that a packet at the tunnel device is handed on to; there is none but for errors and fragments.
 #[inline(always)]
 pub fn run<P: Packet, E: Env>(stage: Stage, packet: &mut P, env: &E, from: &[u8; 16]) -> Attempt {
     match stage {
         Stage::OutboundError => outbound_error(&mut Bare::new(packet), env),
         Stage::InboundError => inbound_error(&mut Bare::new(packet), env, from),
-        Stage::OutboundFragment => outbound_fragment(&mut Bare::new(packet), env),
-        Stage::InboundFragment => inbound_fragment(&mut Bare::new(packet), env, from),
+        Stage::OutboundFragment => pieces::outbound(&mut Bare::new(packet), env),
+        Stage::InboundFragment => pieces::inbound(&mut Bare::new(packet), env, from),
         Stage::OutboundOpen
         | Stage::InboundOpen
         | Stage::TunnelError
