@@ -22,7 +22,7 @@ use serde_json::json;
 use crate::{
     cli::{ExplainArgs, LoadArgs},
     config,
-    datapath::{maps::RuleTables, pin::PinFolder, tables},
+    datapath::{pin::PinFolder, rules::RuleTables, tables},
     explain::{
         Port,
         capture::{self, Frame},

@@ -13,7 +13,7 @@ use mape_common::{
 
 use super::{
     hops::{Hops, HopsError},
-    load::Loaded,
+    load::{Loaded, OVERHEAD},
     maps::{TableError, Tables},
     nics,
     pin::PinFolder,
@@ -31,8 +31,6 @@ use crate::{
 
 /// A router that has not been heard of for so long is asked whether it is still there.
 const SILENCE: Tick = Tick::at_least_seconds(3);
-/// Bytes of the outer header.
-const OVERHEAD: u32 = 40;
 
 /// Why the gateway could not be looked at.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,10 @@ use mape_common::{
     time::Tick,
 };
 
-use super::maps::{RuleTables, TableError, Tables};
+use super::{
+    maps::{TableError, Tables},
+    rules::RuleTables,
+};
 use crate::{
     gateway::{Gateway, Role},
     host::state::FarHop,
@@ -169,7 +172,7 @@ impl Hops {
             lines.push(difference(old, found));
         }
         if self.rules != before.rules {
-            tables.change_rules(&before.rules, &self.rules)?;
+            tables.set_rules(&self.rules)?;
             lines.push(format!(
                 "rules: {} of {} have a next hop of their own",
                 self.by_rule.iter().flatten().count(),

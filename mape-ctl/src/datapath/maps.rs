@@ -4,13 +4,12 @@ use std::{borrow::Borrow, path::PathBuf};
 
 use aya::{
     Pod,
-    maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, ProgramArray, lpm_trie::Key, stack::Stack},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, ProgramArray, stack::Stack},
     programs::ProgramFd,
 };
 use mape_common::{
     hop::{Hop, Link, NextHop},
-    layout::{Config, Counter, Gauge, NEXT_HOPS, PortOrder, RuleRef, STATIC_HOPS, SweepOrder, maps},
-    map::rule::Rule,
+    layout::{Config, Counter, Gauge, NEXT_HOPS, PortOrder, STATIC_HOPS, SweepOrder, maps},
     time::Tick,
     trace::Gate,
     verdict::{Direction, OUTCOMES},
@@ -41,7 +40,7 @@ pub enum TableError {
     },
 }
 
-fn reading(map: &'static str) -> impl Fn(MapError) -> TableError {
+pub(super) fn reading(map: &'static str) -> impl Fn(MapError) -> TableError {
     move |source| TableError::Element {
         action: "read",
         map,
@@ -49,7 +48,7 @@ fn reading(map: &'static str) -> impl Fn(MapError) -> TableError {
     }
 }
 
-fn writing(map: &'static str) -> impl Fn(MapError) -> TableError {
+pub(super) fn writing(map: &'static str) -> impl Fn(MapError) -> TableError {
     move |source| TableError::Element {
         action: "write",
         map,
@@ -86,42 +85,6 @@ pub enum Opening {
     SlowPath,
     /// Both paths are open.
     Whole,
-}
-
-type Trie<const N: usize> = LpmTrie<MapData, [u8; N], RuleRef>;
-
-/// The rules, and how they are found: prefix length, prefix, rule and next hop.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuleTables {
-    /// All of them.
-    pub rules: Vec<Rule>,
-    /// By the IPv4 address that a packet goes to.
-    pub by_ipv4: Vec<(u32, [u8; 4], RuleRef)>,
-    /// By the outer source address of a packet.
-    pub by_ipv6: Vec<(u32, [u8; 16], RuleRef)>,
-}
-
-impl RuleTables {
-    /// The rules, each with the index of its next hop; one without a next hop is only there to check sources by.
-    pub fn new(rules: &[Rule], hops: &[Option<u32>]) -> Self {
-        let mut tables = Self {
-            rules: rules.to_vec(),
-            ..Self::default()
-        };
-        for ((index, rule), hop) in (0..).zip(rules).zip(hops) {
-            if let Some(hop) = *hop {
-                tables
-                    .by_ipv4
-                    .push((u32::from(rule.ipv4_len()), rule.ipv4(), RuleRef { rule: index, hop }));
-            }
-            let found = RuleRef {
-                rule: index,
-                hop: hop.unwrap_or(0),
-            };
-            tables.by_ipv6.push((u32::from(rule.ipv6_len()), rule.ipv6(), found));
-        }
-        tables
-    }
 }
 
 /// A next hop in use.
@@ -376,104 +339,6 @@ impl Tables {
             }
         }
         Ok(hops)
-    }
-
-    /// The rules as they are.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn rules(&self) -> Result<RuleTables, TableError> {
-        let (v4, v6) = self.rule_tries()?;
-        let by_ipv4 = v4
-            .iter()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(reading(maps::RULES_V4))?;
-        let by_ipv6 = v6
-            .iter()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(reading(maps::RULES_V6))?;
-        let by_ipv4: Vec<_> = by_ipv4
-            .into_iter()
-            .map(|(key, rule)| (key.prefix_len(), key.data(), rule))
-            .collect();
-        let by_ipv6: Vec<_> = by_ipv6
-            .into_iter()
-            .map(|(key, rule)| (key.prefix_len(), key.data(), rule))
-            .collect();
-        let used = by_ipv4
-            .iter()
-            .map(|(.., found)| found)
-            .chain(by_ipv6.iter().map(|(.., found)| found));
-        let count = used.map(|found| found.rule + 1).max().unwrap_or(0);
-        let table = self.array::<Rule>(maps::RULES)?;
-        let rules = (0..count)
-            .map(|index| table.get(&index, 0).map_err(reading(maps::RULES)))
-            .collect::<Result<_, _>>()?;
-        Ok(RuleTables {
-            rules,
-            by_ipv4,
-            by_ipv6,
-        })
-    }
-
-    /// Replaces the rules.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn set_rules(&self, new: &RuleTables) -> Result<(), TableError> {
-        let (mut v4, mut v6) = self.rule_tries()?;
-        for key in v4
-            .keys()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(reading(maps::RULES_V4))?
-        {
-            v4.remove(&key).map_err(writing(maps::RULES_V4))?;
-        }
-        for key in v6
-            .keys()
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(reading(maps::RULES_V6))?
-        {
-            v6.remove(&key).map_err(writing(maps::RULES_V6))?;
-        }
-        let mut table = self.array::<Rule>(maps::RULES)?;
-        for (index, rule) in (0..).zip(&new.rules) {
-            table.set(index, rule, 0).map_err(writing(maps::RULES))?;
-        }
-        for (len, prefix, found) in &new.by_ipv4 {
-            v4.insert(&Key::new(*len, *prefix), found, 0)
-                .map_err(writing(maps::RULES_V4))?;
-        }
-        for (len, prefix, found) in &new.by_ipv6 {
-            v6.insert(&Key::new(*len, *prefix), found, 0)
-                .map_err(writing(maps::RULES_V6))?;
-        }
-        Ok(())
-    }
-
-    /// Changes next hops of rules, while packets are forwarded by them: no rule that stays is missing in between.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn change_rules(&self, old: &RuleTables, new: &RuleTables) -> Result<(), TableError> {
-        let (mut v4, mut v6) = self.rule_tries()?;
-        for (len, prefix, found) in new.by_ipv4.iter().filter(|entry| !old.by_ipv4.contains(entry)) {
-            v4.insert(&Key::new(*len, *prefix), found, 0)
-                .map_err(writing(maps::RULES_V4))?;
-        }
-        for (len, prefix, found) in new.by_ipv6.iter().filter(|entry| !old.by_ipv6.contains(entry)) {
-            v6.insert(&Key::new(*len, *prefix), found, 0)
-                .map_err(writing(maps::RULES_V6))?;
-        }
-        let stays = |len: u32, prefix: [u8; 4]| new.by_ipv4.iter().any(|entry| (entry.0, entry.1) == (len, prefix));
-        for (len, prefix, _) in old.by_ipv4.iter().filter(|entry| !stays(entry.0, entry.1)) {
-            v4.remove(&Key::new(*len, *prefix)).map_err(writing(maps::RULES_V4))?;
-        }
-        Ok(())
-    }
-
-    fn rule_tries(&self) -> Result<(Trie<4>, Trie<16>), TableError> {
-        Ok((self.typed(maps::RULES_V4)?, self.typed(maps::RULES_V6)?))
     }
 
     /// Puts every slot of the session table on the free list, so that low ones are taken first.

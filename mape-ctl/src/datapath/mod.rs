@@ -20,6 +20,7 @@ pub mod pin;
 pub mod ports;
 pub mod programs;
 pub mod prove;
+pub mod rules;
 pub mod sessions;
 pub mod sweep;
 pub mod tables;

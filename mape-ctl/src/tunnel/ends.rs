@@ -10,8 +10,9 @@ use mape_common::{
 
 use crate::{
     datapath::{
-        maps::{RuleTables, TableError, Tables},
+        maps::{TableError, Tables},
         pin::PinFolder,
+        rules::RuleTables,
         tables,
     },
     gateway::{Gateway, Role},

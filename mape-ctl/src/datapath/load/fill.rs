@@ -6,8 +6,9 @@ use super::{LoadError, Loading};
 use crate::{
     datapath::{
         forwards::{self, ForwardsError, Wanted},
-        maps::{Opening, RuleTables},
+        maps::Opening,
         nics,
+        rules::RuleTables,
         sweep::Sweeper,
         tables,
     },

@@ -16,14 +16,15 @@ use super::{LoadError, Loading};
 use crate::{
     datapath::{
         attach::{self, mode_name},
-        classify::{self, Put},
+        classify::{self, Put, Side},
         maps::TableError,
-        pin::PinError,
+        pin::{PinError, PinFolder},
         programs::{self, LoadError as ProgramLoadError},
         prove::{self, Proof},
     },
-    gateway::Role,
+    gateway::{Mode, Role},
     netlink::link::Interface,
+    undo::Undo,
 };
 
 impl Loading<'_> {
@@ -69,19 +70,12 @@ impl Loading<'_> {
                 .set_tunnel_stage(stage.number(), &programs::fd(ebpf, name)?)?;
             self.put_stage_back(stage, name);
         }
-        let wan = self.wan.name.clone();
-        let sides = classify::SIDES.map(|side| (side, device.clone()));
-        for (side, device) in sides
-            .into_iter()
-            .chain(classify::WAN_SIDES.map(|side| (side, wan.clone())))
-        {
+        for (side, device) in self.sides() {
             let put = classify::put(&self.pins, classify::get(ebpf, side.program)?, &side, &device)?;
-            let pins = self.pins.clone();
             match put {
-                Put::Attached => self.undo.push(format!("detach from {device}"), move || {
-                    classify::take_off(&pins, &side, &device).map_err(Into::into)
-                }),
+                Put::Attached => self.take_off_again(side, device),
                 Put::Replaced => {
+                    let pins = self.pins.clone();
                     let path = self.pins.program(&format!("{}-old", side.program));
                     self.undo
                         .push(format!("put the old program back on {device}"), move || {
@@ -96,6 +90,20 @@ impl Loading<'_> {
             .messages
             .push(format!("{device}: translates what takes the slow path"));
         Ok(())
+    }
+
+    /// Where the tc programs go: the tunnel device, and the WAN.
+    fn sides(&self) -> impl Iterator<Item = (Side, String)> + use<> {
+        let (tunnel, wan) = (self.gateway.tunnel.device.clone(), self.wan.name.clone());
+        let sides = classify::SIDES.into_iter().map(move |side| (side, tunnel.clone()));
+        sides.chain(classify::WAN_SIDES.into_iter().map(move |side| (side, wan.clone())))
+    }
+
+    fn take_off_again(&mut self, side: Side, device: String) {
+        let pins = self.pins.clone();
+        self.undo.push(format!("detach from {device}"), move || {
+            classify::take_off(&pins, &side, &device).map_err(Into::into)
+        });
     }
 
     fn put_stage_back(&mut self, stage: Stage, name: &'static str) {
@@ -127,9 +135,8 @@ impl Loading<'_> {
                 .program_mut(port.program)
                 .and_then(|program| program.try_into().ok())
                 .ok_or(ProgramLoadError::NoProgram(port.program))?;
-            let name = port.nic.name.clone();
-            let pins = self.pins.clone();
             if self.is_attached(&port.nic) {
+                let (name, pins) = (port.nic.name.clone(), self.pins.clone());
                 attach::replace(&self.pins, program, &name)?;
                 let path = old.get(port.program).cloned();
                 self.undo.push(format!("put the old program back on {name}"), move || {
@@ -139,11 +146,7 @@ impl Loading<'_> {
                     Ok(())
                 });
             } else {
-                self.pins.remove_link(&name)?;
-                attach::attach(&self.pins, program, &port.nic, self.gateway.mode)?;
-                self.undo.push(format!("detach from {name}"), move || {
-                    pins.remove_link(&name).map_err(Into::into)
-                });
+                attach_anew(&self.pins, &mut self.undo, program, &port.nic, self.gateway.mode)?;
             }
         }
         Ok(())
@@ -161,31 +164,18 @@ impl Loading<'_> {
             if self.is_attached(&port.nic) {
                 continue;
             }
-            let (name, pins) = (port.nic.name.clone(), self.pins.clone());
-            self.pins.remove_link(&name)?;
             let mut program = Xdp::from_pin(self.pins.program(port.program), XdpAttachType::Interface)
                 .map_err(|error| cannot_open(port.program, error))?;
-            attach::attach(&self.pins, &mut program, &port.nic, self.gateway.mode)?;
-            self.undo.push(format!("detach from {name}"), move || {
-                pins.remove_link(&name).map_err(Into::into)
-            });
+            attach_anew(&self.pins, &mut self.undo, &mut program, &port.nic, self.gateway.mode)?;
         }
         if self.gateway.role != Role::CustomerEdge {
             return Ok(());
         }
-        let (tunnel, wan) = (self.gateway.tunnel.device.clone(), self.wan.name.clone());
-        let sides = classify::SIDES.map(|side| (side, tunnel.clone()));
-        let sides = sides
-            .into_iter()
-            .chain(classify::WAN_SIDES.map(|side| (side, wan.clone())));
-        for (side, device) in sides {
+        for (side, device) in self.sides() {
             let mut program = SchedClassifier::from_pin(self.pins.program(side.program))
                 .map_err(|error| cannot_open(side.program, error))?;
             if classify::put(&self.pins, &mut program, &side, &device)? == Put::Attached {
-                let pins = self.pins.clone();
-                self.undo.push(format!("detach from {device}"), move || {
-                    classify::take_off(&pins, &side, &device).map_err(Into::into)
-                });
+                self.take_off_again(side, device);
             }
         }
         Ok(())
@@ -333,6 +323,23 @@ impl Loading<'_> {
         }
         Ok(())
     }
+}
+
+/// Attaches a program to a NIC that has none of ours; what is pinned in its name is of one that is gone.
+fn attach_anew(
+    pins: &PinFolder,
+    undo: &mut Undo,
+    program: &mut Xdp,
+    nic: &Interface,
+    mode: Mode,
+) -> Result<(), LoadError> {
+    pins.remove_link(&nic.name)?;
+    attach::attach(pins, program, nic, mode)?;
+    let (pins, name) = (pins.clone(), nic.name.clone());
+    undo.push(format!("detach from {name}"), move || {
+        pins.remove_link(&name).map_err(Into::into)
+    });
+    Ok(())
 }
 
 fn cannot_open(name: &'static str, error: ProgramError) -> LoadError {
