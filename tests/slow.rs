@@ -103,6 +103,11 @@ fn ipv4_of(outcome: Outcome) -> Vec<u8> {
     frame[if is_tunnelled { 54 } else { 14 }..].to_vec()
 }
 
+/// The same in an Ethernet frame, for reading.
+fn framed(outcome: Outcome) -> Vec<u8> {
+    [vec![0; 12], vec![8, 0], ipv4_of(outcome)].concat()
+}
+
 #[test]
 fn both_doors_write_the_same_bytes_but_for_what_the_stack_writes() {
     let frames = |port| {
@@ -187,12 +192,7 @@ fn fragments_go_by_either_door_and_change_it_on_the_way() {
         let out: Vec<Vec<u8>> = whole
             .split(1_208)
             .iter()
-            .map(|piece| {
-                let mut framed = vec![0; 12];
-                framed.extend([8, 0]);
-                framed.extend(ipv4_of(doors.give(Program::Lan, &piece.bytes()).0));
-                framed
-            })
+            .map(|piece| framed(doors.give(Program::Lan, &piece.bytes()).0))
             .collect();
         let seen = join(&out);
         assert_eq!(seen.addresses, (SHARED, SERVER));
@@ -222,12 +222,7 @@ fn fragments_go_by_either_door_and_change_it_on_the_way() {
         let pieces: Vec<Vec<u8>> = back
             .split(1_208)
             .iter()
-            .map(|piece| {
-                let mut framed = vec![0; 12];
-                framed.extend([8, 0]);
-                framed.extend(ipv4_of(doors.give(Program::Wan, &piece.bytes()).0));
-                framed
-            })
+            .map(|piece| framed(doors.give(Program::Wan, &piece.bytes()).0))
             .collect();
         let seen = join(&pieces);
         assert_eq!((seen.addresses.1, seen.ports.1), (HOST, 50_000));
@@ -338,11 +333,11 @@ fn small_fragments_do_not_overtake_a_first_one_that_is_too_large_for_the_tunnel(
     assert_eq!(doors.world.give(Program::Lan, &last.bytes()).1, "fragment-by-stack");
     doors.is_slow = |_| true;
     let at_device = [first, last].map(|piece| doors.give(Program::Lan, &piece.bytes()));
-    let framed = at_device.map(|(outcome, label)| {
+    let pieces = at_device.map(|(outcome, label)| {
         assert_eq!(label, "translated");
-        [vec![0; 12], vec![8, 0], ipv4_of(outcome)].concat()
+        framed(outcome)
     });
-    let seen = join(&framed);
+    let seen = join(&pieces);
     assert_eq!((seen.addresses, seen.ports.1), ((SHARED, SERVER), 4000));
     assert_eq!(doors.world.give(Program::Lan, &last.bytes()).1, "fragment-by-stack");
 }
