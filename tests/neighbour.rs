@@ -19,13 +19,13 @@ const SUCCESSOR: Mac = Mac([2, 0, 0, 0, 0, 7]);
 fn world() -> HostWorld {
     let mut world = HostWorld::new(64);
     world.is_router_silent = true;
-    world.env.hop(0).unwrap().confirm(world.env.now());
+    world.env.hop(0).expect("the relay's").confirm(world.env.now());
     world
 }
 
 /// A frame of the stack's own, between the tunnel's ends.
 fn frame(world: &HostWorld, to: Mac, next_header: u8, kind: u8) -> VecPacket {
-    let config = world.env.config().unwrap();
+    let config = world.env.config().expect("configured");
     let mut bytes = [&to.0[..], &WAN_MAC.0, &[0x86, 0xdd]].concat();
     bytes.extend([0x60, 0, 0, 0, 0, 8, next_header, 64]);
     bytes.extend(config.tunnel_address);
@@ -40,7 +40,7 @@ fn sent(world: &HostWorld, to: Mac, next_header: u8) {
 
 fn neighbour_of(world: &HostWorld) -> Mac {
     let hop = world.env.hop(0).and_then(|record| record.get(NextHop::FAR_END));
-    hop.unwrap().destination
+    hop.expect("the relay's").destination
 }
 
 #[test]

@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use mape_common::layout::LAYOUT_VERSION;
 use mape_tests::{
     gateway::{self, Role},
     lab::{Lab, LabOptions, alone, is_root},
@@ -359,15 +360,8 @@ fn devices_that_are_gone_and_back_are_taken_up_again() {
         println!("{device}: {} bytes of TCP across", stream.finish().unwrap());
     }
     assert!(site.tool("ce", "ip -4 route show default").unwrap().contains("mape0"));
-    let links = PathBuf::from(
-        fs::read_dir("/sys/fs/bpf/mape")
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap()
-            .path(),
-    );
-    assert!(links.join(&instance).join("links/wan0").exists());
+    let link = format!("/sys/fs/bpf/mape/v{LAYOUT_VERSION}/{instance}/links/wan0");
+    assert!(fs::exists(&link).unwrap(), "{link}");
     let said = site.stop().unwrap();
     println!("{}{}", said.stdout, said.stderr);
     assert!(
@@ -489,11 +483,17 @@ fn a_storm_of_changes_costs_little_and_hides_nothing() {
     for round in ["add", "del"] {
         for number in 0..10_000 {
             let address = format!("2001:db8:12:3400::{:x}:{:x}", 1 + number / 5_000, 1 + number % 5_000);
-            lines += &if number % 2 == 0 {
-                format!("neigh {round} {address} lladdr 02:00:00:00:00:07 dev wan0\n")
+            lines.extend(if number % 2 == 0 {
+                ["neigh ", round, " ", &address, " lladdr 02:00:00:00:00:07 dev wan0\n"]
             } else {
-                format!("route {round} {address}/128 via 2001:db8:12:3400::1 dev wan0\n")
-            };
+                [
+                    "route ",
+                    round,
+                    " ",
+                    &address,
+                    "/128 via 2001:db8:12:3400::1 dev wan0\n",
+                ]
+            });
         }
     }
     fs::write(&batch, lines).unwrap();

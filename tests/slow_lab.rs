@@ -99,21 +99,22 @@ fn what_is_larger_than_the_tunnel_arrives_whole() {
 }
 
 /// Datagrams, so many a second, and a file of so many mebibytes arrive whole both ways, and a trace shows the server.
-fn passes_both_ways(lab: &Lab, servers: &Servers, host: &str, rate: u32, mebibytes: u64) {
+fn passes_both_ways(lab: &Lab, servers: &Servers, host: &str, rate: u32, mebibytes: u64) -> Result<()> {
     for direction in [Direction::Up, Direction::Down] {
         let load = Load {
             count: 2_000,
             size: 1_400,
             rate,
         };
-        let seen = numbered::send(lab, host, direction, load).unwrap();
-        assert!(is_whole(&seen), "{direction:?}: {seen:?}\n{}", stat(lab));
-        let file = web::transfer(lab, servers, host, direction, mebibytes).unwrap();
+        let seen = numbered::send(lab, host, direction, load)?;
+        ensure!(is_whole(&seen), "{direction:?}: {seen:?}\n{}", stat(lab));
+        let file = web::transfer(lab, servers, host, direction, mebibytes)?;
         println!("{direction:?}: {:.0} Mbit/s", file.bits_per_second / 1e6);
-        assert!(file.is_intact(), "{direction:?}: {file:?}");
+        ensure!(file.is_intact(), "{direction:?}: {file:?}");
     }
-    let route = trace::traceroute(lab, host, plan::SERVER, Probe::Icmp).unwrap();
-    assert_eq!(route.last().and_then(|hop| hop.from), Some(plan::SERVER), "{route:?}");
+    let route = trace::traceroute(lab, host, plan::SERVER, Probe::Icmp)?;
+    ensure!(route.last().and_then(|hop| hop.from) == Some(plan::SERVER), "{route:?}");
+    Ok(())
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn the_gateways_own_traffic_passes_the_tunnel() {
         assert_eq!(echo.received, 30, "{size}: {echo:?}\n{}", stat(&lab));
     }
     // TCP hands the device up to 64 KiB at once, with sums that nobody has made yet.
-    passes_both_ways(&lab, &servers, "ce", 2_000, 32);
+    passes_both_ways(&lab, &servers, "ce", 2_000, 32).unwrap();
     let wire = capture.judge().unwrap();
     assert!(wire.is_clean() && wire.from_ce > 20_000, "{wire:?}");
 }
@@ -149,7 +150,7 @@ fn without_xdp_everything_takes_the_slow_path_and_is_right_on_the_wire() {
     let capture = Capture::start(&lab, "transit", "ce0").unwrap();
     let echo = ping::ping(&lab, "host2", SERVER, 50, 1_000).unwrap();
     assert_eq!(echo.received, 50, "{echo:?}\n{}", stat(&lab));
-    passes_both_ways(&lab, &servers, "host1", 1_000, 16);
+    passes_both_ways(&lab, &servers, "host1", 1_000, 16).unwrap();
     let wire = capture.judge().unwrap();
     assert!(wire.is_clean() && wire.from_ce > 10_000, "{wire:?}");
     let [later, _] = by_path(&lab).unwrap();
