@@ -67,7 +67,7 @@ fn without_gateways_the_lab_itself_loses_and_damages_nothing() {
         assert!(tcp.bits_per_second > 1e6, "{tcp:?}");
         let udp = iperf::udp(&lab, "host2", direction, 20, 1000, 1).unwrap();
         println!("plain UDP {direction:?}: {udp:?}");
-        assert!(udp.lost * 100 <= udp.sent, "{udp:?}");
+        assert_eq!(udp.lost, 0, "{udp:?}");
         let file = web::transfer(&lab, &servers, "host1", direction, 8).unwrap();
         println!("plain file {direction:?}: {:.0} Mbit/s", file.bits_per_second / 1e6);
         assert!(file.is_intact(), "{file:?}");

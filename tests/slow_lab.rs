@@ -20,7 +20,7 @@ use mape_tests::{
     traffic::{
         iperf::Direction,
         numbered::{self, Load, Numbered},
-        ping,
+        ping, snmp,
         trace::{self, Probe},
         web,
     },
@@ -188,16 +188,6 @@ fn while_changing<T: Send>(lab: &Lab, changes: &Change, work: impl FnOnce() -> R
     })
 }
 
-/// Segments that the machine in a node has sent again.
-fn sent_again(lab: &Lab, node: &str) -> Result<u64> {
-    let text = lab.node(node)?.tool("cat /proc/net/snmp")?;
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
-    let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
-    let place = names.split_whitespace().position(|name| name == "RetransSegs");
-    let value = values.split_whitespace().nth(place.context("no RetransSegs")?);
-    Ok(value.context("no value")?.parse()?)
-}
-
 /// Packets that the tunnel device has had no room for.
 fn dropped(lab: &Lab) -> Result<u64> {
     let text = lab.node("ce")?.tool("ip -j -s link show dev mape0")?;
@@ -270,16 +260,16 @@ fn flows_run_on_when_they_change_paths() {
                 stat(&lab)
             );
             let before = [
-                sent_again(&lab, "host1").unwrap(),
-                sent_again(&lab, "internet").unwrap(),
+                snmp::sent_again(&lab, "host1").unwrap(),
+                snmp::sent_again(&lab, "internet").unwrap(),
             ];
             let (file, times) = while_changing(&lab, &changes, || {
                 web::transfer(&lab, &servers, "host1", direction, 512)
             })
             .unwrap();
             let after = [
-                sent_again(&lab, "host1").unwrap(),
-                sent_again(&lab, "internet").unwrap(),
+                snmp::sent_again(&lab, "host1").unwrap(),
+                snmp::sent_again(&lab, "internet").unwrap(),
             ];
             println!(
                 "{nics:?} {direction:?}: {times} changes: {:.0} Mbit/s, {} sent again",

@@ -23,7 +23,16 @@ const SKIPPED: &str = "SKIPPED: ";
 struct Count {
     passed: usize,
     failed: usize,
+    /// Names of tests, or what else has failed in a word.
+    failures: Vec<String>,
     skipped: Vec<String>,
+}
+
+impl Count {
+    fn fail(&mut self, what: impl Into<String>) {
+        self.failed += 1;
+        self.failures.push(what.into());
+    }
 }
 
 /// Sets up, builds, runs all tests, and fails when one failed.
@@ -37,7 +46,7 @@ pub(crate) fn test() -> Result<()> {
         Ok(()) => count.passed += 1,
         Err(error) => {
             println!("the BPF object: {error:#}");
-            count.failed += 1;
+            count.fail("the BPF object");
         }
     }
 
@@ -69,11 +78,14 @@ pub(crate) fn test() -> Result<()> {
         Ok(InTests::Done { passed, failed }) => {
             count.passed += passed;
             count.failed += failed;
+            if failed > 0 {
+                count.failures.push("virtual machines".to_owned());
+            }
         }
         Ok(InTests::Skipped(reason)) => count.skipped.push(reason),
         Err(error) => {
             println!("virtual machines: {error:#}");
-            count.failed += 1;
+            count.fail("virtual machines");
         }
     }
     if interrupted() {
@@ -91,7 +103,11 @@ pub(crate) fn test() -> Result<()> {
         count.skipped.len()
     );
     if count.failed > 0 {
-        bail!("{} tests failed; what they said stands above", count.failed);
+        bail!(
+            "{} tests failed, and what they said stands above: {}",
+            count.failed,
+            count.failures.join(", ")
+        );
     }
     Ok(())
 }
@@ -127,6 +143,7 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
                 .skipped
                 .extend((0..ignored).map(|_| "a test marked #[ignore]".to_owned()));
         }
+        count.failures.extend(failed_test(&line).map(str::to_owned));
         if let Some(reason) = line.strip_prefix(SKIPPED) {
             count.passed = count.passed.saturating_sub(1);
             count.skipped.push(reason.to_owned());
@@ -138,10 +155,15 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
     }
     if !status.success() && count.failed == failed_before {
         // It did not compile, or a test program died before its result line.
-        count.failed += 1;
         println!("cargo test ended with {status} after {results} results");
+        count.fail(format!("a cargo test that ended after {results} results"));
     }
     Ok(())
+}
+
+/// The name in `test NAME ... FAILED`.
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 /// The number in front of a word, as in `3 passed; 0 failed`.
@@ -154,7 +176,7 @@ fn number_before(text: &str, word: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::number_before;
+    use super::{failed_test, number_before};
 
     #[test]
     fn counts_are_read_from_a_result_line() {
@@ -162,5 +184,12 @@ mod tests {
         assert_eq!(number_before(line, "passed"), 12);
         assert_eq!(number_before(line, "failed"), 1);
         assert_eq!(number_before(line, "ignored"), 3);
+    }
+
+    #[test]
+    fn a_test_that_failed_is_named() {
+        assert_eq!(failed_test("test lost::sheep ... FAILED"), Some("lost::sheep"));
+        assert_eq!(failed_test("test lost::sheep ... ok"), None);
+        assert_eq!(failed_test("test result: FAILED. 11 passed; 1 failed"), None);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{lab::Lab, plan};
+use crate::{lab::Lab, plan, traffic::snmp};
 
 /// Which way the payload goes, seen from the LAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +32,11 @@ pub struct Udp {
     pub bits_per_second: f64,
     /// Datagrams sent.
     pub sent: u64,
-    /// Datagrams that did not arrive.
+    /// Datagrams that did not reach the receiving machine.
     pub lost: u64,
+    /// Datagrams that reached it and were not read in time, as its kernel counts them: on a busy machine iperf3 is not woken
+    /// before its buffer is full.
+    pub unread: u64,
     /// Datagrams that arrived after a later one.
     pub out_of_order: u64,
 }
@@ -55,6 +58,11 @@ pub fn tcp(lab: &Lab, host: &str, direction: Direction, streams: u32, seconds: u
 /// # Errors
 /// When iperf3 fails.
 pub fn udp(lab: &Lab, host: &str, direction: Direction, megabits: u32, size: u32, seconds: u32) -> Result<Udp> {
+    let far = match direction {
+        Direction::Up => "internet",
+        Direction::Down => host,
+    };
+    let before = snmp::overflowed(lab, far)?;
     let end = run(
         lab,
         host,
@@ -71,13 +79,15 @@ pub fn udp(lab: &Lab, host: &str, direction: Direction, megabits: u32, size: u32
         .filter_map(|stream| stream.pointer("/udp/out_of_order")?.as_u64())
         .sum();
     // `sum` holds the receiver's loss and the sender's rate.
-    let (sent, lost) = (whole(&end, "/sum/packets")?, whole(&end, "/sum/lost_packets")?);
+    let (sent, missing) = (whole(&end, "/sum/packets")?, whole(&end, "/sum/lost_packets")?);
+    let unread = missing.min(snmp::overflowed(lab, far)? - before);
     let seconds = float(&end, "/sum/seconds")?;
-    let received = u32::try_from(sent.saturating_sub(lost)).context("more datagrams than the check ever sends")?;
+    let received = u32::try_from(sent.saturating_sub(missing)).context("more datagrams than the check ever sends")?;
     Ok(Udp {
         bits_per_second: f64::from(received) * f64::from(size) * 8.0 / seconds,
         sent,
-        lost,
+        lost: missing - unread,
+        unread,
         out_of_order,
     })
 }

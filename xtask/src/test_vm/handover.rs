@@ -16,7 +16,7 @@ use mape_tests::{
     traffic::{
         iperf::Direction,
         numbered::{self, Load, Numbered},
-        web,
+        snmp, web,
     },
 };
 
@@ -208,32 +208,5 @@ fn pair(lab: &Lab, port: u16) -> Result<(UdpSocket, UdpSocket)> {
 
 /// Segments that the two ends' kernels have sent again so far.
 fn sent_again(lab: &Lab) -> Result<u64> {
-    let mut sum = 0;
-    for node in ["host1", "internet"] {
-        let text = lab
-            .exec(node, &["cat", "/proc/net/snmp"], Duration::from_secs(5))?
-            .stdout;
-        sum += retransmitted(&text).with_context(|| format!("{node} has no count of segments: {text}"))?;
-    }
-    Ok(sum)
-}
-
-/// Of the two lines `Tcp: …`, names and values.
-fn retransmitted(snmp: &str) -> Option<u64> {
-    let mut lines = snmp.lines().filter(|line| line.starts_with("Tcp:"));
-    let (names, values) = (lines.next()?, lines.next()?);
-    let at = names.split_whitespace().position(|name| name == "RetransSegs")?;
-    values.split_whitespace().nth(at)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::retransmitted;
-
-    #[test]
-    fn what_was_sent_again_is_read() {
-        let snmp = "Ip: Forwarding DefaultTTL\nIp: 1 64\nTcp: InSegs RetransSegs InErrs\nTcp: 5 42 0\n";
-        assert_eq!(retransmitted(snmp), Some(42));
-        assert_eq!(retransmitted("Tcp: InSegs\nTcp: 5\n"), None);
-    }
+    Ok(snmp::sent_again(lab, "host1")? + snmp::sent_again(lab, "internet")?)
 }
