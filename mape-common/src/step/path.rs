@@ -289,8 +289,8 @@ pub fn ask<P: Packet, E: Env>(frame: &P, env: &E, hop: u16) -> Result<(), Reason
 #[inline(always)]
 pub fn confirm<E: Env>(env: &E, index: u16, sender: Mac, now: Tick) {
     if let Some(hop) = env.hop(index)
-        && hop.destination() == sender.to_bits()
         && now.since(hop.confirmed()) >= Tick::STALE
+        && hop.destination() == sender.to_bits()
     {
         hop.confirm(now);
     }
