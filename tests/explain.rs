@@ -18,7 +18,7 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use mape_common::{
-    layout::{FlowKey, LAYOUT_VERSION, PermissionKey, SessionRef, maps, programs},
+    layout::{FlowKey, PermissionKey, SessionRef, maps, programs},
     trace::Gate,
 };
 use mape_tests::{
@@ -71,10 +71,7 @@ impl<'a> Edge<'a> {
     }
 
     fn pin(&self, kind: &str, name: &str) -> PathBuf {
-        PathBuf::from(format!("/sys/fs/bpf/mape/v{LAYOUT_VERSION}"))
-            .join(self.gateway.instance())
-            .join(kind)
-            .join(name)
+        self.gateway.pin(&format!("{kind}/{name}"))
     }
 
     /// What `explain` says of one packet.

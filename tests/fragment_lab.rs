@@ -52,16 +52,7 @@ fn lab() -> Result<Option<Lab>> {
 
 /// How many packets a gateway has not forwarded for that reason, both ways.
 fn refused(lab: &Lab, role: Role, label: &str) -> Result<u64> {
-    let stat = lab.gateway(role)?.stat(lab.node(role.node())?)?;
-    let of = |direction: &str| {
-        let reasons = stat.pointer(&format!("/directions/{direction}/reasons"))?.as_array()?;
-        let found = reasons.iter().find(|reason| reason["label"] == label);
-        found.map_or(Some(0), |reason| reason["packets"].as_u64())
-    };
-    [of("outbound"), of("inbound")]
-        .into_iter()
-        .sum::<Option<u64>>()
-        .context("`mape-ctl stat --json` lacks the reasons")
+    lab.gateway(role)?.refused(lab.node(role.node())?, label)
 }
 
 fn noted(lab: &Lab, role: Role) -> Result<u64> {

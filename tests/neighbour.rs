@@ -4,7 +4,7 @@ use mape_common::{
     env::Env as _,
     hop::{Mac, NextHop},
     packet::VecPacket,
-    step::neighbour,
+    step::{guard, neighbour},
     time::Tick,
 };
 use mape_tests::table::{
@@ -104,4 +104,76 @@ fn a_router_that_answers_is_not_asked_for() {
         world.env.pass_seconds(1);
     }
     assert!(world.env.hop(0).unwrap().confirmed() != Tick(0));
+}
+
+/// A frame of the stack's own with those headers between the outer one and an IPv4 packet.
+fn with_inner(world: &HostWorld, next_header: u8, extensions: &[u8], source: [u8; 4]) -> VecPacket {
+    let VecPacket(mut bytes) = frame(world, ROUTER_MAC, next_header, 0);
+    bytes.truncate(14 + 40);
+    bytes.extend(extensions);
+    bytes.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]);
+    bytes.extend(source);
+    bytes.extend([198, 51, 100, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    VecPacket(bytes)
+}
+
+#[test]
+fn what_nobody_has_translated_does_not_leave_by_the_wan() {
+    let world = world();
+    let shared = world.env.config().expect("configured").external_address;
+    let host = HOST.octets();
+    let limit = |next| [next, 0, 4, 1, 4, 1, 0, 0];
+    let fragment = |offset: u16| {
+        let [high, low] = (offset << 3 | 1).to_be_bytes();
+        [4, 0, high, low, 0, 0, 0, 7]
+    };
+    let both = [limit(44), fragment(0)].concat();
+    let later = [limit(44), fragment(181)].concat();
+    for (name, next_header, extensions, source, is_untranslated) in [
+        ("a LAN host's", 4, &[][..], host, true),
+        ("a session's", 4, &[], shared, false),
+        ("with an encapsulation limit", 60, &limit(4), host, true),
+        ("a session's with an encapsulation limit", 60, &limit(4), shared, false),
+        ("the first fragment", 44, &fragment(0), host, true),
+        ("a session's first fragment", 44, &fragment(0), shared, false),
+        ("both", 60, &both, host, true),
+        (
+            "a later fragment, whatever its bytes look like",
+            60,
+            &later,
+            host,
+            false,
+        ),
+        ("another protocol", 17, &[], host, false),
+        ("IPv6 in it", 41, &[], host, false),
+    ] {
+        let frame = with_inner(&world, next_header, extensions, source);
+        assert_eq!(guard::is_untranslated(&frame, &world.env), is_untranslated, "{name}");
+        let VecPacket(short) = frame;
+        for len in 0..short.len() {
+            let cut = VecPacket(short.iter().copied().take(len).collect());
+            assert!(
+                is_untranslated || !guard::is_untranslated(&cut, &world.env),
+                "{name}, {len} bytes"
+            );
+        }
+    }
+    let leak = with_inner(&world, 4, &[], host);
+    let mut other = VecPacket(leak.0.clone());
+    other.0.splice(
+        14 + 8..14 + 24,
+        [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9],
+    );
+    assert!(
+        !guard::is_untranslated(&other, &world.env),
+        "another address of this machine"
+    );
+    let mut config = *world.env.config().expect("configured");
+    config.tunnel_address = config.relay_address;
+    let world = HostWorld::of(config);
+    let relayed = with_inner(&world, 4, &[], host);
+    assert!(
+        !guard::is_untranslated(&relayed, &world.env),
+        "a border relay forwards for others"
+    );
 }

@@ -17,7 +17,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use mape_common::layout::LAYOUT_VERSION;
 use mape_tests::{
     gateway::{self, Role},
     lab::{Lab, LabOptions, alone, is_root},
@@ -335,7 +334,6 @@ fn mtus_routes_and_addresses_are_followed_within_a_second() {
 fn devices_that_are_gone_and_back_are_taken_up_again() {
     let _alone = alone();
     let Some(mut site) = Site::new().unwrap() else { return };
-    let instance = site.lab.gateway(Role::Ce).unwrap().instance().to_owned();
     for (device, wire) in [("wan0", true), ("mape0", false), ("lan0", true)] {
         let stream = Stream::start(&site.lab).unwrap();
         let mut since = Instant::now();
@@ -360,8 +358,8 @@ fn devices_that_are_gone_and_back_are_taken_up_again() {
         println!("{device}: {} bytes of TCP across", stream.finish().unwrap());
     }
     assert!(site.tool("ce", "ip -4 route show default").unwrap().contains("mape0"));
-    let link = format!("/sys/fs/bpf/mape/v{LAYOUT_VERSION}/{instance}/links/wan0");
-    assert!(fs::exists(&link).unwrap(), "{link}");
+    let link = site.lab.gateway(Role::Ce).unwrap().pin("links/wan0");
+    assert!(link.exists(), "{}", link.display());
     let said = site.stop().unwrap();
     println!("{}{}", said.stdout, said.stderr);
     assert!(
@@ -652,17 +650,7 @@ fn early(site: &Site) -> Result<[u64; 5]> {
 }
 
 fn missing(site: &Site) -> Result<u64> {
-    let stat = site.stat()?;
-    let mut sum = 0;
-    for direction in ["outbound", "inbound"] {
-        let reasons = stat.pointer(&format!("/directions/{direction}/reasons"));
-        let reasons = reasons.and_then(Value::as_array).context("no reasons")?;
-        let found = reasons
-            .iter()
-            .find(|reason| reason["label"] == "fragment-first-missing");
-        sum += found.and_then(|reason| reason["packets"].as_u64()).unwrap_or(0);
-    }
-    Ok(sum)
+    gateway::refused(&site.stat()?, "fragment-first-missing")
 }
 
 #[test]

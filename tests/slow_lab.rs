@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, SocketAddrV6},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -14,9 +15,11 @@ use mape_tests::{
     capture::Capture,
     gateway::{self, Role},
     lab::{Lab, LabOptions, alone, is_root},
+    netns::Netns,
     plan::{self, Shape},
     process::{interrupted, watch_signals},
     servers::Servers,
+    table::frame::{Frame, udp},
     traffic::{
         iperf::Direction,
         numbered::{self, Load, Numbered},
@@ -25,6 +28,8 @@ use mape_tests::{
         web,
     },
 };
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketType, bind, ipproto, sendto, socket};
 use serde_json::Value;
 
 const SERVER: &str = "198.51.100.1";
@@ -155,6 +160,51 @@ fn without_xdp_everything_takes_the_slow_path_and_is_right_on_the_wire() {
     assert!(wire.is_clean() && wire.from_ce > 10_000, "{wire:?}");
     let [later, _] = by_path(&lab).unwrap();
     assert_eq!(later, fast, "no packet was forwarded by XDP");
+}
+
+/// The tunnel device has no program, as when somebody has made it anew; and another one sends with the tunnel's address.
+#[test]
+fn nothing_leaves_untranslated_where_the_tunnel_device_has_no_program() {
+    let _alone = alone();
+    let Some(lab) = lab().unwrap() else { return };
+    let (gateway, ce) = (lab.gateway(Role::Ce).unwrap(), lab.node("ce").unwrap());
+    ctl(&lab, &["detach"]).unwrap();
+    fs::remove_file(gateway.pin("tunnel/egress")).unwrap();
+    let capture = Capture::start(&lab, "transit", "ce0").unwrap();
+    let echo = ping::ping(&lab, "host1", SERVER, 20, 56).unwrap();
+    assert_eq!(echo.received, 0, "{echo:?}\n{}", stat(&lab));
+    carry_as_it_is(ce, plan::CE_IPV4, 5).unwrap();
+    carry_as_it_is(ce, [192, 168, 10, 2].into(), 20).unwrap();
+    let wire = capture.judge().unwrap();
+    assert!(wire.is_clean() && wire.from_ce == 5, "{wire:?}");
+    assert_eq!(gateway.refused(ce, "untranslated").unwrap(), 20, "{}", stat(&lab));
+
+    attach(&lab).unwrap();
+    let echo = ping::ping(&lab, "host1", SERVER, 20, 56).unwrap();
+    assert_eq!(echo.received, 20, "{echo:?}\n{}", stat(&lab));
+}
+
+/// Sends datagrams of that source into the tunnel, as a tunnel device without a program does.
+fn carry_as_it_is(ce: &Netns, source: Ipv4Addr, count: usize) -> Result<()> {
+    let port = (4096..=u16::MAX).find(|port| plan::is_own_port(*port));
+    let packet = Frame::new(source, plan::SERVER, udp(port.context("no port is ours")?, 9)).packet();
+    ce.enter(|| {
+        let raw = socket(AddressFamily::INET6, SocketType::RAW, Some(ipproto::IPIP)).context("no raw socket")?;
+        bind(&raw, &SocketAddrV6::new(plan::CE_IPV6, 0, 0, 0))?;
+        for _ in 0..count {
+            let sent = sendto(
+                &raw,
+                &packet,
+                SendFlags::empty(),
+                &SocketAddrV6::new(plan::BR_IPV6, 0, 0, 0),
+            );
+            // So the kernel says that a program has dropped the packet.
+            if sent != Err(Errno::NOBUFS) {
+                sent?;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Which NICs leave the fast path, and for how long it is so, and then not so.

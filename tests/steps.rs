@@ -41,6 +41,7 @@ fn every_reason_that_a_frame_alone_can_have_has_a_row() {
         ("fragment", "handed on; only where a stage is missing"),
         ("fragments-exhausted", "tests/fragment.rs"),
         ("fragment-by-stack", "tests/slow.rs"),
+        ("untranslated", "tests/neighbour.rs"),
         ("no-headroom", "needs a NIC that leaves no room before frames"),
         ("write-failed", "impossible by construction"),
     ];

@@ -173,6 +173,7 @@ reasons! {
     FragmentsExhausted = 53, "fragments-exhausted", Drop, "no room to note one more packet that comes in fragments";
     ForwardUnrouted = 54, "forward-unrouted", Drop, "the port is forwarded to an address that the routing table does not have on the LAN";
     HostSessions = 56, "host-sessions", Drop, "the LAN host has as many sessions as one may have";
+    Untranslated = 57, "untranslated", Drop, "out of the tunnel device without having been translated: it was made anew, and `mape-ctl load` has not been there";
 
     NoHeadroom = 60, "no-headroom", Drop, "the NIC leaves no room before the frame for the IPv6 header";
     WriteFailed = 61, "write-failed", Drop, "the frame ended before a byte that had been checked";

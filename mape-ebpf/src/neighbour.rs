@@ -1,15 +1,27 @@
-//! The WAN NIC as the stack uses it: every packet goes on as it came.
+//! The WAN NIC as the stack uses it: every packet goes on as it came, but for one that should have been translated.
 #![expect(unsafe_code, reason = "the context is the kernel's")]
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, programs::TcContext};
-use mape_common::step::neighbour;
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    programs::TcContext,
+};
+use mape_common::{
+    packet::Packet as _,
+    step::{guard, neighbour},
+    verdict::{Direction, Reason},
+};
 
-use crate::{env::KernelEnv, packet::skb::SkbPacket};
+use crate::{env::KernelEnv, maps, packet::skb::SkbPacket};
 
 /// What the stack sends.
 #[inline(always)]
 pub(crate) fn sent(ctx: &TcContext) -> i32 {
-    neighbour::sent(&SkbPacket::new(ctx), &KernelEnv::of_packet(ctx), ifindex(ctx));
+    let (packet, env) = (SkbPacket::new(ctx), KernelEnv::of_packet(ctx));
+    if guard::is_untranslated(&packet, &env) {
+        maps::count(Direction::Outbound, Reason::Untranslated.number(), packet.len());
+        return TC_ACT_SHOT;
+    }
+    neighbour::sent(&packet, &env, ifindex(ctx));
     TC_ACT_UNSPEC
 }
 

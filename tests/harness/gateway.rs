@@ -210,6 +210,20 @@ impl Gateway {
         Ok([both("forwarded")?, both("delivered")?])
     }
 
+    /// How many packets have not been forwarded for that reason, both ways.
+    ///
+    /// # Errors
+    /// As [`Self::stat`].
+    pub fn refused(&self, node: &Netns, label: &str) -> Result<u64> {
+        refused(&self.stat(node)?, label)
+    }
+
+    /// The file by which the kernel keeps one of the gateway's objects.
+    pub fn pin(&self, name: &str) -> PathBuf {
+        let layout = format!("v{}", mape_common::layout::LAYOUT_VERSION);
+        [PINS, &layout, &self.instance, name].iter().collect()
+    }
+
     /// Unloads, and removes the pins even when mape-ctl cannot: they outlive the namespace.
     pub fn unload(&self, node: &Netns) {
         let _ = self.ctl(node, &["unload"]);
@@ -217,6 +231,22 @@ impl Gateway {
             let _ = fs::remove_dir_all(layout.path().join(&self.instance));
         }
     }
+}
+
+/// How many packets have not been forwarded for that reason, both ways, by what `mape-ctl stat --json` has printed.
+///
+/// # Errors
+/// When it has no reasons.
+pub fn refused(stat: &Value, label: &str) -> Result<u64> {
+    let of = |direction: &str| {
+        let reasons = stat.pointer(&format!("/directions/{direction}/reasons"))?.as_array()?;
+        let found = reasons.iter().find(|reason| reason["label"] == label);
+        found.map_or(Some(0), |reason| reason["packets"].as_u64())
+    };
+    [of("outbound"), of("inbound")]
+        .into_iter()
+        .sum::<Option<u64>>()
+        .context("`mape-ctl stat --json` lacks the reasons")
 }
 
 /// The configuration file of a node's gateway.

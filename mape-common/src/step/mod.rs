@@ -4,7 +4,7 @@
 //! * [`translate`]: rewriting one end of it; * [`mss`]: the TCP MSS clamp; * [`tunnel`]: TTL, ECN, MTU and the outer header;
 //! * [`path`]: where a new session's packets go; * [`fragment`]: packets that come in fragments; * [`error`]: ICMP errors, and [`quoted`], the packet in them;
 //! * [`hairpin`]: from one LAN host to another, and [`hairpin_error`], ICMP errors about that; * [`tunnel_error`]: ICMPv6 errors about the tunnel; * [`answer`]: errors of our own;
-//! * [`slow`]: translation at the tunnel device;
+//! * [`slow`]: translation at the tunnel device; * [`guard`]: what must not leave without; * [`neighbour`]: what the stack knows of routers;
 //! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's, and [`relay_icmp`], its ICMP.
 
 pub mod admit;
@@ -14,6 +14,7 @@ pub mod carry;
 pub mod edge;
 pub mod error;
 pub mod fragment;
+pub mod guard;
 pub mod hairpin;
 pub mod hairpin_error;
 pub mod inbound;

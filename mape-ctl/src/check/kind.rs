@@ -186,7 +186,7 @@ kinds! {
         "the kernel would keep for itself what belongs to LAN hosts, and drop packets of other customers with the same address"
     TUNNEL_PROGRAMS "tunnel-programs" Error false
         "programs at the tunnel device"
-        "without them packets leave untranslated, or come in unchecked"
+        "without them the slow path's packets are dropped at the WAN, or come in unchecked"
     TUNNEL_TC "tunnel-tc" Warning false
         "tc programs and filters of others at the tunnel device"
         "they may change or drop packets before or after translation, of the slow path only"

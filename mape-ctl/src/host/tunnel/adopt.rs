@@ -51,7 +51,7 @@ pub(super) fn look(
                 "ip6tnl external"
             } else {
                 warnings.push(format!(
-                    "should {name} be removed and made again by what made it, packets leave by it untranslated until the next load: \
+                    "should {name} be removed and made again by what made it, its packets are dropped at the WAN until the next load or run: \
                      let load make it instead (remove it, then load), or load again after each such change"
                 ));
                 "ip6tnl"
