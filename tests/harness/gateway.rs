@@ -219,6 +219,7 @@ impl Gateway {
     }
 
     /// The file by which the kernel keeps one of the gateway's objects.
+    #[cfg(feature = "tables")]
     pub fn pin(&self, name: &str) -> PathBuf {
         let layout = format!("v{}", mape_common::layout::LAYOUT_VERSION);
         [PINS, &layout, &self.instance, name].iter().collect()

@@ -1,12 +1,14 @@
 //! Owns `cargo xtask test-vm`: the gateway on virtio NICs under Debian's kernels, in virtual machines.
 
 mod bench;
+mod check;
 mod edge;
 mod handover;
 mod peer;
 mod report;
 mod traffic;
 mod trap;
+mod tunnel;
 
 use std::{
     fs,
@@ -77,9 +79,10 @@ pub(crate) struct TestVm {
 type Scenario = (&'static str, fn(&mut Bench) -> Result<Found>);
 
 /// What is tried in a customer edge, in this order: each needs what those before have left.
-const BASIC: [Scenario; 12] = [
+const BASIC: [Scenario; 13] = [
     ("load, native XDP on both NICs", edge::load),
     ("tunnel device of the slow path", edge::tunnel_device),
+    ("check", check::of_one_that_is_well),
     ("fast path: TCP by hash, counted UDP, ping, DNS", traffic::fast),
     ("fragments that fit the tunnel", traffic::fragments),
     ("fragments that do not fit", traffic::large_fragments),
@@ -92,10 +95,11 @@ const BASIC: [Scenario; 12] = [
     ("hand-over: loaded again", handover::reload),
 ];
 /// And after that, where there is time for it: the verifier takes a while, emulated.
-const LONG: [Scenario; 3] = [
+const LONG: [Scenario; 4] = [
     ("hand-over: both NICs detached and on again", handover::both),
     ("hand-over: one NIC detached and on again", handover::one),
     ("hand-over: a NIC that loses its program", handover::torn_off),
+    ("a tunnel device of somebody else's", tunnel::of_others),
 ];
 /// At last.
 const LAST: [Scenario; 2] = [
@@ -132,7 +136,7 @@ const TRAPS: [(&str, Scenario); 3] = [
 /// What an old kernel is tried on.
 const OLD: [Scenario; 1] = [("load, native XDP on both NICs", edge::refusal)];
 /// And one that is only looked at.
-const SMOKE: [Scenario; 6] = [BASIC[0], BASIC[1], BASIC[2], BASIC[5], BASIC[8], LAST[0]];
+const SMOKE: [Scenario; 7] = [BASIC[0], BASIC[1], BASIC[2], BASIC[3], BASIC[6], BASIC[9], LAST[0]];
 
 /// How much is tried.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mape_tests::{
-    gateway::config_text,
+    gateway::{config_text, refused},
     lab::{Lab, LabOptions},
     plan,
     servers::Servers,
@@ -183,10 +183,19 @@ impl Bench {
         Ok(answer.stdout)
     }
 
+    fn stat(&mut self) -> Result<Value> {
+        let text = self.must_ctl("stat --json")?;
+        serde_json::from_str(&text).context("`mape-ctl stat --json` printed no JSON")
+    }
+
+    /// Packets that the gateway inside has not forwarded for that reason, both ways.
+    pub(super) fn refused(&mut self, label: &str) -> Result<u64> {
+        refused(&self.stat()?, label)
+    }
+
     /// What the gateway inside has counted.
     pub(super) fn counts(&mut self) -> Result<Counts> {
-        let text = self.must_ctl("stat --json")?;
-        let stat: Value = serde_json::from_str(&text).context("`mape-ctl stat --json` printed no JSON")?;
+        let stat = self.stat()?;
         let number = |path: &str| {
             stat.pointer(path)
                 .and_then(Value::as_u64)

@@ -4,17 +4,20 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     bench::{Bench, CONFIG},
+    check,
     report::Found,
     traffic,
 };
 
 /// Without mergeable buffers the driver takes a program and never runs it.
 pub(super) fn without_mergeable_buffers(bench: &mut Bench) -> Result<Found> {
+    check::ensure_finds(bench, "virtio-mergeable")?;
     Ok(Found::degraded("refused", refused(bench, &["mrg_rxbuf"])?))
 }
 
 /// A host that does not let its guest switch offloads off: the driver refuses programs.
 pub(super) fn without_control_of_offloads(bench: &mut Bench) -> Result<Found> {
+    check::ensure_finds(bench, "virtio-offloads")?;
     let said = refused(bench, &["ctrl_guest_offloads", "--generic"])?;
     // The layer cannot see that a frame's sum is unfinished.
     let answer = bench.ctl(&format!("load --config {CONFIG} --generic"))?;
