@@ -1,7 +1,7 @@
 //! The kernel's state and clock, for the steps.
 #![expect(unsafe_code, reason = "helpers take pointers")]
 
-use core::{cell::Cell, mem::MaybeUninit};
+use core::{arch::asm, cell::Cell, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::{
@@ -113,9 +113,13 @@ impl<M: Memory> KernelEnv<M> {
     /// Index of the interface that the frame came by.
     #[inline(always)]
     pub(crate) fn ingress(&self) -> u32 {
-        let ctx: *const aya_ebpf::bindings::xdp_md = self.0.cast();
-        // SAFETY: the context the kernel called the program with.
-        unsafe { (*ctx).ingress_ifindex }
+        let ifindex: u64;
+        // Written as an instruction, or the compiler adds the offset to the context first, which the verifier does not allow.
+        // SAFETY: reads the field `ingress_ifindex`, at offset 12, of the context that the kernel called this program with.
+        unsafe {
+            asm!("{0} = *(u32 *)({1} + 12)", out(reg) ifindex, in(reg) self.0, options(pure, readonly, nostack, preserves_flags));
+        }
+        ifindex as u32
     }
 }
 

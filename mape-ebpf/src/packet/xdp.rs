@@ -12,6 +12,8 @@ use mape_common::{
     verdict::{Broken, Reason, Truncated},
 };
 
+use super::words;
+
 /// The frame of one program run.
 pub(crate) struct XdpPacket<'a>(&'a XdpContext);
 
@@ -67,15 +69,15 @@ impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Result<[u8; N], Truncated> {
         let bytes = self.bytes::<N>(offset)?;
-        // SAFETY: `bytes` has checked that N bytes lie inside the frame; an array of bytes has alignment 1.
-        Ok(unsafe { *bytes })
+        // SAFETY: `bytes` has checked that N bytes lie inside the frame.
+        Ok(unsafe { words::load(bytes.cast()) })
     }
 
     #[inline(always)]
     fn write<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), Truncated> {
         let target = self.bytes::<N>(offset)?;
         // SAFETY: as in `read`.
-        unsafe { *target = *bytes };
+        unsafe { words::store(target.cast(), bytes) };
         Ok(())
     }
 
