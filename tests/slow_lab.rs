@@ -10,7 +10,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use mape_common::layout::MARK;
 use mape_tests::{
     capture::Capture,
     gateway::{self, Role},
@@ -18,6 +17,7 @@ use mape_tests::{
     netns::Netns,
     plan::{self, Shape},
     process::{interrupted, watch_signals},
+    recipe,
     servers::Servers,
     table::frame::{Frame, udp},
     traffic::{
@@ -246,31 +246,9 @@ fn dropped(lab: &Lab) -> Result<u64> {
     dropped.context("no drops of the tunnel device")
 }
 
-/// What many gateways have: nothing is forwarded but what a LAN host has begun, as far as the kernel has seen it; and the rule by which it
-/// knows what the fast path has begun.
-fn stateful_rules(lab: &Lab) -> Result<()> {
+fn load_stateful_rules(lab: &Lab) -> Result<()> {
     let file = lab.folder().join("stateful.nft");
-    fs::write(
-        &file,
-        format!(
-            "table inet filter {{
-                chain input {{
-                    type filter hook input priority filter; policy drop;
-                    ct state established,related accept
-                    iifname lo accept
-                    meta l4proto {{ icmp, ipv6-icmp }} accept
-                    iifname wan0 ip6 saddr {} meta l4proto 4 accept
-                }}
-                chain forward {{
-                    type filter hook forward priority filter; policy drop;
-                    meta mark {MARK:#x} accept
-                    ct state established,related accept
-                    iifname {{ lan0, lan1 }} accept
-                }}
-            }}\n",
-            plan::BR_IPV6
-        ),
-    )?;
+    fs::write(&file, recipe::stateful_rules())?;
     lab.node("ce")?.tool(&format!("nft -f {}", file.display()))?;
     Ok(())
 }
@@ -280,7 +258,7 @@ fn flows_run_on_when_they_change_paths() {
     let _alone = alone();
     let Some(lab) = lab().unwrap() else { return };
     let servers = Servers::start(&lab).unwrap();
-    stateful_rules(&lab).unwrap();
+    load_stateful_rules(&lab).unwrap();
     let pause = Duration::from_millis(300);
     for nics in [&["lan0"][..], &["wan0"], &[]] {
         let changes = Change { nics, pause };

@@ -112,6 +112,10 @@ impl<M: Memory> KernelEnv<M> {
 
     /// Index of the interface that the frame came by.
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the load fills no more of the register than it reads"
+    )]
     pub(crate) fn ingress(&self) -> u32 {
         let ifindex: u64;
         // Written as an instruction, or the compiler adds the offset to the context first, which the verifier does not allow.

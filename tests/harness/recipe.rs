@@ -1,4 +1,5 @@
-//! Owns the usual recipe for MAP-E with the kernel's own NAT, to compare with: a rule of source NAT for each range of ports.
+//! Owns rules that gateways have: the usual recipe for MAP-E with the kernel's own NAT, to compare with (a rule of source NAT for each range
+//! of ports), and a stateful firewall.
 //!
 //! It is what widespread shell scripts set up, written as nftables rules: each new connection gets a mark in turn, and each mark
 //! has one contiguous range of 16 ports that source NAT picks from. Timeouts are the kernel's own. In those scripts the
@@ -14,6 +15,8 @@ use crate::{lab::Lab, plan};
 const LIMIT: Duration = Duration::from_secs(20);
 /// The scripts' first mark.
 const FIRST_MARK: u16 = 0x11;
+/// What our gateway marks packets with that belong to a session: "mape".
+pub const SESSION_MARK: u32 = 0x6d61_7065;
 
 /// Makes the CE of a lab without gateways translate by the recipe, to the address and ports that our CE would have.
 ///
@@ -75,9 +78,38 @@ pub fn rules(lan: &str, out: &str) -> String {
     rules + "}\n}\n"
 }
 
+/// A stateful firewall as many gateways have it: nothing is forwarded but what a LAN host has begun, as far as the kernel has seen it; and the
+/// rule by which it knows what the fast path has begun.
+pub fn stateful_rules() -> String {
+    format!(
+        "table inet filter {{
+            chain input {{
+                type filter hook input priority filter; policy drop;
+                ct state established,related accept
+                iifname lo accept
+                meta l4proto {{ icmp, ipv6-icmp }} accept
+                iifname wan0 ip6 saddr {} meta l4proto 4 accept
+            }}
+            chain forward {{
+                type filter hook forward priority filter; policy drop;
+                meta mark {SESSION_MARK:#x} counter accept
+                ct state established,related accept
+                iifname {{ lan0, lan1 }} accept
+            }}
+        }}\n",
+        plan::BR_IPV6
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "tables")]
+    #[test]
+    fn the_mark_is_the_gateways() {
+        assert_eq!(SESSION_MARK, mape_common::layout::MARK);
+    }
 
     #[test]
     fn the_ranges_are_the_port_set() {

@@ -16,7 +16,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use mape_tests::{plan, process::interrupted};
 
@@ -58,7 +58,10 @@ pub(crate) struct TestVm {
     /// Series of Debian cloud kernels: the newest of each is tried. 7 is any 7.x. One before 6.1 must be refused by mape-ctl.
     #[arg(value_name = "KERNEL", default_values_t = ["5.10", "6.1", "6.12", "6.18", "7"].map(str::to_owned))]
     kernels: Vec<String>,
-    /// Write the rows to this file, as JSON.
+    /// Only what has this in its name, and `load`, which all needs.
+    #[arg(long, value_name = "TEXT", conflicts_with = "document")]
+    only: Option<String>,
+    /// Write the rows to this file, as JSON; after each of them.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Put the table into this document, between its marks, when every kernel could be tried.
@@ -79,7 +82,7 @@ pub(crate) struct TestVm {
 type Scenario = (&'static str, fn(&mut Bench) -> Result<Found>);
 
 /// What is tried in a customer edge, in this order: each needs what those before have left.
-const BASIC: [Scenario; 13] = [
+const BASIC: [Scenario; 14] = [
     ("load, native XDP on both NICs", edge::load),
     ("tunnel device of the slow path", edge::tunnel_device),
     ("check", check::of_one_that_is_well),
@@ -91,14 +94,19 @@ const BASIC: [Scenario; 13] = [
     ("time exceeded", traffic::time_exceeded),
     ("the gateway's own traffic", traffic::own),
     ("the gateway's own fragments", traffic::own_fragments),
+    (
+        "hand-over: a stateful firewall from here on",
+        handover::behind_a_firewall,
+    ),
     ("hand-over: neighbours forgotten", handover::neighbours),
     ("hand-over: loaded again", handover::reload),
 ];
 /// And after that, where there is time for it: the verifier takes a while, emulated.
-const LONG: [Scenario; 4] = [
+const LONG: [Scenario; 5] = [
     ("hand-over: both NICs detached and on again", handover::both),
     ("hand-over: one NIC detached and on again", handover::one),
     ("hand-over: a NIC that loses its program", handover::torn_off),
+    ("a narrow link on the way to the relay", traffic::narrow_path),
     ("a tunnel device of somebody else's", tunnel::of_others),
 ];
 /// At last.
@@ -147,6 +155,12 @@ enum Extent {
     Quick,
 }
 
+/// What is tried: how much, and only what has this in its name.
+struct What {
+    extent: Extent,
+    only: String,
+}
+
 /// Tries all kernels, one machine after the other, and fails at the end if something was not as it should be.
 pub(crate) fn test_vm(arguments: TestVm) -> Result<()> {
     ensure!(
@@ -159,13 +173,21 @@ pub(crate) fn test_vm(arguments: TestVm) -> Result<()> {
     };
     let extent = if arguments.quick { Extent::Quick } else { Extent::Full };
     let qemu = Qemu::provide()?;
-    let report = run(&qemu, &arguments.kernels, extent, arguments.refresh, &program)?;
+    let mut report = Report::kept_in(arguments.json);
+    let what = What {
+        extent,
+        only: arguments.only.unwrap_or_default(),
+    };
+    run(
+        &qemu,
+        &arguments.kernels,
+        &what,
+        arguments.refresh,
+        &program,
+        &mut report,
+    )?;
     let table = report.markdown();
     println!("\n{table}");
-    if let Some(file) = &arguments.json {
-        fs::write(file, format!("{:#}\n", report.json()))
-            .with_context(|| format!("cannot write {}", file.display()))?;
-    }
     let failures = report.failures();
     if let Some(file) = &arguments.document
         && failures.is_empty()
@@ -200,7 +222,12 @@ pub(crate) fn in_tests(program: &Path) -> Result<InTests> {
         Ok(qemu) => qemu,
         Err(error) => return Ok(InTests::Skipped(format!("virtual machines: {error:#}"))),
     };
-    let report = run(&qemu, &IN_TESTS.map(str::to_owned), Extent::Quick, false, program)?;
+    let mut report = Report::default();
+    let what = What {
+        extent: Extent::Quick,
+        only: String::new(),
+    };
+    run(&qemu, &IN_TESTS.map(str::to_owned), &what, false, program, &mut report)?;
     let failed = report.failures().len();
     Ok(InTests::Done {
         passed: report.len() - failed,
@@ -218,27 +245,26 @@ fn provide() -> Result<Qemu> {
     Qemu::provide()
 }
 
-fn run(qemu: &Qemu, kernels: &[String], extent: Extent, refresh: bool, program: &Path) -> Result<Report> {
+fn run(qemu: &Qemu, kernels: &[String], what: &What, refresh: bool, program: &Path, report: &mut Report) -> Result<()> {
     let mut found = Kernels::new(refresh);
-    let mut report = Report::default();
     for (number, series) in kernels.iter().enumerate() {
         let begin = Instant::now();
-        if let Err(error) = try_kernel(qemu, &mut found, series, extent, number, program, &mut report) {
+        if let Err(error) = try_kernel(qemu, &mut found, series, what, number, program, report) {
             if interrupted() {
                 return Err(error);
             }
             // The others may be there.
-            report.add(series, "-", BASIC[0].0, Err(error), begin.elapsed());
+            report.add(series, "-", BASIC[0].0, Err(error), begin.elapsed())?;
         }
     }
-    Ok(report)
+    Ok(())
 }
 
 fn try_kernel(
     qemu: &Qemu,
     found: &mut Kernels,
     series: &str,
-    extent: Extent,
+    what: &What,
     number: usize,
     program: &Path,
     report: &mut Report,
@@ -253,8 +279,8 @@ fn try_kernel(
         file_system: &file_system,
         mape_ctl: program,
     };
-    for shape in shapes(&kernel, extent, number) {
-        try_machine(&setup, shape, extent, report)?;
+    for shape in shapes(&kernel, what.extent, number) {
+        try_machine(&setup, shape, what, report)?;
     }
     // The next kernel has one of its own.
     let _ = fs::remove_file(&file_system);
@@ -276,17 +302,18 @@ fn shapes(kernel: &Kernel, extent: Extent, number: usize) -> Vec<Shape> {
     }
 }
 
-fn try_machine(setup: &Setup<'_>, shape: Shape, extent: Extent, report: &mut Report) -> Result<()> {
+fn try_machine(setup: &Setup<'_>, shape: Shape, what: &What, report: &mut Report) -> Result<()> {
     let mut tried = Tried {
+        setup,
+        shape,
+        only: &what.only,
         kernel: setup.kernel.release.clone(),
-        machine: shape.name(),
         report,
     };
-    let start = |plan, properties| Bench::start(setup, shape, plan, properties);
     if setup.kernel.version() < OLDEST {
-        return tried.scenarios(start(plan::Shape::VirtualEdge, ""), &OLD);
+        return tried.scenarios(plan::Shape::VirtualEdge, "", &OLD);
     }
-    let scenarios = match extent {
+    let scenarios = match what.extent {
         _ if !is_common(setup.kernel) => SMOKE.to_vec(),
         Extent::Quick => [&BASIC[..], &LAST].concat(),
         // What takes long is done once a kernel: where each processor has queues of its own, more can happen at once; and
@@ -294,36 +321,43 @@ fn try_machine(setup: &Setup<'_>, shape: Shape, extent: Extent, report: &mut Rep
         Extent::Full if shape == SMALL => [&BASIC[..], &LAST, &MTU].concat(),
         Extent::Full => [&BASIC[..], &LONG, &LAST].concat(),
     };
-    tried.scenarios(start(plan::Shape::VirtualEdge, ""), &scenarios)?;
+    tried.scenarios(plan::Shape::VirtualEdge, "", &scenarios)?;
     if !is_common(setup.kernel) {
         return Ok(());
     }
-    tried.scenarios(start(plan::Shape::VirtualRelay, ""), &RELAY)?;
-    if (shape, extent) != (SMALL, Extent::Full) {
+    tried.scenarios(plan::Shape::VirtualRelay, "", &RELAY)?;
+    if (shape, what.extent) != (SMALL, Extent::Full) {
         return Ok(());
     }
     for (properties, scenario) in TRAPS {
-        tried.scenarios(start(plan::Shape::VirtualEdge, properties), &[scenario])?;
+        tried.scenarios(plan::Shape::VirtualEdge, properties, &[scenario])?;
     }
     Ok(())
 }
 
 /// A machine that is tried.
 struct Tried<'a> {
+    setup: &'a Setup<'a>,
+    shape: Shape,
+    only: &'a str,
     kernel: String,
-    machine: String,
     report: &'a mut Report,
 }
 
 impl Tried<'_> {
     /// Does scenarios one after the other on a machine; where one fails that the rest needs, the rest is not tried.
-    fn scenarios(&mut self, bench: Result<Bench>, scenarios: &[Scenario]) -> Result<()> {
-        let mut bench = match bench {
+    fn scenarios(&mut self, plan: plan::Shape, nic_properties: &str, scenarios: &[Scenario]) -> Result<()> {
+        if !scenarios.iter().any(|(feature, _)| feature.contains(self.only)) {
+            return Ok(());
+        }
+        let mut bench = match Bench::start(self.setup, self.shape, plan, nic_properties) {
             Ok(bench) => bench,
             Err(error) => return self.add(scenarios[0].0, Err(error), Instant::now()),
         };
         self.kernel.clone_from(&bench.kernel);
-        for (feature, scenario) in scenarios {
+        let only = self.only;
+        let wanted = |feature: &str| feature == BASIC[0].0 || feature.contains(only);
+        for (feature, scenario) in scenarios.iter().filter(|(feature, _)| wanted(feature)) {
             let begin = Instant::now();
             let found = scenario(&mut bench);
             let is_first = found.is_err() && *feature == scenarios[0].0;
@@ -341,7 +375,6 @@ impl Tried<'_> {
             bail!("interrupted");
         }
         self.report
-            .add(&self.kernel, &self.machine, feature, found, begin.elapsed());
-        Ok(())
+            .add(&self.kernel, &self.shape.name(), feature, found, begin.elapsed())
     }
 }

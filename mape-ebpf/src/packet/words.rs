@@ -86,6 +86,10 @@ macro_rules! each {
 /// # Safety
 /// They lie inside the frame.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a load fills no more of the register than it reads"
+)]
 pub(super) unsafe fn load<const N: usize>(from: *const u8) -> [u8; N] {
     let mut bytes = [0; N];
     each!(load, bytes, from);

@@ -12,8 +12,10 @@ use super::{bench::Bench, report::Found, traffic};
 pub(super) fn customer_edge(bench: &mut Bench) -> Result<Found> {
     let (own, relay, address) = (plan::CE_IPV6, plan::BR_IPV6, plan::CE_IPV4);
     let rules = recipe::rules("lan0", "peer0");
+    // The hand-overs' firewall would not know what this tunnel carries.
     bench.machine.must(&format!(
         "set -e
+        nft flush ruleset
         ip link add peer0 type ip6tnl mode ipip6 local {own} remote {relay} encaplimit none
         ip link set peer0 up mtu 1460
         ip -4 address add {address}/32 dev peer0

@@ -1,6 +1,11 @@
 //! Owns what a run says: a row for each kernel, machine and feature, as text, JSON, and a table for docs/kernels.md.
 
-use std::{fmt::Write as _, path::Path, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -70,10 +75,19 @@ pub(crate) struct Row {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
+    /// Where the rows are kept as JSON, those of a run that does not come to its end, too.
+    file: Option<PathBuf>,
 }
 
 impl Report {
+    pub(crate) fn kept_in(file: Option<PathBuf>) -> Self {
+        Self { rows: Vec::new(), file }
+    }
+
     /// Notes a feature and says it at once.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub(crate) fn add(
         &mut self,
         kernel: &str,
@@ -81,7 +95,7 @@ impl Report {
         feature: &'static str,
         found: Result<Found>,
         time: Duration,
-    ) {
+    ) -> Result<()> {
         let Found { verdict, word, said } = found.unwrap_or_else(|error| Found {
             verdict: Verdict::Failed,
             word: "",
@@ -98,6 +112,8 @@ impl Report {
         };
         println!("{}", row.text());
         self.rows.push(row);
+        let Some(file) = &self.file else { return Ok(()) };
+        fs::write(file, format!("{:#}\n", self.json())).with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// Those that are not as they should be.
@@ -112,7 +128,7 @@ impl Report {
     }
 
     /// Every row with all that is known of it.
-    pub(crate) fn json(&self) -> Value {
+    fn json(&self) -> Value {
         self.rows
             .iter()
             .map(|row| {
@@ -209,15 +225,21 @@ mod tests {
     fn report() -> Report {
         let mut report = Report::default();
         let second = Duration::from_secs(1);
-        report.add("6.1.1-1", "pc", "load", Ok(Found::works("")), second);
-        report.add(
-            "6.1.1-1",
-            "pc",
-            "tunnel",
-            Ok(Found::degraded("user space", "none")),
-            second,
-        );
-        report.add("6.12.1-1", "pc", "load", Err(anyhow!("no room")), second);
+        report
+            .add("6.1.1-1", "pc", "load", Ok(Found::works("")), second)
+            .unwrap();
+        report
+            .add(
+                "6.1.1-1",
+                "pc",
+                "tunnel",
+                Ok(Found::degraded("user space", "none")),
+                second,
+            )
+            .unwrap();
+        report
+            .add("6.12.1-1", "pc", "load", Err(anyhow!("no room")), second)
+            .unwrap();
         report
     }
 

@@ -14,7 +14,10 @@ use mape_tests::{
     },
 };
 
-use super::{bench::Bench, report::Found};
+use super::{
+    bench::{Bench, CONFIG},
+    report::Found,
+};
 
 /// Of the file that is sent each way.
 const MEBIBYTES: u64 = 8;
@@ -27,6 +30,10 @@ const NUMBERED: Load = Load {
 };
 /// An echo that does not fit the tunnel, and does fit the LAN.
 const TOO_BIG: u32 = 1_472;
+/// The MTU of a narrow link on the way to the relay, what the outer header takes of it, and an echo that fits the tunnel and not that.
+const NARROW: u16 = 1_400;
+const OUTER: u16 = 40;
+const NARROW_ECHO: u32 = 1_400;
 
 /// A file and counted datagrams each way.
 pub(super) fn both_ways(bench: &Bench) -> Result<String> {
@@ -129,8 +136,14 @@ pub(super) fn too_big(bench: &mut Bench) -> Result<Found> {
         whole.told == Some((router, 1_460)),
         "a sender of packets that must not be fragmented is told: {whole:?}"
     );
+    let in_pieces = may_be_fragmented(bench, TOO_BIG)?;
+    Ok(Found::works(format!("told 1460 by {router}; {in_pieces}")))
+}
+
+/// Sends what may be fragmented, and needs to be: by the stack.
+fn may_be_fragmented(bench: &mut Bench, size: u32) -> Result<String> {
     let before = bench.counts()?;
-    let (size, server) = (TOO_BIG.to_string(), plan::SERVER.to_string());
+    let (size, server) = (size.to_string(), plan::SERVER.to_string());
     let words = [
         "ping", "-n", "-q", "-M", "dont", "-i", "0.05", "-c", "20", "-W", "2", "-s", &size, &server,
     ];
@@ -146,10 +159,65 @@ pub(super) fn too_big(bench: &mut Bench) -> Result<Found> {
         counts.slow[0] >= 20,
         "the stack should have fragmented them: {counts:?}"
     );
-    Ok(Found::works(format!(
-        "told 1460 by {router}; 20 of 20 pings fragmented by the stack ({} fragments)",
+    Ok(format!(
+        "20 of 20 pings fragmented by the stack ({} fragments)",
         counts.slow[0]
-    )))
+    ))
+}
+
+/// Puts the provider's narrow link between the gateway and its relay, and takes it out again. What has been learned of it is forgotten where
+/// it is known by the kernel; the gateway forgets it when it is loaded anew.
+pub(super) fn narrow_path(bench: &mut Bench) -> Result<Found> {
+    let way = format!("{}/128 dev br0", plan::BR_IPV6);
+    let transit = |bench: &Bench, line: &str| {
+        bench
+            .lab
+            .node("transit")?
+            .tool(&format!("ip -6 route {line}"))
+            .map(drop)
+    };
+    transit(bench, &format!("add {way} mtu {NARROW}"))?;
+    let passed = by_narrow_path(bench);
+    transit(bench, &format!("delete {way}"))?;
+    let forgotten = bench.machine.must(&format!(
+        "mape-ctl unload && ip -6 route flush cache && ip -4 route flush cache && mape-ctl load --config {CONFIG}"
+    ));
+    let said = passed?;
+    forgotten?;
+    bench.wait_until_reachable()?;
+    Ok(Found::works(said))
+}
+
+fn by_narrow_path(bench: &mut Bench) -> Result<String> {
+    let mut said = Vec::new();
+    for by in ["XDP", "the stack"] {
+        let fits = told_what_fits(bench).context(by)?;
+        let in_pieces = may_be_fragmented(bench, NARROW_ECHO).context(by)?;
+        for direction in BOTH {
+            let file = web::transfer(&bench.lab, &bench.servers, "host1", direction, MEBIBYTES)?;
+            ensure!(file.is_intact(), "{by}, {direction:?}: another SHA-256");
+        }
+        said.push(format!("{by}: {fits}, {in_pieces}, a file each way"));
+        if by == "XDP" {
+            bench.must_ctl("detach")?;
+        }
+    }
+    Ok(said.join("; "))
+}
+
+/// Whoever sends what must not be fragmented is told what the narrow link leaves, after a packet or two of which only the gateway was told.
+fn told_what_fits(bench: &Bench) -> Result<String> {
+    let router = Ipv4Addr::new(192, 168, 10, 1);
+    bench.lab.node("host1")?.tool("ip -4 route flush cache")?;
+    let whole = ping::whole(&bench.lab, "host1", &plan::SERVER.to_string(), NARROW_ECHO)?;
+    ensure!(
+        whole
+            .told
+            .is_some_and(|(from, mtu)| from == router && mtu == NARROW - OUTER),
+        "{router} should tell {}: {whole:?}",
+        NARROW - OUTER
+    );
+    Ok(format!("told {}", NARROW - OUTER))
 }
 
 /// Options, which XDP leaves to the stack.
