@@ -41,6 +41,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_secs(30);
 /// The same while something is missing.
 const WAITING: Duration = Duration::from_secs(1);
+/// Between two looks at what the path takes, of which nobody tells.
+const PATH: Duration = Duration::from_secs(1);
 /// Between two questions to a silent router.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -70,6 +72,8 @@ enum Event {
     End,
     Reload,
     TunnelEnded,
+    /// It is time to look at the path to the border relay.
+    Path,
     /// The kernel's tables are others than before, or it is time to look.
     Look,
 }
@@ -96,6 +100,7 @@ struct Daemon<'a> {
     loads: Pace,
     looked_at: Instant,
     probed_at: Instant,
+    path_at: Instant,
     is_waiting: bool,
 }
 
@@ -144,6 +149,7 @@ pub fn run(instance: &Instance, args: &LoadArgs) -> Result<(), RunError> {
         loads: Pace::default(),
         looked_at: now,
         probed_at: now,
+        path_at: now,
         is_waiting: false,
     };
     held.ready()?;
@@ -184,6 +190,10 @@ impl Daemon<'_> {
                     return Ok(());
                 }
                 Event::Reload => self.reload(),
+                Event::Path => {
+                    self.look_at_path();
+                    continue;
+                }
                 Event::TunnelEnded | Event::Look => {}
             }
             self.carrier.look();
@@ -195,7 +205,8 @@ impl Daemon<'_> {
     async fn wait(&mut self) -> io::Result<Event> {
         let due = self.due();
         let neighbours_on = self.follower.neighbours_on();
-        let may_look = self.looked_at + PAUSE;
+        let (may_look, path_due) = (self.looked_at + PAUSE, self.path_at + PATH);
+        let watches_path = self.follower.watches_path();
         let (watch, signals, carrier) = (&mut self.watch, &mut self.signals, &mut self.carrier);
         let changed = async {
             sleep_until(may_look.into()).await;
@@ -208,6 +219,7 @@ impl Daemon<'_> {
             () = carrier.ended() => Ok(Event::TunnelEnded),
             changed = changed => changed.map(|()| Event::Look),
             () = sleep_until(due.into()) => Ok(Event::Look),
+            () = sleep_until(path_due.into()), if watches_path => Ok(Event::Path),
         }
     }
 
@@ -260,6 +272,14 @@ impl Daemon<'_> {
             if let Err(error) = self.follower.probe() {
                 complain("could not ask the routers whether they are there", &error);
             }
+        }
+    }
+
+    fn look_at_path(&mut self) {
+        self.path_at = Instant::now();
+        match self.follower.look_at_path() {
+            Ok(changed) => say(changed.as_slice()),
+            Err(error) => complain("the routes into the tunnel keep their MTU", &error),
         }
     }
 

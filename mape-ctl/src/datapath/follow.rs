@@ -15,6 +15,7 @@ use super::{
     hops::{Hops, HopsError},
     load::{Loaded, OVERHEAD},
     maps::{TableError, Tables},
+    narrow::{Narrow, NarrowError},
     nics,
     pin::PinFolder,
 };
@@ -42,6 +43,8 @@ pub enum FollowError {
     Hops(#[from] HopsError),
     #[error(transparent)]
     Table(#[from] TableError),
+    #[error(transparent)]
+    Narrow(#[from] NarrowError),
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
@@ -80,6 +83,8 @@ pub struct Follower {
     ports: Vec<Port>,
     tunnel: u32,
     hops: Hops,
+    /// Where the kernel's tunnel carries what XDP does not.
+    narrow: Option<Narrow>,
     state: State,
     /// What has been said already.
     told: BTreeSet<String>,
@@ -97,11 +102,13 @@ impl Follower {
             is_there: true,
             is_detached: false,
         };
+        let netlink = Netlink::open()?;
         Ok(Self {
+            narrow: Narrow::of(&gateway, &loaded, &netlink.interfaces()?),
             tables: Tables::new(&PinFolder::new(&instance)),
             gateway,
             instance,
-            netlink: Netlink::open()?,
+            netlink,
             ports: loaded.nics.into_iter().map(port).collect(),
             tunnel: loaded.tunnel,
             hops: loaded.hops,
@@ -291,6 +298,22 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// Whether the path to the border relay has to be looked at again and again: nobody tells of it.
+    pub const fn watches_path(&self) -> bool {
+        self.narrow.is_some()
+    }
+
+    /// Looks at what the path to the border relay takes, and has the routes into the tunnel follow it; what has changed.
+    ///
+    /// # Errors
+    /// [`FollowError`].
+    pub fn look_at_path(&mut self) -> Result<Option<String>, FollowError> {
+        match &mut self.narrow {
+            Some(narrow) => Ok(narrow.follow(&self.tables, &self.netlink)?),
+            None => Ok(None),
+        }
     }
 
     /// Of what is not as it should be, what was not said last time.

@@ -14,6 +14,7 @@ pub mod inject;
 pub mod load;
 pub mod mapped;
 pub mod maps;
+pub mod narrow;
 pub mod nics;
 pub mod order;
 pub mod pin;
