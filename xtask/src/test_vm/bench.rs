@@ -10,6 +10,7 @@ use mape_tests::{
     gateway::{config_text, refused},
     lab::{Lab, LabOptions},
     plan,
+    process::pause,
     servers::Servers,
     tap,
 };
@@ -181,6 +182,27 @@ impl Bench {
             answer.stderr
         );
         Ok(answer.stdout)
+    }
+
+    /// Loads the gateway by `mape-ctl run`, which stays.
+    pub(super) fn run(&mut self) -> Result<()> {
+        self.machine.must(&format!(
+            "mape-ctl run --config {CONFIG} >/tmp/run.log 2>&1 </dev/null &"
+        ))?;
+        self.wait_for("cat /tmp/run.log", "wan0: native XDP, runs")
+    }
+
+    /// Waits until a command inside prints something.
+    pub(super) fn wait_for(&mut self, command: &str, text: &str) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let said = self.machine.must(command)?;
+            if said.contains(text) {
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < LOAD, "`{command}` does not print `{text}`: {said}");
+            pause(Duration::from_millis(500))?;
+        }
     }
 
     fn stat(&mut self) -> Result<Value> {

@@ -165,8 +165,8 @@ fn may_be_fragmented(bench: &mut Bench, size: u32) -> Result<String> {
     ))
 }
 
-/// Puts the provider's narrow link between the gateway and its relay, and takes it out again. What has been learned of it is forgotten where
-/// it is known by the kernel; the gateway forgets it when it is loaded anew.
+/// A link between the gateway and its relay that is narrower than the tunnel, with `mape-ctl run` there; taken out again at the end. What was learned
+/// of it is forgotten: by the kernel when told to, by the gateway when it is loaded anew.
 pub(super) fn narrow_path(bench: &mut Bench) -> Result<Found> {
     let way = format!("{}/128 dev br0", plan::BR_IPV6);
     let transit = |bench: &Bench, line: &str| {
@@ -176,14 +176,14 @@ pub(super) fn narrow_path(bench: &mut Bench) -> Result<Found> {
             .tool(&format!("ip -6 route {line}"))
             .map(drop)
     };
+    bench.run()?;
     transit(bench, &format!("add {way} mtu {NARROW}"))?;
     let passed = by_narrow_path(bench);
     transit(bench, &format!("delete {way}"))?;
-    let forgotten = bench.machine.must(&format!(
-        "mape-ctl unload && ip -6 route flush cache && ip -4 route flush cache && mape-ctl load --config {CONFIG}"
-    ));
+    bench.must_ctl("unload")?;
+    bench.machine.must("ip -6 route flush cache; ip -4 route flush cache")?;
     let said = passed?;
-    forgotten?;
+    bench.must_ctl(&format!("load --config {CONFIG}"))?;
     bench.wait_until_reachable()?;
     Ok(Found::works(said))
 }
@@ -192,6 +192,7 @@ fn by_narrow_path(bench: &mut Bench) -> Result<String> {
     let mut said = Vec::new();
     for by in ["XDP", "the stack"] {
         let fits = told_what_fits(bench).context(by)?;
+        bench.wait_for("ip -4 route show dev mape0", &format!("mtu {}", NARROW - OUTER))?;
         let in_pieces = may_be_fragmented(bench, NARROW_ECHO).context(by)?;
         for direction in BOTH {
             let file = web::transfer(&bench.lab, &bench.servers, "host1", direction, MEBIBYTES)?;
