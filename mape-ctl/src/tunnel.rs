@@ -268,7 +268,7 @@ impl<'a> Tunnel<'a> {
         let noted = self.tables.as_ref().and_then(noted_mtu);
         let mut paths = self.paths.borrow_mut();
         let before = paths.fragments();
-        paths.note_relay(socket::path_mtu(near, relay), noted);
+        paths.note_relay(socket::path_mtu(near, relay), noted, Instant::now());
         if paths.fragments() != before
             && let Err(error) = socket::limit_fragments(self.socket.get_ref().as_fd(), paths.fragments())
         {

@@ -4,7 +4,7 @@
 //! learned of a destination: so only a route's MTU has the IPv4 layer fragment what may be, and answer what may not. What routers say of the path
 //! comes to the data path's programs where they are attached, and else to the kernel.
 
-use std::net::Ipv6Addr;
+use std::{net::Ipv6Addr, time::Instant};
 
 use mape_common::map::domain::Domain;
 
@@ -71,7 +71,8 @@ impl Narrow {
     /// [`NarrowError`]; it is tried again the next time.
     pub fn follow(&mut self, tables: &Tables, netlink: &Netlink) -> Result<Option<String>, NarrowError> {
         let noted = tables.far_path_mtus(state::now())?.into_iter().min();
-        self.path.note_relay(socket::path_mtu(self.near, self.relay), noted);
+        let kernel = socket::path_mtu(self.near, self.relay);
+        self.path.note_relay(kernel, noted, Instant::now());
         let mtu = self.path.relay();
         if mtu == self.mtu {
             return Ok(None);

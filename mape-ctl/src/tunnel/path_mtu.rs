@@ -21,6 +21,8 @@ pub struct PathMtu {
     kernel: Option<u16>,
     /// What the data path has noted.
     noted: Option<u16>,
+    /// The same and since when: NICs that are taken out of the fast path forget next hops, and what was noted with them.
+    kept: Option<(u16, Instant)>,
     told: Vec<([u8; 16], u16, Instant)>,
 }
 
@@ -32,14 +34,22 @@ impl PathMtu {
             relay,
             kernel: None,
             noted: None,
+            kept: None,
             told: Vec::new(),
         }
     }
 
     /// Notes what kernel and data path know of the path to the border relay.
-    pub fn note_relay(&mut self, kernel: Option<u16>, noted: Option<u16>) {
+    pub fn note_relay(&mut self, kernel: Option<u16>, noted: Option<u16>, now: Instant) {
         self.kernel = kernel.map(|mtu| mtu.max(LEAST));
-        self.noted = noted.map(|mtu| mtu.max(LEAST));
+        let noted = noted.map(|mtu| mtu.max(LEAST));
+        let kept = self.kept.filter(|(_, since)| now.duration_since(*since) < LIFETIME);
+        self.kept = match (noted, kept) {
+            (Some(mtu), Some((known, _))) if mtu == known => kept,
+            (Some(mtu), _) => Some((mtu, now)),
+            (None, _) => kept,
+        };
+        self.noted = noted.or(self.kept.map(|(mtu, _)| mtu));
     }
 
     /// Notes what a router has told of the path to another far end.
@@ -97,22 +107,38 @@ mod tests {
         let now = Instant::now();
         let mut paths = PathMtu::new(1_460, RELAY);
         assert_eq!((paths.inner(&RELAY, now), paths.outer()), (1_460, None));
-        paths.note_relay(Some(1_500), None);
+        paths.note_relay(Some(1_500), None, now);
         assert_eq!((paths.inner(&RELAY, now), paths.outer()), (1_460, None));
-        paths.note_relay(Some(1_500), Some(1_400));
+        paths.note_relay(Some(1_500), Some(1_400), now);
         assert_eq!(
             (paths.relay(), paths.outer(), paths.fragments()),
             (1_360, Some(1_400), Some(1_400))
         );
-        paths.note_relay(Some(1_300), Some(1_400));
+        paths.note_relay(Some(1_300), Some(1_400), now);
         assert_eq!(
             (paths.relay(), paths.outer(), paths.fragments()),
             (1_260, Some(1_300), None)
         );
-        paths.note_relay(Some(600), None);
+        paths.note_relay(Some(600), None, now);
         assert_eq!(paths.relay(), 1_240);
-        paths.note_relay(Some(9_000), None);
+        paths.note_relay(Some(9_000), None, now + LIFETIME);
         assert_eq!(paths.relay(), 1_460, "not more than is configured");
+    }
+
+    #[test]
+    fn what_the_data_path_has_noted_holds_for_ten_minutes_also_when_its_next_hops_are_forgotten() {
+        let now = Instant::now();
+        let mut paths = PathMtu::new(1_460, RELAY);
+        paths.note_relay(Some(1_500), Some(1_400), now);
+        let almost = now + LIFETIME.saturating_sub(Duration::from_secs(1));
+        paths.note_relay(Some(1_500), None, almost);
+        assert_eq!(paths.relay(), 1_360);
+        paths.note_relay(Some(1_500), Some(1_380), almost);
+        assert_eq!(paths.relay(), 1_340, "news count at once");
+        paths.note_relay(Some(1_500), None, now + LIFETIME);
+        assert_eq!(paths.relay(), 1_340, "and from then on");
+        paths.note_relay(Some(1_500), None, almost + LIFETIME);
+        assert_eq!(paths.relay(), 1_460);
     }
 
     #[test]

@@ -178,7 +178,13 @@ pub(super) fn narrow_path(bench: &mut Bench) -> Result<Found> {
     };
     bench.run()?;
     transit(bench, &format!("add {way} mtu {NARROW}"))?;
-    let passed = by_narrow_path(bench);
+    let mut passed = by_narrow_path(bench);
+    if passed.is_err() {
+        let told = bench
+            .machine
+            .must("cat /tmp/run.log; ip -4 route show dev mape0; mape-ctl stat")?;
+        passed = passed.context(told);
+    }
     transit(bench, &format!("delete {way}"))?;
     bench.must_ctl("unload")?;
     bench.machine.must("ip -6 route flush cache; ip -4 route flush cache")?;
