@@ -218,8 +218,8 @@ fn mape_source_xdp(ctx: XdpContext) -> u32 {
 
 /// For measurements: counts and drops.
 #[xdp]
-fn mape_sink_xdp(_: XdpContext) -> u32 {
-    measure::sink()
+fn mape_sink_xdp(ctx: XdpContext) -> u32 {
+    measure::sink(&ctx)
 }
 
 /// The end of every program's way while somebody follows packets.

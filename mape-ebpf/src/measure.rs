@@ -49,9 +49,21 @@ pub(crate) fn generate(ctx: &XdpContext) -> u32 {
     maps::redirect(generate.ifindex)
 }
 
-/// Counts and drops.
+/// EtherTypes, and the place of IPv6's next header.
+const ARP: [u8; 2] = [0x08, 0x06];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const NEXT_HEADER: usize = 20;
+const ICMPV6: [u8; 1] = [58];
+
+/// Counts and drops; questions for neighbours go on to the stack, which answers them.
 #[inline(always)]
-pub(crate) fn sink() -> u32 {
+pub(crate) fn sink(ctx: &XdpContext) -> u32 {
+    let frame = XdpPacket::new(ctx);
+    match frame.read(12) {
+        Ok(ARP) => return xdp_action::XDP_PASS,
+        Ok(IPV6) if frame.read(NEXT_HEADER) == Ok(ICMPV6) => return xdp_action::XDP_PASS,
+        Ok(_) | Err(_) => {}
+    }
     if let Some(seen) = maps::SUNK.get_ptr_mut(0) {
         // SAFETY: this processor's own copy.
         unsafe { *seen += 1 };

@@ -1,0 +1,45 @@
+//! Owns `mape-bench`: what a packet's way takes, by a bare redirect, by our gateway and by the kernel, beside each other on one machine. Prints JSON.
+//! `cargo xtask bench` builds it, runs it and makes a report of what it prints.
+
+mod bed;
+mod frames;
+mod gateway;
+mod kernel;
+mod processor;
+mod run;
+mod stats;
+mod tools;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+
+/// What to measure.
+#[derive(Parser)]
+#[command(about = "Measures the gateway beside a bare redirect and the kernel; prints JSON")]
+struct Arguments {
+    /// The figures that targets hold for, and not all sizes and numbers of sessions.
+    #[arg(long)]
+    quick: bool,
+    /// Frames in one timed run by XDP; a kernel path gets a fifth.
+    #[arg(long, default_value_t = 1_000_000)]
+    frames: u32,
+    /// Timed runs of each case, in turn.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "loading BPF programs and making network namespaces needs root"
+    );
+    ensure!(
+        arguments.frames >= 1_000 && arguments.rounds >= 1,
+        "at least 1,000 frames and one round"
+    );
+    mape_tests::process::watch_signals()?;
+    let report = run::run(&arguments)?;
+    println!("{report:#}");
+    Ok(())
+}

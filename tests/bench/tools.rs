@@ -1,0 +1,186 @@
+//! Owns the measuring programs: the source of frames, the sinks that count them, the bare redirect, and the time that frames take.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _, TestRunAttrs, TestRunOptions,
+    maps::{Array, PerCpuArray},
+    programs::{Xdp, XdpMode},
+};
+use mape_common::layout::programs;
+use mape_tests::table::kernel::KernelWorld;
+
+use crate::{
+    bed::{Chain, DEVICES, Way},
+    frames::{TEMPLATE, Template},
+};
+
+/// Frames that the kernel hands to the source at a time, as a driver hands over what has arrived meanwhile.
+const BATCH: u32 = 64;
+/// More templates than any case has.
+const TEMPLATES: u32 = 1 << 16;
+/// Room for the longest frame.
+const ROOM: usize = 1_536;
+/// Frames are on their way yet when the call that sends them returns.
+const LAST: Duration = Duration::from_millis(20);
+
+/// The object, loaded a second time for its measuring programs; what belongs to a gateway is as small as can be.
+fn object() -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries("TEMPLATES", TEMPLATES);
+    for map in ["OVERLAP", "REFUSED", "FRAGMENTS", "HOSTS"] {
+        loader.map_max_entries(map, 1);
+    }
+    Ok(loader.load(mape_ctl::object::object())?)
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program: &mut Xdp = ebpf.program_mut(name).context(name.to_owned())?.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("loading {name}"))?;
+    }
+    Ok(program)
+}
+
+/// The bare redirect in a chain, both ways; it goes with this.
+pub struct Bare(#[expect(dead_code, reason = "its programs are there as long as it is")] [Ebpf; 2]);
+
+impl Bare {
+    /// Puts it there.
+    pub fn put(chain: &Chain) -> Result<Self> {
+        let [_, lan, wan, _] = DEVICES;
+        let redirect = |from: &str, to: &str| {
+            chain.middle().enter(|| {
+                let mut ebpf = object()?;
+                let mut map: Array<_, u32> = Array::try_from(ebpf.map_mut("REDIRECT_TO").context("REDIRECT_TO")?)?;
+                map.set(0, KernelWorld::index(to)?, 0)?;
+                program(&mut ebpf, programs::BARE)?.attach(from, XdpMode::Driver)?;
+                Ok(ebpf)
+            })
+        };
+        Ok(Self([redirect(lan, wan)?, redirect(wan, lan)?]))
+    }
+}
+
+/// Source and sinks.
+pub struct Tools(Ebpf);
+
+impl Tools {
+    /// Loads them.
+    pub fn load() -> Result<Self> {
+        let mut ebpf = object()?;
+        program(&mut ebpf, programs::SOURCE)?;
+        Ok(Self(ebpf))
+    }
+
+    /// Has both ends of a chain count and drop what arrives.
+    pub fn sink_at_the_ends(&mut self, chain: &Chain) -> Result<()> {
+        for way in [Way::Up, Way::Down] {
+            let (netns, device) = chain.sink(way);
+            netns.enter(|| {
+                program(&mut self.0, programs::SINK)?.attach(device, XdpMode::Driver)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Has the NICs in the middle count and drop: what is left is the source's own time.
+    pub fn sink_in_the_middle(&mut self, chain: &Chain) -> Result<()> {
+        let [_, lan, wan, _] = DEVICES;
+        chain.middle().enter(|| {
+            for device in [lan, wan] {
+                program(&mut self.0, programs::SINK)?.attach(device, XdpMode::Driver)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What the source makes from here on, in turn.
+    pub fn make(&mut self, templates: &[Template]) -> Result<()> {
+        let map = self.0.map_mut("TEMPLATES").context("TEMPLATES")?;
+        let mut array: Array<_, Template> = Array::try_from(map)?;
+        for (index, template) in (0..).zip(templates) {
+            array.set(index, template, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Sends frames into a chain and gives how long that took until all were through and how many arrived; everything happens on the calling thread's processor.
+    pub fn send(&mut self, chain: &Chain, sent: &Sent) -> Result<Arrived> {
+        let before = self.sunk()?;
+        let elapsed = self.run(chain, sent)?;
+        std::thread::sleep(LAST);
+        Ok(Arrived {
+            elapsed,
+            frames: self.sunk()? - before,
+        })
+    }
+
+    fn run(&mut self, chain: &Chain, sent: &Sent) -> Result<Duration> {
+        chain.source(sent.way).enter(|| {
+            let generate = [KernelWorld::index(sent.way.source())?, sent.templates];
+            let mut map: Array<_, [u32; 2]> = Array::try_from(self.0.map_mut("GENERATE").context("GENERATE")?)?;
+            map.set(0, generate, 0)?;
+            crate::processor::pin(sent.processor)?;
+            let source = program(&mut self.0, programs::SOURCE)?;
+            let start = Instant::now();
+            source.test_run(TestRunOptions {
+                data_in: Some(&[0; ROOM][..sent.len.max(TEMPLATE.min(60))]),
+                repeat: sent.frames,
+                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+                ..TestRunOptions::default()
+            })?;
+            Ok(start.elapsed())
+        })
+    }
+
+    fn sunk(&mut self) -> Result<u64> {
+        let map: PerCpuArray<_, u64> = PerCpuArray::try_from(self.0.map_mut("SUNK").context("SUNK")?)?;
+        Ok(map.get(&0, 0)?.iter().sum())
+    }
+
+    /// Nanoseconds a frame: the slope between a fifth of the frames and all of them, so that what a call costs by itself is no part of it.
+    pub fn slope(&mut self, chain: &Chain, sent: &Sent) -> Result<f64> {
+        let fewer = Sent {
+            frames: sent.frames / 5,
+            ..*sent
+        };
+        let (short, long) = (self.send(chain, &fewer)?, self.send(chain, sent)?);
+        for (arrived, sent) in [(&short, &fewer), (&long, sent)] {
+            ensure!(
+                arrived.frames >= u64::from(sent.frames) / 1_000 * 995,
+                "{} of {} frames arrived",
+                arrived.frames,
+                sent.frames
+            );
+        }
+        let frames = f64::from(sent.frames - fewer.frames);
+        Ok((long.elapsed.as_secs_f64() - short.elapsed.as_secs_f64()) * 1e9 / frames)
+    }
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Through the chain in this direction.
+    pub way: Way,
+    /// Bytes of each frame, without its check sequence.
+    pub len: usize,
+    /// How many.
+    pub frames: u32,
+    /// How many templates they are made of, in turn.
+    pub templates: u32,
+    /// On which processor.
+    pub processor: usize,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived {
+    /// Until all were through.
+    pub elapsed: Duration,
+    /// How many reached a sink.
+    pub frames: u64,
+}
