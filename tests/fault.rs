@@ -53,9 +53,11 @@ impl Site {
         // Not this file's subject: always of the same build as the test.
         lab.load_in(&["br"], &program)?;
         let gateway = lab.prepare("ce", &program)?.clone();
-        let config = fs::read_to_string(gateway.config())?;
-        let config = config.replace("device = \"mape0\"", "device = \"mape0\"\nroutes = [\"0.0.0.0/0\"]");
-        fs::write(gateway.config(), config)?;
+        configure(
+            &gateway,
+            "device = \"mape0\"",
+            "device = \"mape0\"\nroutes = [\"0.0.0.0/0\"]",
+        )?;
         let node = lab.node("ce")?;
         // `load` adds it then, and must take it away again.
         node.tool(&format!("ip -6 address del {CE_ADDRESS}/128 dev wan0"))?;
@@ -77,6 +79,11 @@ impl Site {
         Ok(Some(site))
     }
 
+    /// Changes a line of the configuration.
+    fn configure(&self, from: &str, to: &str) -> Result<()> {
+        configure(self.gateway()?, from, to)
+    }
+
     fn ce(&self) -> Result<&Netns> {
         self.lab.node("ce")
     }
@@ -92,7 +99,9 @@ impl Site {
     /// The words of the usual load.
     fn load_words(&self) -> Result<Vec<String>> {
         let config = self.gateway()?.config().to_string_lossy().into_owned();
-        Ok(["load", "--config", &config, "--forward", FORWARD].map(str::to_owned).into())
+        Ok(["load", "--config", &config, "--forward", FORWARD]
+            .map(str::to_owned)
+            .into())
     }
 
     fn load_with(&self, more: &[&str]) -> Result<Finished> {
@@ -171,4 +180,10 @@ impl Site {
         let waited = wait_for("the machine as it was", SETTLING, || Ok(look().is_ok()));
         waited.and_then(|()| look()).or_else(|_| look())
     }
+}
+
+fn configure(gateway: &Gateway, from: &str, to: &str) -> Result<()> {
+    let config = fs::read_to_string(gateway.config())?;
+    ensure!(config.contains(from), "the configuration has no {from}");
+    Ok(fs::write(gateway.config(), config.replace(from, to))?)
 }

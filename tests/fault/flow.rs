@@ -41,9 +41,7 @@ pub(crate) struct Seen {
 impl Flow {
     /// Begins: so many datagrams a second, from and to a port.
     pub(crate) fn start(lab: &Lab, port: u16, rate: u32) -> Result<Self> {
-        let far = lab
-            .node("internet")?
-            .enter(|| numbered::socket((plan::SERVER, port)))?;
+        let far = lab.node("internet")?.enter(|| numbered::socket((plan::SERVER, port)))?;
         let near = lab.node("host1")?.enter(|| numbered::socket((HOST_1, port)))?;
         near.connect((plan::SERVER, port))?;
         let (seen_from, _) = numbered::greet(&near, &far)?;
@@ -89,7 +87,11 @@ fn send(near: &UdpSocket, enough: &AtomicBool, rate: u32) -> Result<u64> {
         let due = u64::try_from(due).unwrap_or(u64::MAX).min(sent + 16);
         while sent < due {
             // What an earlier one was answered with by ICMP is no fault of this one: it is sent again.
-            if near.send(&sent.to_be_bytes()).or_else(|_| near.send(&sent.to_be_bytes())).is_err() {
+            if near
+                .send(&sent.to_be_bytes())
+                .or_else(|_| near.send(&sent.to_be_bytes()))
+                .is_err()
+            {
                 break;
             }
             sent += 1;

@@ -1,6 +1,7 @@
 //! `kill -9` in the midst of load, reload and unload: at moments nobody has chosen, and at chosen system calls.
 
 use std::{
+    fs,
     os::unix::process::ExitStatusExt as _,
     path::Path,
     process::Child,
@@ -33,7 +34,10 @@ fn kill_after(site: &Site, words: &[String], after: Duration) -> Result<bool> {
 fn kill_at(site: &Site, words: &[String], call: &str, number: usize) -> Result<bool> {
     let inject = format!("inject={call}:signal=KILL:when={number}");
     let trace = format!("trace={call}");
-    let mut child = site.spawn(&["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject], words)?;
+    let mut child = site.spawn(
+        &["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject],
+        words,
+    )?;
     let status = within(&mut child)?;
     // strace ends as what it has traced.
     Ok(status.signal().is_some())
@@ -88,38 +92,99 @@ fn a_first_load_killed_at_any_moment_is_mended_by_the_next_call() {
     assert!(killed >= 6, "{killed}");
 }
 
-/// System calls by which a load makes something that stays, and at which of them it is killed; `bpf` is called a few hundred times,
-/// most of them for what goes with the process.
-const LOAD_CALLS: [(&str, &[usize]); 5] = [
-    ("mkdir", &[2, 4]),
-    ("ioctl", &[1, 2, 3]),
-    ("sendto", &[20, 23, 26]),
-    ("bpf", &[20, 40, 60, 80, 100, 120]),
-    ("rename", &[1, 2]),
+/// What a load does that stays, by words in a trace of it, and of how many of each it is killed right behind: evenly spread.
+const LASTING: [(&str, usize); 11] = [
+    ("TUNSETIFF", 1),
+    ("RTM_SETLINK", 2),
+    ("RTM_NEWADDR", 1),
+    ("RTM_NEWROUTE", 1),
+    ("RTM_NEWNEIGH", 1),
+    ("BPF_OBJ_PIN", 4),
+    ("BPF_MAP_UPDATE_ELEM", 3),
+    ("BPF_LINK_CREATE", 4),
+    ("BPF_PROG_TEST_RUN", 1),
+    ("mkdir(", 1),
+    ("rename(", 2),
 ];
 
+/// A system call of a load, and the how-manieth of its name it is.
+struct Point {
+    call: String,
+    number: usize,
+    behind: &'static str,
+}
+
+/// Where to kill, by the trace of a whole load: at the next call of the same name, so that what is meant is just done.
+fn points(trace: &str) -> Vec<Point> {
+    let mut counts = std::collections::BTreeMap::new();
+    let calls: Vec<(&str, usize, &str)> = trace
+        .lines()
+        .filter_map(|line| {
+            let (call, _) = line.split_once('(')?;
+            let count = counts.entry(call).or_insert(0);
+            *count += 1;
+            Some((call, *count, line))
+        })
+        .collect();
+    let mut points = Vec::new();
+    for (word, wanted) in LASTING {
+        let found: Vec<_> = calls.iter().filter(|(_, _, line)| line.contains(word)).collect();
+        let step = found.len().div_ceil(wanted).max(1);
+        points.extend(
+            found
+                .iter()
+                .skip(step / 2)
+                .step_by(step)
+                .map(|(call, number, _)| Point {
+                    call: (*call).to_owned(),
+                    number: number + 1,
+                    behind: word,
+                }),
+        );
+    }
+    points
+}
+
 #[test]
-fn a_first_load_killed_at_chosen_system_calls_is_mended_by_the_next_call() {
+fn a_first_load_killed_right_behind_what_lasts_is_mended_by_the_next_call() {
     let _alone = alone();
     if !Path::new("/usr/bin/strace").exists() {
         println!("SKIPPED: strace is missing");
         return;
     }
     let Some(site) = Site::new().unwrap() else { return };
+    // Fewer sessions are as many system calls less.
+    site.configure("sessions = 65536", "sessions = 256").unwrap();
     let words = site.load_words().unwrap();
-    let mut killed = Vec::new();
-    for (call, numbers) in LOAD_CALLS {
-        for (by_load, number) in [true, false].into_iter().cycle().zip(numbers) {
-            if kill_at(&site, &words, call, *number).unwrap() {
-                killed.push(format!("{call} {number}"));
-            }
-            is_mended(&site, by_load)
-                .with_context(|| format!("killed at {call} number {number}"))
-                .unwrap();
-        }
+    let file = site.lab.folder().join("trace");
+    let name = file.to_string_lossy();
+    // Twice: the second time neighbours are known, as they are later.
+    for _ in 0..2 {
+        let before = [
+            "strace",
+            "-qq",
+            "-o",
+            &name,
+            "-e",
+            "trace=bpf,ioctl,sendto,mkdir,rename",
+        ];
+        let status = within(&mut site.spawn(&before, &words).unwrap()).unwrap();
+        assert!(status.success(), "{status}");
+        site.unload_leaves_nothing().unwrap();
     }
-    println!("killed at {}", killed.join(", "));
-    assert!(killed.len() >= 12, "{killed:?}");
+    let points = points(&fs::read_to_string(&file).unwrap());
+    let mut killed = Vec::new();
+    for (by_load, point) in [true, false].into_iter().cycle().zip(&points) {
+        let Point { call, number, behind } = point;
+        if kill_at(&site, &words, call, *number).unwrap() {
+            killed.push(format!("{behind} ({call} {number})"));
+        }
+        is_mended(&site, by_load)
+            .with_context(|| format!("killed behind {behind}, at {call} number {number}"))
+            .unwrap();
+    }
+    println!("killed behind {}", killed.join(", "));
+    assert!(killed.len() >= 15 && killed.len() + 3 >= points.len(), "{killed:?}");
 }
 
 #[test]
