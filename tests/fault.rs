@@ -3,10 +3,22 @@
 
 #[path = "fault/flow.rs"]
 mod flow;
+#[path = "fault/full.rs"]
+mod full;
+#[path = "fault/gone.rs"]
+mod gone;
 #[path = "fault/kill.rs"]
 mod kill;
+#[path = "fault/memory.rs"]
+mod memory;
+#[path = "fault/others.rs"]
+mod others;
+#[path = "fault/pins.rs"]
+mod pins;
 #[path = "fault/random.rs"]
 mod random;
+#[path = "fault/upgrade.rs"]
+mod upgrade;
 
 use std::{
     fs,
@@ -173,6 +185,21 @@ impl Site {
     fn unload_leaves_nothing(&self) -> Result<()> {
         self.ctl(&["unload"])?.success()?;
         self.is_as_before()
+    }
+
+    /// As [`Self::is_as_before`], where devices are others than before.
+    fn left_nothing_of_ours(&self) -> Result<()> {
+        let now = Traces::of(self.ce()?, self.gateway()?)?;
+        let all = [&now.links[..], &now.addresses, &now.routes, &now.classifiers].concat();
+        let ours = all
+            .iter()
+            .filter(|line| line.contains("mape") || line.contains(CE_ADDRESS));
+        let ours: Vec<_> = ours.collect();
+        ensure!(
+            ours.is_empty() && now.classifiers.is_empty() && now.pins.is_empty() && now.files.is_empty(),
+            "left: {ours:?}, {now:?}"
+        );
+        Ok(())
     }
 
     fn is_as_before(&self) -> Result<()> {

@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_millis(600);
 /// A conversation that is going on.
 pub(crate) struct Flow {
     enough: Arc<AtomicBool>,
-    sending: JoinHandle<Result<u64>>,
+    sending: JoinHandle<Result<(u64, Duration)>>,
     returning: JoinHandle<Result<()>>,
     hearing: JoinHandle<Result<(u64, Duration)>>,
     /// Host 1 as the server sees it.
@@ -34,6 +34,8 @@ pub(crate) struct Seen {
     pub(crate) sent: u64,
     /// Sent, and not heard back.
     pub(crate) lost: u64,
+    /// The longest time that nothing was sent, which the scheduler of a busy machine decides.
+    pub(crate) pause: Duration,
     /// The longest time that nothing came.
     pub(crate) silence: Duration,
 }
@@ -64,7 +66,7 @@ impl Flow {
     /// Ends it.
     pub(crate) fn finish(self) -> Result<Seen> {
         self.enough.store(true, Ordering::Relaxed);
-        let sent = self.sending.join().map_err(|_| anyhow!("the sender panicked"))??;
+        let (sent, pause) = self.sending.join().map_err(|_| anyhow!("the sender panicked"))??;
         self.returning.join().map_err(|_| anyhow!("the server panicked"))??;
         let (heard, silence) = self.hearing.join().map_err(|_| anyhow!("the hearer panicked"))??;
         if sent == 0 {
@@ -73,14 +75,16 @@ impl Flow {
         Ok(Seen {
             sent,
             lost: sent - heard,
+            pause,
             silence,
         })
     }
 }
 
 /// Sends numbers; after a pause that the scheduler made it catches up in small bursts.
-fn send(near: &UdpSocket, enough: &AtomicBool, rate: u32) -> Result<u64> {
+fn send(near: &UdpSocket, enough: &AtomicBool, rate: u32) -> Result<(u64, Duration)> {
     let begin = Instant::now();
+    let (mut pause, mut last) = (Duration::ZERO, begin);
     let mut sent = 0_u64;
     while !enough.load(Ordering::Relaxed) {
         let due = begin.elapsed().as_micros() * u128::from(rate) / 1_000_000;
@@ -95,10 +99,12 @@ fn send(near: &UdpSocket, enough: &AtomicBool, rate: u32) -> Result<u64> {
                 break;
             }
             sent += 1;
+            pause = pause.max(last.elapsed());
+            last = Instant::now();
         }
         thread::sleep(Duration::from_micros(500));
     }
-    Ok(sent)
+    Ok((sent, pause))
 }
 
 fn send_back(far: &UdpSocket, enough: &AtomicBool) -> Result<()> {
