@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::mount::{MountFlags, mount};
+use rustix::{
+    mount::{MountFlags, mount},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 /// Where the BPF file system belongs.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -14,6 +17,8 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 pub const OLDEST: (u32, u32) = (6, 1);
 /// A kernel whose verifier was not done with the programs after five minutes and 3 GiB (docs/kernels.md); the ones before and after are.
 const NEVER_DONE: (u32, u32) = (6, 19);
+/// Files that a load has open at once: each map and program is one.
+const FILES: u64 = 256;
 const BPFFS_MAGIC: i64 = 0xcafe_4a11;
 
 /// What is missing.
@@ -55,6 +60,15 @@ pub enum KernelError {
          `ip netns exec` does that; use: nsenter --net=/run/netns/NAME mape-ctl …"
     )]
     PrivateMounts,
+    /// A process that may open too few files; the kernel's answers do not tell that from other faults.
+    #[error(
+        "this process may open {allowed} files, and maps and programs need {FILES} of them; raise that: ulimit -n {FILES}, \
+         or LimitNOFILE={FILES} in the service"
+    )]
+    Files {
+        /// How many at most.
+        allowed: u64,
+    },
     /// A setting cannot be changed.
     #[error("cannot set {setting} to {value}; set it yourself: sysctl -w {setting}={value}")]
     Setting {
@@ -78,6 +92,28 @@ pub fn check(command: &'static str) -> Result<(), KernelError> {
         return Err(KernelError::NoBtf);
     }
     Ok(())
+}
+
+/// Sees to it that this process may open as many files as a load needs, as far as the system lets it.
+///
+/// # Errors
+/// [`KernelError::Files`].
+pub fn allow_files() -> Result<(), KernelError> {
+    let limit = getrlimit(Resource::Nofile);
+    let is_enough = |allowed: Option<u64>| allowed.is_none_or(|allowed| allowed >= FILES);
+    if is_enough(limit.current) {
+        return Ok(());
+    }
+    let wanted = Rlimit {
+        current: Some(FILES),
+        maximum: limit.maximum,
+    };
+    if is_enough(limit.maximum) && setrlimit(Resource::Nofile, wanted).is_ok() {
+        return Ok(());
+    }
+    Err(KernelError::Files {
+        allowed: limit.current.unwrap_or(FILES),
+    })
 }
 
 /// Refuses a kernel that would not come to an end with the programs, before it is asked to.

@@ -44,11 +44,32 @@ pub fn is_device_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':')
 }
 
-/// Makes a TUN device that stays when this process ends. Nobody reads it: what the kernel sends there is lost.
+/// A TUN device that goes when this value does, or this process.
+#[derive(Debug)]
+#[must_use = "the device goes when this is dropped"]
+pub struct NewTun {
+    control: File,
+    name: String,
+}
+
+impl NewTun {
+    /// Has it stay. Nobody reads it then: what the kernel sends there is lost.
+    ///
+    /// # Errors
+    /// [`TunError::Create`].
+    pub fn keep(self) -> Result<(), TunError> {
+        keep(&self.control).map_err(|source| TunError::Create {
+            name: self.name,
+            source,
+        })
+    }
+}
+
+/// Makes a TUN device.
 ///
 /// # Errors
 /// [`TunError`].
-pub fn create(name: &str) -> Result<(), TunError> {
+pub fn create(name: &str) -> Result<NewTun, TunError> {
     if !is_device_name(name) {
         return Err(TunError::Name(name.to_owned()));
     }
@@ -57,11 +78,16 @@ pub fn create(name: &str) -> Result<(), TunError> {
         .write(true)
         .open(CONTROL)
         .map_err(TunError::Control)?;
-    let made = set(&control, name, libc::IFF_TUN_EXCL).and_then(|()| keep(&control));
-    made.map_err(|source| TunError::Create {
-        name: name.to_owned(),
-        source,
-    })
+    match set(&control, name, libc::IFF_TUN_EXCL) {
+        Ok(()) => Ok(NewTun {
+            control,
+            name: name.to_owned(),
+        }),
+        Err(source) => Err(TunError::Create {
+            name: name.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// Becomes who reads and writes a TUN device that is there: what the kernel sends there comes out of the file, a packet a read,

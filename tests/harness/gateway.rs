@@ -18,7 +18,7 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_mins(1);
 /// Where mape-ctl keeps the pins of its instances: a folder for each layout of the maps.
-const PINS: &str = "/sys/fs/bpf/mape";
+pub(crate) const PINS: &str = "/sys/fs/bpf/mape";
 
 /// Which end of the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

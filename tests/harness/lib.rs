@@ -17,4 +17,6 @@ pub mod servers;
 #[cfg(feature = "tables")]
 pub mod table;
 pub mod tap;
+#[cfg(feature = "tables")]
+pub mod traces;
 pub mod traffic;

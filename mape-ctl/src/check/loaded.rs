@@ -130,9 +130,10 @@ pub(super) fn gather(subject: &Subject, netlink: &Netlink, is_passive: bool) -> 
         seen: if is_passive || is_elsewhere {
             Vec::new()
         } else {
-            let detached = nics.iter().filter(|nic| nic.is_detached);
-            let detached: Vec<&str> = detached.map(|nic| nic.name.as_str()).collect();
-            watch(subject, netlink, &tables, &routers, &detached)?
+            // Where our program is not, it cannot count; that it is not there is a finding of its own.
+            let without = nics.iter().filter(|nic| attached(nic, "").is_some());
+            let without: Vec<&str> = without.map(|nic| nic.name.as_str()).collect();
+            watch(subject, netlink, &tables, &routers, &without)?
         },
         nics,
         hops,
@@ -165,14 +166,14 @@ fn nics(pins: &PinFolder, tables: &Tables, interfaces: &[Interface]) -> Vec<Nic>
 }
 
 /// The sides of the gateway: names of the NICs, and the directions that their programs count in.
-fn sides<'a>(subject: &'a Subject, detached: &[&str]) -> Vec<(Vec<&'a str>, &'static [Direction])> {
+fn sides<'a>(subject: &'a Subject, without: &[&str]) -> Vec<(Vec<&'a str>, &'static [Direction])> {
     let lan = subject.lan.iter().map(String::as_str);
-    let lan: Vec<&str> = lan.filter(|name| !detached.contains(name)).collect();
+    let lan: Vec<&str> = lan.filter(|name| !without.contains(name)).collect();
     if lan.contains(&subject.wan.as_str()) {
         // One arm, and perhaps more NICs: which program has counted cannot be told.
         return vec![(lan, &Direction::ALL)];
     }
-    let wan = Some(subject.wan.as_str()).filter(|name| !detached.contains(name));
+    let wan = Some(subject.wan.as_str()).filter(|name| !without.contains(name));
     let mut sides: Vec<(Vec<&str>, &'static [Direction])> = vec![
         (lan, &[Direction::Outbound]),
         (wan.into_iter().collect(), &[Direction::Inbound]),
@@ -198,9 +199,9 @@ fn watch(
     netlink: &Netlink,
     tables: &Tables,
     routers: &[Ipv6Addr],
-    detached: &[&str],
+    without: &[&str],
 ) -> Result<Vec<Seen>, CheckError> {
-    let sides = sides(subject, detached);
+    let sides = sides(subject, without);
     let interfaces = netlink.interfaces()?;
     let mut before = Vec::new();
     for (names, directions) in &sides {

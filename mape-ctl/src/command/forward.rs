@@ -89,12 +89,12 @@ fn add(instance: &Instance, args: &ForwardAddArgs, pins: &PinFolder, tables: &Ta
         });
     }
     let lan = lan(&netlink, tables)?;
-    let kept = neighbour::keep(&netlink, &mut undo, &lan, [forward.inside], &state.neighbours)?;
-    for made in kept.made {
-        if !state.neighbours.contains(&made) {
-            state.neighbours.push(made);
-        }
-    }
+    let before = state.neighbours.clone();
+    let kept = neighbour::keep(&netlink, &mut undo, &lan, [forward.inside], &before, |making| {
+        let anew = making.iter().filter(|made| !before.contains(made)).cloned();
+        state.neighbours.extend(anew);
+        state.write(instance).map_err(anyhow::Error::from)
+    })?;
     state.forwards.push(ForwardRecord {
         forward,
         by: ForwardedBy::Command,

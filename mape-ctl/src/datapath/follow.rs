@@ -23,6 +23,7 @@ use crate::{
     gateway::{Gateway, Role},
     host::state::{self, State, StateError},
     instance::{Instance, LockError},
+    kernel::BPFFS,
     netlink::{
         Netlink, NetlinkError,
         link::Interface,
@@ -134,6 +135,11 @@ impl Follower {
     /// [`FollowError`]; what was written until then is right.
     pub fn look(&mut self) -> Result<Look, FollowError> {
         let mut look = Look::default();
+        if !self.tables.are_pinned() {
+            // Programs and maps have gone with their pins; what is asked of them below would only fail.
+            look.load_again = Some(format!("nothing is pinned any longer (was {BPFFS} unmounted?)"));
+            return Ok(look);
+        }
         let mut warnings = Vec::new();
         let interfaces = self.netlink.interfaces()?;
         self.look_at_nics(&interfaces, &mut look, &mut warnings)?;

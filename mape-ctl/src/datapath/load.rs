@@ -204,6 +204,7 @@ pub fn load_until(gateway: &Gateway, interrupted: Arc<AtomicBool>, programs: Pro
     let instance: Instance = gateway.instance.parse()?;
     kernel::check("load")?;
     kernel::check_verifier()?;
+    kernel::allow_files()?;
     let _lock = instance.lock()?;
     let mut loading = Loading::start(gateway, instance, interrupted)?;
     loading.check_interrupted()?;
@@ -251,6 +252,8 @@ struct Loading<'a> {
     is_reload: bool,
     is_new_line: bool,
     before: Option<State>,
+    /// What stands in the record while this load is under way.
+    underway: State,
     state: State,
     tunnel: Option<Interface>,
     done: Done,
@@ -272,12 +275,14 @@ impl<'a> Loading<'a> {
         }
         pin::refuse_other_layouts(&instance)?;
         let pins = PinFolder::new(&instance);
-        let is_reload = pins.exists();
+        let tables = Tables::new(&pins);
+        let is_reload = pins.exists() && !is_half_made(&pins, &tables);
         let netlink = Rc::new(Netlink::open()?);
         // Without pins, what is left of an earlier load is told by its tunnel device; a record alone may be from another place.
         let is_left = is_reload || !tunnel::made_by(&netlink, &instance)?.is_empty();
-        let before = State::read(&instance).filter(|_| is_left);
         let network_namespace = kernel::network_namespace().unwrap_or(0);
+        let is_unfinished = |record: &State| record.unfinished && record.network_namespace == network_namespace;
+        let before = State::read(&instance).filter(|record| is_left || is_unfinished(record));
         if is_reload {
             refuse_other_place(&instance, before.as_ref(), network_namespace, gateway.role)?;
         }
@@ -317,7 +322,7 @@ impl<'a> Loading<'a> {
                 Some(domain) => {
                     let (all, warnings) = forwards::merge(
                         &gateway.forwards,
-                        before.as_ref().filter(|_| is_reload),
+                        before.as_ref(),
                         &domain.port_set(),
                         &gateway.nat.reserved_ports,
                     )?;
@@ -329,7 +334,6 @@ impl<'a> Loading<'a> {
             },
             ..State::default()
         };
-        let tables = Tables::new(&pins);
         let undo = Undo::default();
         Ok(Self {
             gateway,
@@ -343,6 +347,12 @@ impl<'a> Loading<'a> {
             sizes,
             is_reload,
             is_new_line: false,
+            underway: before.clone().unwrap_or_else(|| State {
+                role: state.role.clone(),
+                network_namespace,
+                loaded_at: state.loaded_at,
+                ..State::default()
+            }),
             before,
             state,
             tunnel: None,
@@ -366,6 +376,8 @@ impl<'a> Loading<'a> {
             let pins = self.pins.clone();
             self.undo
                 .push("remove the pins", move || pins.remove().map_err(Into::into));
+            // Half of a gateway may be there, of a load or an unload that was killed.
+            self.pins.remove()?;
             self.pins.create()?;
         }
         let mut ebpf = programs::load(object(), &self.pins, &self.sizes)?;
@@ -397,7 +409,7 @@ impl<'a> Loading<'a> {
             Sweeper::open(&self.pins)?.arm()?;
             self.settle_ports()?;
         }
-        self.remember()?;
+        self.state.write(&self.instance)?;
         self.tables.set_gate(Opening::Whole)?;
         self.detach_others(was_open);
         self.forget_addresses();
@@ -413,14 +425,16 @@ impl<'a> Loading<'a> {
         })
     }
 
-    fn remember(&mut self) -> Result<(), LoadError> {
+    /// Has the record say what is going to be made, so that also who is killed right behind that leaves nothing that nobody knows of.
+    fn announce(&mut self) -> Result<(), LoadError> {
         let (instance, before) = (self.instance.clone(), self.before.clone());
         self.undo
             .push("restore the record of what was made", move || match before {
                 Some(before) => before.write(&instance).map_err(Into::into),
                 None => State::remove(&instance).map_err(Into::into),
             });
-        Ok(self.state.write(&self.instance)?)
+        self.underway.unfinished = true;
+        Ok(self.underway.write(&self.instance)?)
     }
 
     fn summarise(&mut self) {
@@ -444,6 +458,13 @@ impl<'a> Loading<'a> {
             .messages
             .insert(0, format!("{verb} instance {}: {what}", self.instance));
     }
+}
+
+/// Whether what is pinned is of a load or an unload that was killed: no NIC has a program of ours, and maps are missing or were never
+/// filled to the end. Maps half filled are of no use: a free slot would be there twice.
+fn is_half_made(pins: &PinFolder, tables: &Tables) -> bool {
+    let is_filled = || tables.config().map_or(true, |config| config.tunnel_mtu != 0);
+    pins.linked_interfaces().is_empty() && !(pins.has_all_maps() && is_filled())
 }
 
 /// Refuses to change a gateway from a place or into a role where its devices would not be found.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mape_common::layout::LAYOUT_VERSION;
+use mape_common::layout::{LAYOUT_VERSION, maps};
 
 use crate::{instance::Instance, kernel::BPFFS};
 
@@ -109,6 +109,11 @@ impl PinFolder {
     /// Whether anything is there.
     pub fn exists(&self) -> bool {
         self.0.is_dir()
+    }
+
+    /// Whether every map of the layout is pinned here.
+    pub fn has_all_maps(&self) -> bool {
+        maps::ALL.into_iter().all(|map| self.map(map).exists())
     }
 
     /// Makes the folder and its parts.

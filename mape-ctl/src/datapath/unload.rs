@@ -52,6 +52,9 @@ pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
     refuse_other_layouts(instance)?;
     let pins = PinFolder::new(instance);
     let state = State::read(instance);
+    if let Some(state) = &state {
+        begin(instance, state)?;
+    }
     match process::stop(instance) {
         Ok(Some(pid)) => done.messages.push(format!("ended `mape-ctl tunnel` (process {pid})")),
         Ok(None) => {}
@@ -88,6 +91,19 @@ pub fn unload(instance: &Instance) -> Result<Done, UnloadError> {
     Ok(done)
 }
 
+/// Has the record say that the gateway is being taken out: a `load` after an unload that was killed knows then what is still to be
+/// removed, and that nobody wants the forwards of commands any longer.
+fn begin(instance: &Instance, state: &State) -> Result<(), StateError> {
+    let mut ending = state.clone();
+    ending.forwards.clear();
+    if !state.unfinished {
+        // A device of that name that has no mark is another's.
+        ending.tunnel.iter_mut().for_each(|tunnel| tunnel.made = false);
+    }
+    ending.unfinished = true;
+    ending.write(instance)
+}
+
 /// Takes the tc programs off a tunnel device that stays and off the NICs, where nothing does it with the pins. A `load` that was killed may have left no
 /// record: the configuration in the kernel says which device it was, too.
 fn remove_filters(pins: &PinFolder, state: Option<&State>, done: &mut Done) -> Result<(), NetlinkError> {
@@ -110,6 +126,10 @@ fn remove_filters(pins: &PinFolder, state: Option<&State>, done: &mut Done) -> R
 
 fn restore_host(instance: &Instance, state: Option<&State>, done: &mut Done) -> Result<(), NetlinkError> {
     let netlink = Netlink::open()?;
+    if tunnel::remove_unmarked(&netlink, state)? {
+        done.messages
+            .push("removed the tunnel device of a load that was killed".to_owned());
+    }
     for device in tunnel::made_by(&netlink, instance)? {
         if tunnel::remove(&netlink, instance, &device)? {
             done.messages.push(format!("removed the tunnel device {device}"));

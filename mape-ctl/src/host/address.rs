@@ -13,6 +13,30 @@ use crate::{
 
 const LEN: u8 = 128;
 
+/// What [`ensure`] would add, so that it can be recorded before it is there.
+///
+/// # Errors
+/// [`NetlinkError`].
+pub fn missing(
+    netlink: &Netlink,
+    interface: &Interface,
+    address: Ipv6Addr,
+) -> Result<Option<MadeAddress>, NetlinkError> {
+    let is_there = netlink
+        .addresses()?
+        .iter()
+        .any(|assigned| assigned.index == interface.index && assigned.address == IpAddr::V6(address));
+    Ok((!is_there).then(|| made(interface, address)))
+}
+
+fn made(interface: &Interface, address: Ipv6Addr) -> MadeAddress {
+    MadeAddress {
+        interface: interface.name.clone(),
+        address,
+        len: LEN,
+    }
+}
+
 /// Sees to it that an interface has an address. Gives what was added, and what an operator should know.
 ///
 /// # Errors
@@ -47,14 +71,7 @@ pub fn ensure(
     let note = elsewhere.then(|| {
         format!("{address} is on another interface, too: remove it there, or neighbours may be answered from there")
     });
-    Ok((
-        Some(MadeAddress {
-            interface: interface.name.clone(),
-            address,
-            len: LEN,
-        }),
-        note,
-    ))
+    Ok((Some(made(interface, address)), note))
 }
 
 /// Takes away an address that `load` added; true where it was still there.

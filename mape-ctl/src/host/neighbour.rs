@@ -49,17 +49,19 @@ pub fn towards<'a>(
     }))
 }
 
-/// Sees to it that the kernel keeps each host's neighbour resolved. `lan`: interfaces that the data path forwards to.
+/// Sees to it that the kernel keeps each host's neighbour resolved. `lan`: interfaces that the data path forwards to; `record` is
+/// told what is going to be made.
 ///
 /// # Errors
-/// [`NetlinkError`].
-pub fn keep(
+/// [`NetlinkError`], and what `record` fails with.
+pub fn keep<E: From<NetlinkError>>(
     netlink: &Rc<Netlink>,
     undo: &mut Undo,
     lan: &BTreeSet<u32>,
     hosts: impl IntoIterator<Item = Ipv4Addr>,
     before: &[MadeNeighbour],
-) -> Result<Kept, NetlinkError> {
+    record: impl FnOnce(&[MadeNeighbour]) -> Result<(), E>,
+) -> Result<Kept, E> {
     let mut kept = Kept::default();
     let hosts: BTreeSet<Ipv4Addr> = hosts.into_iter().collect();
     if hosts.is_empty() {
@@ -85,17 +87,21 @@ pub fn keep(
         if netlink.ipv4_neighbour(interface.index, neighbour)? == Knowledge::Permanent {
             continue;
         }
-        netlink.keep_neighbour(interface.index, neighbour)?;
-        if !before.contains(&made) {
-            let (again, index) = (Rc::clone(netlink), interface.index);
+        kept.made.push(made);
+        waiting.push((interface, neighbour));
+    }
+    record(&kept.made)?;
+    for (made, (interface, neighbour)) in kept.made.iter().zip(&waiting) {
+        let (index, neighbour) = (interface.index, *neighbour);
+        netlink.keep_neighbour(index, neighbour)?;
+        if !before.contains(made) {
+            let again = Rc::clone(netlink);
             undo.push(format!("forget the neighbour {neighbour}"), move || {
                 again
                     .forget_neighbour(index, neighbour)
                     .or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
             });
         }
-        kept.made.push(made);
-        waiting.push((interface, neighbour));
     }
     let end = Instant::now() + PATIENCE;
     for (interface, neighbour) in waiting {

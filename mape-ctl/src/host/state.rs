@@ -93,6 +93,9 @@ pub struct ForwardRecord {
 /// What was made, by whom and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// A load or an unload is under way, or was killed: what is listed may not be there, or not any longer.
+    #[serde(default)]
+    pub unfinished: bool,
     /// `ce` or `br`.
     pub role: String,
     /// The network namespace, by the number of its file.
@@ -117,6 +120,11 @@ fn path(instance: &Instance) -> PathBuf {
     Path::new(RUN_FOLDER).join(format!("{instance}.json"))
 }
 
+/// A record while it is being written.
+fn unwritten(file: &Path) -> PathBuf {
+    file.with_extension("new")
+}
+
 impl State {
     /// The record of an instance; none where there is none, or where it cannot be read: then everything is found by looking.
     pub fn read(instance: &Instance) -> Option<Self> {
@@ -135,7 +143,7 @@ impl State {
         };
         let text = serde_json::to_string_pretty(self).map_err(|error| failed(error.into()))?;
         // A record half written would be worse than an old one.
-        let new = file.with_extension("new");
+        let new = unwritten(&file);
         let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &file));
         if written.is_err() {
             let _ = fs::remove_file(&new);
@@ -149,6 +157,8 @@ impl State {
     /// [`StateError`].
     pub fn remove(instance: &Instance) -> Result<(), StateError> {
         let file = path(instance);
+        // Of a process that was killed while it wrote; without it there is nothing to remove.
+        let _ = fs::remove_file(unwritten(&file));
         match fs::remove_file(&file) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError { file, source }),
             _ => Ok(()),
@@ -177,6 +187,7 @@ mod tests {
     #[test]
     fn the_record_comes_back_as_it_was_written() {
         let state = State {
+            unfinished: true,
             role: "ce".to_owned(),
             network_namespace: 7,
             loaded_at: 9,

@@ -10,7 +10,7 @@ use std::{
 use mape_common::map::prefix::Ipv4Prefix;
 
 use self::adopt::Unfit;
-use super::state::{MadeRoute, TunnelRecord};
+use super::state::{MadeRoute, State, TunnelRecord};
 use crate::{
     gateway::{Tunnel, TunnelKind},
     instance::Instance,
@@ -21,7 +21,7 @@ use crate::{
         link::Interface,
         route::Ipv4Route,
     },
-    tun::{self, TunError},
+    tun::{self, NewTun, TunError},
     undo::Undo,
 };
 
@@ -243,16 +243,16 @@ fn make(
     line: &Line<'_>,
 ) -> Result<(Interface, String), TunnelError> {
     let name = &line.tunnel.device;
-    let as_tun = |why: &str| -> Result<String, TunnelError> {
-        tun::create(name)?;
-        Ok(format!("made the tunnel device {name}, a TUN device{why}"))
+    let as_tun = |why: &str| -> Result<(String, Option<NewTun>), TunnelError> {
+        let made = tun::create(name)?;
+        Ok((format!("made the tunnel device {name}, a TUN device{why}"), Some(made)))
     };
-    let message = match line.tunnel.kind {
+    let (message, tun) = match line.tunnel.kind {
         TunnelKind::User => as_tun("")?,
-        TunnelKind::Kernel => make_kernels(netlink, line)?,
+        TunnelKind::Kernel => (make_kernels(netlink, line)?, None),
         TunnelKind::Auto if !kernel::has_ip6_tunnel() => as_tun(": this kernel has no ip6_tunnel")?,
         TunnelKind::Auto => match make_kernels(netlink, line) {
-            Ok(message) => message,
+            Ok(message) => (message, None),
             Err(
                 refused
                 @ (TunnelError::NoKernelTunnel(_) | TunnelError::Occupied { .. } | TunnelError::SameEnds { .. }),
@@ -269,6 +269,11 @@ fn make(
             .delete_interface(index)
             .or_else(|error| if error.is_absent() { Ok(()) } else { Err(error.into()) })
     });
+    if let Some(tun) = tun {
+        // Until it is marked as ours it goes with this process, however that ends.
+        netlink.set_alias(found.index, &alias(instance))?;
+        tun.keep()?;
+    }
     netlink.set_up(found.index, u32::from(line.tunnel.mtu), &alias(instance))?;
     Ok((found, message))
 }
@@ -414,6 +419,31 @@ pub fn remove(netlink: &Netlink, instance: &Instance, device: &str) -> Result<bo
     }
 }
 
+/// Removes a device that a load made which was killed before it could mark it; true where there was one.
+///
+/// # Errors
+/// [`NetlinkError`].
+pub fn remove_unmarked(netlink: &Netlink, record: Option<&State>) -> Result<bool, NetlinkError> {
+    let Some(record) = record.filter(|record| record.unfinished) else {
+        return Ok(false);
+    };
+    let interfaces = netlink.interfaces()?;
+    match interfaces.iter().find(|found| is_unmarked(found, record)) {
+        Some(found) => netlink.delete_interface(found.index).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Whether a device is what a load that was killed has made and not marked: it was about to make one of that name, and this one is a
+/// tunnel of the kernel's that nobody has done anything with.
+fn is_unmarked(found: &Interface, record: &State) -> bool {
+    let is_recorded = record
+        .tunnel
+        .as_ref()
+        .is_some_and(|tunnel| tunnel.made && tunnel.device == found.name);
+    is_recorded && found.tunnel.is_some() && found.alias.is_none() && !found.up
+}
+
 /// Devices that an instance has made, found by their mark.
 ///
 /// # Errors
@@ -443,6 +473,45 @@ mod tests {
         assert_eq!(owner(&marked("mape-ctl office")), Some("office"));
         assert_eq!(owner(&marked("uplink")), None);
         assert_eq!(owner(&nic(1, "mape0")), None);
+    }
+
+    #[test]
+    fn a_device_without_a_mark_is_ours_only_if_it_was_being_made() {
+        let half = Interface {
+            tunnel: Some(adopt::tests::EXTERNAL),
+            up: false,
+            ..nic(1, "mape0")
+        };
+        let record = |unfinished, made, device: &str| State {
+            unfinished,
+            tunnel: Some(TunnelRecord {
+                device: device.to_owned(),
+                made,
+                routes: Vec::new(),
+            }),
+            ..State::default()
+        };
+        let making = record(true, true, "mape0");
+        assert!(is_unmarked(&half, &making));
+        for other in [
+            record(true, false, "mape0"),
+            record(true, true, "mape1"),
+            State::default(),
+        ] {
+            assert!(!is_unmarked(&half, &other), "{other:?}");
+        }
+        let marked = Interface {
+            alias: Some("mape-ctl home".to_owned()),
+            ..half.clone()
+        };
+        let in_use = Interface {
+            up: true,
+            ..half.clone()
+        };
+        let of_another_kind = Interface { tunnel: None, ..half };
+        for other in [marked, in_use, of_another_kind] {
+            assert!(!is_unmarked(&other, &making), "{other:?}");
+        }
     }
 
     #[test]

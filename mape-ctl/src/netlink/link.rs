@@ -169,6 +169,15 @@ impl Netlink {
         self.wait("switch the interface on", self.handle.link().set(message).execute())
     }
 
+    /// Sets an interface's alias.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn set_alias(&self, index: u32, alias: &str) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).alias(alias).build();
+        self.wait("mark the interface", self.handle.link().set(message).execute())
+    }
+
     /// Sets an interface's MTU.
     ///
     /// # Errors

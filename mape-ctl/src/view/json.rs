@@ -79,7 +79,7 @@ fn direction_of(shot: &Snapshot, direction: Direction) -> Value {
 fn link(link: &LinkView) -> Value {
     json!({
         "name": link.name, "ifindex": link.ifindex, "mac": mac(link.mac), "mtu": link.mtu,
-        "mode": link.mode, "alive": link.is_alive, "detached": link.is_detached, "device": link.losses,
+        "mode": link.mode, "alive": link.is_alive, "detached": link.is_detached, "gone": link.is_gone, "device": link.losses,
     })
 }
 

@@ -25,6 +25,7 @@ use crate::{
     gateway::Mode,
     host::state::{State, uptime},
     instance::Instance,
+    kernel,
     netlink::Netlink,
 };
 
@@ -94,6 +95,8 @@ pub struct LinkView {
     pub is_alive: bool,
     /// It has been taken off: the NIC's traffic takes the slow path.
     pub is_detached: bool,
+    /// It was deleted since, and its program with it.
+    pub is_gone: bool,
     /// What the device has lost.
     pub losses: Losses,
 }
@@ -222,6 +225,9 @@ impl Snapshot {
     pub fn take(instance: &Instance, tables: &Tables) -> Result<Self, SnapshotError> {
         let config = tables.config()?;
         let record = State::read(instance);
+        let is_here = record
+            .as_ref()
+            .is_some_and(|record| kernel::network_namespace() == Some(record.network_namespace));
         let interfaces = interfaces().map_err(SnapshotError::Interfaces)?;
         let gauges = tables.gauges()?;
         let of = |transport| Use {
@@ -237,7 +243,7 @@ impl Snapshot {
             config,
             loaded_for: record.as_ref().map(|record| uptime().saturating_sub(record.loaded_at)),
             is_gate_open: tables.is_gate_open()?,
-            links: links(tables, &interfaces)?,
+            links: links(tables, &interfaces, is_here)?,
             hops: hops(tables, &interfaces, record.as_ref(), is_border_relay(&config))?,
             use_of: Transport::ALL
                 .into_iter()
@@ -274,7 +280,11 @@ impl Snapshot {
     }
 }
 
-fn links(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<LinkView>, SnapshotError> {
+fn links(
+    tables: &Tables,
+    interfaces: &BTreeMap<u32, Interface>,
+    is_here: bool,
+) -> Result<Vec<LinkView>, SnapshotError> {
     let data = tables.data(maps::LINKS)?;
     let table: Array<MapData, [u64; 2]> = Map::from_map_data(data)
         .and_then(Array::try_from)
@@ -287,14 +297,16 @@ fn links(tables: &Tables, interfaces: &BTreeMap<u32, Interface>) -> Result<Vec<L
             continue;
         }
         let interface = interfaces.get(&ifindex);
+        let is_gone = is_here && interface.is_none();
         links.push(LinkView {
             name: interface.map(|found| found.name.clone()),
             ifindex,
             mac: Mac::from_bits(link.mac()),
             mtu: link.mtu(),
             mode: modes.get(&ifindex).copied(),
-            is_alive: link.flags() & Link::ALIVE != 0,
+            is_alive: !is_gone && link.flags() & Link::ALIVE != 0,
             is_detached: link.flags() & Link::DETACHED != 0,
+            is_gone,
             losses: interface.map(|found| found.losses).unwrap_or_default(),
         });
     }

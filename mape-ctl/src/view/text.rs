@@ -137,9 +137,10 @@ fn links(out: &mut String, shot: &Snapshot) -> fmt::Result {
     let mut table = table(&columns);
     for link in &shot.links {
         table.add_row([
-            link.name
-                .clone()
-                .unwrap_or_else(|| format!("number {} (elsewhere)", link.ifindex)),
+            link.name.clone().unwrap_or_else(|| {
+                let place = if link.is_gone { "gone" } else { "elsewhere" };
+                format!("number {} ({place})", link.ifindex)
+            }),
             if link.is_detached {
                 "-".to_owned()
             } else {
@@ -154,6 +155,7 @@ fn links(out: &mut String, shot: &Snapshot) -> fmt::Result {
             match (link.is_detached, link.is_alive) {
                 (true, _) => "detached",
                 (false, true) => "running",
+                (false, false) if link.is_gone => "gone",
                 (false, false) => "not seen running",
             }
             .to_owned(),

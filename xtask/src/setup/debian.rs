@@ -8,7 +8,7 @@ use mape_tests::process::run;
 use super::progress;
 
 /// Each program that the lab runs, and the package that brings it.
-const PROGRAMS: [(&str, &str); 19] = [
+const PROGRAMS: [(&str, &str); 20] = [
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     // The package `dnsmasq` would start a service on the machine; this one is the program alone.
@@ -21,6 +21,7 @@ const PROGRAMS: [(&str, &str); 19] = [
     ("ping", "iputils-ping"),
     ("sha256sum", "coreutils"),
     ("ss", "iproute2"),
+    ("strace", "strace"),
     ("tc", "iproute2"),
     ("tcpdump", "tcpdump"),
     ("tracepath", "iputils-tracepath"),

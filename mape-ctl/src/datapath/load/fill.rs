@@ -141,7 +141,12 @@ impl Loading<'_> {
         let lan = self.ports.iter().map(|port| port.nic.index).collect();
         let before = self.before.as_ref().map_or(&[][..], |before| &before.neighbours);
         let hosts = self.state.forwards.iter().map(|record| record.forward.inside);
-        let kept = neighbour::keep(&self.netlink, &mut self.undo, &lan, hosts, before)?;
+        let (instance, mut making) = (&self.instance, self.underway.clone());
+        let kept = neighbour::keep(&self.netlink, &mut self.undo, &lan, hosts, before, |made| {
+            let anew = made.iter().filter(|made| !before.contains(made)).cloned();
+            making.neighbours.extend(anew);
+            making.write(instance).map_err(LoadError::from)
+        })?;
         self.state.neighbours = kept.made;
         self.done.warnings.extend(kept.warnings);
         Ok(())

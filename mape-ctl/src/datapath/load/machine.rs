@@ -1,9 +1,13 @@
 //! What the machine lacks around the data path, made and taken back: tunnel device and routes, address, forwarding, neighbours.
 
+use std::net::Ipv6Addr;
+
 use super::{LoadError, Loading};
 use crate::{
+    gateway::Role,
     host::{
         address, neighbour,
+        state::TunnelRecord,
         tunnel::{self, Line},
     },
     kernel,
@@ -26,6 +30,7 @@ impl Loading<'_> {
                     shared: domain.ipv4(),
                     rules: gateway.rules.len(),
                 };
+                self.announce_making(domain.ce_address())?;
                 let ready = tunnel::ensure(&self.netlink, &mut self.undo, &self.instance, &line)?;
                 self.sizes.max_ifindex = self.sizes.max_ifindex.max(ready.interface.index);
                 self.done.carried = ready.is_carried().then(|| ready.interface.name.clone());
@@ -42,7 +47,10 @@ impl Loading<'_> {
                 }
                 domain.ce_address()
             }
-            None => gateway.relay,
+            None => {
+                self.announce_making(gateway.relay)?;
+                gateway.relay
+            }
         };
         for name in forwarding {
             if !kernel::forwards_ipv4(&name) {
@@ -71,6 +79,32 @@ impl Loading<'_> {
             .chain(made.clone())
             .collect();
         Ok(())
+    }
+
+    /// Records what is going to be made before it is: the tunnel device and the tunnel's address.
+    fn announce_making(&mut self, address: Ipv6Addr) -> Result<(), LoadError> {
+        if tunnel::remove_unmarked(&self.netlink, self.before.as_ref())? {
+            self.done
+                .messages
+                .push("removed the tunnel device of a load that was killed".to_owned());
+        }
+        if self.gateway.role == Role::CustomerEdge {
+            let device = &self.gateway.tunnel.device;
+            let is_ours = self
+                .netlink
+                .interface(device)?
+                .is_none_or(|found| tunnel::owner(&found) == Some(self.instance.as_ref()));
+            let routes = self.underway.tunnel.take().filter(|before| before.device == *device);
+            self.underway.tunnel = Some(TunnelRecord {
+                device: device.clone(),
+                made: is_ours,
+                routes: routes.map_or_else(Vec::new, |before| before.routes),
+            });
+        }
+        let missing = address::missing(&self.netlink, &self.wan, address)?;
+        let anew = missing.filter(|missing| !self.underway.addresses.contains(missing));
+        self.underway.addresses.extend(anew);
+        self.announce()
     }
 
     /// Routes what is wanted into the tunnel device, now that its programs are there.
