@@ -3,8 +3,10 @@
 
 use mape_common::layout::Config;
 use mape_common::{
+    nat::session::State,
     packet::{Bare, VecPacket},
     step::slow,
+    time::Tick,
     verdict::{Failure, Reason},
 };
 use mape_tests::table::{
@@ -58,6 +60,33 @@ fn a_flow_keeps_its_port_whatever_door_its_packets_take() {
                 doors.world.env.pass_seconds(2);
             }
         }
+    });
+}
+
+/// What is written of each record: when it was used, with its phase.
+fn states(doors: &Doors) -> Vec<State> {
+    let sessions = &doors.world.env.sessions;
+    sessions.iter().map(mape_common::nat::session::Session::state).collect()
+}
+
+#[test]
+fn a_session_in_use_is_written_by_neither_door() {
+    by_every_door(|doors| {
+        let port = send(doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+        answer(doors, SERVER, udp(4000, port)).unwrap();
+        let before = states(doors);
+        // Less than a second, in ticks that can be told apart.
+        let now = &doors.world.env.now;
+        now.set(Tick(now.get().0 + 2));
+        assert!(Tick(2) < Tick::STALE);
+        for _ in 0..2 {
+            answer(doors, SERVER, udp(4000, port)).unwrap();
+            send(doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+        }
+        assert_eq!(states(doors), before);
+        doors.world.env.pass_seconds(2);
+        answer(doors, SERVER, udp(4000, port)).unwrap();
+        assert_ne!(states(doors), before, "later its use is noted");
     });
 }
 

@@ -277,12 +277,13 @@ pub fn need_of<E: Env>(
         && let Some(record) = env.session(session.slot)
         && !table::is_over(env, config, record, state, now)
     {
+        let phase = next_phase(state.phase, inner);
         *need = Some(Need {
             flow,
             before: state.phase,
-            phase: next_phase(state.phase, inner),
+            phase,
             session: Some(session),
-            is_in_use: false,
+            is_in_use: phase == state.phase && now.since(state.used) < Tick::STALE,
         });
         return Ok(());
     }
