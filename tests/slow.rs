@@ -258,6 +258,60 @@ fn fragments_go_by_either_door_and_change_it_on_the_way() {
     });
 }
 
+/// A datagram of so much data in fragments, into the tunnel, and one out of it to the port.
+fn in_fragments(len: usize, port: u16) -> [(Program, Vec<Frame>); 2] {
+    let data = |from, to| Payload::Udp {
+        from,
+        to,
+        checksum: true,
+        data: vec![7; len],
+    };
+    let up = Frame {
+        fragment: 0,
+        to_mac: mape_tests::table::world::LAN_MAC.0,
+        from_mac: mape_tests::table::world::HOST_MAC.0,
+        ..Frame::new(HOST, SERVER, data(50_000, 4000))
+    };
+    let down = Frame {
+        fragment: 0,
+        to_mac: WAN_MAC.0,
+        from_mac: ROUTER_MAC.0,
+        outer: Some(Outer {
+            from: RELAY,
+            to: CE,
+            class: 0,
+            extension: None,
+        }),
+        ..Frame::new(SERVER, SHARED, data(4000, port))
+    };
+    [(Program::Lan, up.split(1_208)), (Program::Wan, down.split(1_208))]
+}
+
+#[test]
+fn a_first_fragment_may_come_again_by_either_door() {
+    by_every_door(|doors| {
+        let port = send(doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+        for (program, pieces) in in_fragments(3_000, port) {
+            let [first, others @ ..] = &pieces[..] else {
+                panic!("no pieces")
+            };
+            // One more than a multiple of two, so that the other door comes next.
+            let twice = [(); 3].map(|()| framed(doors.give(program, &first.bytes()).0));
+            for again in &twice[1..] {
+                // Not the TTL and the header's checksum, which are the stack's matter.
+                assert_eq!(
+                    (&again[..22], &again[26..]),
+                    (&twice[0][..22], &twice[0][26..]),
+                    "{program:?}"
+                );
+            }
+            let mut all = vec![twice[0].clone()];
+            all.extend(others.iter().map(|piece| framed(doors.give(program, &piece.bytes()).0)));
+            join(&all);
+        }
+    });
+}
+
 /// A gateway whose tunnel device wants to be told, with a rule to another customer.
 fn external() -> Doors {
     let mut doors = Doors::new(64, |_| true);

@@ -450,7 +450,8 @@ fn come_twice(record: &Record, state: u64, fragment: &Fragment, note: &mut Note)
     if *note == Note::LEFT_TO_STACK && known & Note::BY_STACK != 0 {
         return Ok(());
     }
-    if known != note.follows || (packet >> 16) & 0xffff != u64::from(fragment.len()) {
+    // By whichever path it came before: those after it go on as they have begun.
+    if (known ^ note.follows) & !Note::BY_STACK != 0 || (packet >> 16) & 0xffff != u64::from(fragment.len()) {
         return Err(Reason::FragmentOverlap);
     }
     note.identification = (packet >> 32) & 0xffff;
