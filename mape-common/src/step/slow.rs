@@ -374,6 +374,8 @@ pub fn outbound_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -
 fn translate_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
     let planned = arrived(env).and_then(|arrival| error::translate_outbound(packet, env, &arrival));
     match planned {
+        // As the packet that it is about, it is turned round in the fast path or not at all.
+        Ok((_, facts, _)) if facts.wan_hop == NextHop::HAIRPIN => Attempt::refused(Reason::Hairpin),
         Ok((_, _, rewriting)) => done(
             error::write_outbound(packet, &rewriting)
                 .and_then(|()| finish_header::<_, { eth::LEN }>(packet, rewriting.header)),
