@@ -15,7 +15,7 @@ use mape_tests::table::{
     frame::{Frame, Outer, Payload, Seen, echo, error, join, tcp, udp},
     host::{LAN, TUNNEL},
     talk::{answer, down, send, up},
-    world::{CE, HOST, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC, World},
+    world::{CE, HOST, HOST_2, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC, World},
 };
 
 const SYN: u8 = 2;
@@ -423,6 +423,22 @@ fn small_fragments_do_not_overtake_a_first_one_that_is_too_large_for_the_tunnel(
     let seen = join(&pieces);
     assert_eq!((seen.addresses, seen.ports.1), ((SHARED, SERVER), 4000));
     assert_eq!(doors.world.give(Program::Lan, &last.bytes()).1, "fragment-by-stack");
+}
+
+#[test]
+fn an_error_about_another_lan_hosts_packet_does_not_leave_by_the_tunnel() {
+    let mut doors = Doors::new(64, |_| false);
+    let port = send(&mut doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    // Each has sent to the other's outside.
+    let other = send(&mut doors, HOST_2, SERVER, udp(50_001, 4000)).unwrap();
+    doors.give(Program::Lan, &up(HOST, SHARED, udp(50_000, other)));
+    let (outcome, label) = doors.give(Program::Lan, &up(HOST_2, SHARED, udp(50_001, port)));
+    assert_eq!(label, "forwarded", "{outcome:?}");
+    let quoted = Frame::new(SHARED, HOST, udp(other, 50_000)).packet();
+    let told = up(HOST, SHARED, error(3, 3, &quoted));
+    assert_eq!(doors.give(Program::Lan, &told).1, "forwarded", "to the other LAN host");
+    doors.is_slow = |_| true;
+    assert_eq!(doors.give(Program::Lan, &told), (Outcome::Dropped, "hairpin"));
 }
 
 #[test]

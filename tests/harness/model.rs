@@ -5,6 +5,7 @@
 //! with it. Everything else, verdict, class of refusal and every byte, it says itself.
 
 pub mod answer;
+pub mod door;
 pub mod forward;
 pub mod life;
 pub mod packet;
@@ -24,6 +25,7 @@ mod tunnel;
 use std::collections::BTreeMap;
 
 use self::{
+    door::Door,
     life::{End, Flow, Mapping, Permission, Session},
     policy::{Policy, Transport},
     rewrite::Expected,
@@ -177,6 +179,8 @@ pub struct Model {
     pub policy: Policy,
     /// Whether forwarding is switched on.
     pub is_open: bool,
+    /// Where the packet at hand is translated.
+    pub door: Door,
     /// The clock, ticks.
     pub now: u32,
     /// Sessions, those included that have expired and not been swept.
@@ -211,6 +215,7 @@ impl Model {
         Self {
             policy,
             is_open: true,
+            door: Door::Nic,
             now,
             sessions: Vec::new(),
             mappings: Vec::new(),
@@ -285,6 +290,7 @@ impl Model {
             identification: match outcome {
                 Outcome::Forwarded(bytes) => {
                     let at = match program {
+                        _ if self.is_at_device() => 0,
                         Program::Lan if bytes.get(12) == Some(&0x86) => packet::TUNNELLED,
                         Program::Lan | Program::Wan => packet::ETHERNET,
                     };
@@ -317,11 +323,17 @@ impl Model {
 
     fn judge_as(&mut self, program: Program, frame: &[u8], outcome: &Outcome, sight: &Sight<'_>) -> Result<(), String> {
         let label = sight.label;
+        if self.is_at_device() {
+            self.really_make_room();
+        }
         let answer = match program {
             _ if !self.is_open => Answer::Pass,
             Program::Lan => self.outbound(frame, sight)?,
             Program::Wan => self.inbound(frame, sight),
         };
+        if self.is_at_device() {
+            return self.judge_at_device(program, &answer, outcome, sight);
+        }
         match (&answer, outcome) {
             (Answer::Forward { expected, session }, Outcome::Forwarded(bytes)) => {
                 self.compare(expected, *session, bytes)

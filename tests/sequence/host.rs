@@ -20,13 +20,17 @@ use mape_tests::{
     },
 };
 
+use super::stack;
 use super::subject::{START, Scene, Subject, apply, key, transport};
 
-/// The core on the host.
-pub(crate) struct Host(HostWorld);
+/// The core on the host; with the slow path's door beside the NICs', if so wanted.
+pub(crate) struct Host(HostWorld, HasDevice);
+
+/// Whether packets may go by the tunnel device.
+type HasDevice = bool;
 
 impl Host {
-    pub(crate) fn new(scene: &Scene) -> Self {
+    pub(crate) fn new(scene: &Scene, has_device: HasDevice) -> Self {
         let mut config = scene.config(TUNNEL);
         apply(&mut config, &scene.policy());
         let world = HostWorld::of(config);
@@ -38,7 +42,7 @@ impl Host {
                 state.store(PortState::Reserved.to_word());
             }
         }
-        Self(world)
+        Self(world, has_device)
     }
 
     fn sweep_for(&mut self, order: Option<&SweepOrder>) {
@@ -175,6 +179,14 @@ impl Subject for Host {
 
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str) {
         self.0.give(program, frame)
+    }
+
+    fn give_to_stack(&mut self, program: Program, frame: &[u8]) -> Option<(Outcome, &'static str)> {
+        if self.1 {
+            stack::translate(&self.0.env, program, frame)
+        } else {
+            None
+        }
     }
 
     fn port_of(&mut self, flow: &Flow) -> Option<u16> {

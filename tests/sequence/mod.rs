@@ -7,9 +7,10 @@ mod frames;
 pub(crate) mod host;
 pub(crate) mod kernel;
 pub(crate) mod play;
+pub(crate) mod stack;
 pub(crate) mod subject;
 
-use mape_tests::model::policy::Transport;
+use mape_tests::model::{door::Door, policy::Transport};
 use proptest::{collection::vec, prelude::*};
 
 /// One thing that happens.
@@ -59,6 +60,7 @@ pub(crate) struct Up {
     pub(crate) to: UpTo,
     pub(crate) kind: Kind,
     pub(crate) twist: Twist,
+    pub(crate) door: Door,
 }
 
 /// Of which flow.
@@ -80,6 +82,7 @@ pub(crate) struct Down {
     pub(crate) from: DownFrom,
     pub(crate) kind: Kind,
     pub(crate) twist: Twist,
+    pub(crate) door: Door,
 }
 
 /// From whom to whom.
@@ -110,6 +113,7 @@ pub(crate) struct Report {
     pub(crate) from: u8,
     pub(crate) quoted: Quoted,
     pub(crate) twist: Twist,
+    pub(crate) door: Door,
 }
 
 /// Where an error comes from.
@@ -284,6 +288,11 @@ fn twist() -> impl Strategy<Value = Twist> {
     prop_oneof![8 => Just(Twist::None), 2 => odd, 3 => piece]
 }
 
+/// By which door, where the subject has both and the stack would lead the packet to the second.
+fn door() -> impl Strategy<Value = Door> {
+    prop_oneof![Just(Door::Nic), Just(Door::Device)]
+}
+
 fn report_step() -> impl Strategy<Value = Step> {
     let kind = prop_oneof![
         8 => prop_oneof![Just((3u8, 1u8)), Just((3, 3)), Just((3, 4)), Just((11, 0)), Just((12, 0))],
@@ -311,8 +320,8 @@ fn report_step() -> impl Strategy<Value = Step> {
             is_foreign,
         });
     let way = prop_oneof![3 => Just(Way::Lan), 3 => Just(Way::Internet), 2 => Just(Way::Tunnel)];
-    (way, any::<u16>(), kind, mtu, 0..8u8, quoted, twist()).prop_map(
-        |(way, session, kind, mtu, from, quoted, twist)| {
+    (way, any::<u16>(), kind, mtu, 0..8u8, quoted, twist(), door()).prop_map(
+        |(way, session, kind, mtu, from, quoted, twist, door)| {
             Step::Report(Report {
                 way,
                 session,
@@ -321,6 +330,7 @@ fn report_step() -> impl Strategy<Value = Step> {
                 from,
                 quoted,
                 twist,
+                door,
             })
         },
     )
@@ -360,7 +370,7 @@ fn up_step() -> impl Strategy<Value = Step> {
         1 => any::<(u16, u16)>().prop_map(|(from, to)| UpTo::Across(from, to)),
         1 => (any::<u16>(), remote(), 0..6u8).prop_map(|(pick, remote, port)| UpTo::Else(pick, remote, port)),
     ];
-    (to, kind(), twist()).prop_map(|(to, kind, twist)| Step::Up(Up { to, kind, twist }))
+    (to, kind(), twist(), door()).prop_map(|(to, kind, twist, door)| Step::Up(Up { to, kind, twist, door }))
 }
 
 fn down_step() -> impl Strategy<Value = Step> {
@@ -370,7 +380,14 @@ fn down_step() -> impl Strategy<Value = Step> {
         2 => (any::<u16>(), remote(), 0..6u8).prop_map(|(pick, host, port)| DownFrom::OtherHost(pick, host, port)),
         1 => (any::<u16>(), remote(), 0..6u8).prop_map(|(port, host, from)| DownFrom::Any(port, host, from)),
     ];
-    (from, kind(), twist()).prop_map(|(from, kind, twist)| Step::Down(Down { from, kind, twist }))
+    (from, kind(), twist(), door()).prop_map(|(from, kind, twist, door)| {
+        Step::Down(Down {
+            from,
+            kind,
+            twist,
+            door,
+        })
+    })
 }
 
 /// One step.

@@ -2,15 +2,19 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use mape_common::layout::{PortOrder, SweepOrder};
+use mape_common::{
+    layout::{PortOrder, SweepOrder},
+    verdict::{Action, Reason},
+};
 use mape_tests::{
     model::{
         Model,
-        forward::{Order, Outcome},
+        door::Door,
+        forward::{Order, Outcome as Ordered},
         life,
         policy::{Behaviour, Filtering, Mapping, Quota, Timeouts},
     },
-    table::world::Program,
+    table::world::{Outcome, Program},
 };
 
 use super::{
@@ -65,10 +69,10 @@ pub(crate) fn run(subject: &mut dyn Subject, scene: &Scene, steps: &[Step], tall
 /// Takes one step; gives the label of a packet's outcome.
 fn take(subject: &mut dyn Subject, model: &mut Model, step: &Step) -> Result<Option<&'static str>, String> {
     match step {
-        Step::Up(packet) => give(subject, model, Program::Lan, &up(model, packet)).map(Some),
-        Step::Down(packet) => give(subject, model, Program::Wan, &down(model, packet)).map(Some),
+        Step::Up(packet) => give(subject, model, Program::Lan, &up(model, packet), packet.door).map(Some),
+        Step::Down(packet) => give(subject, model, Program::Wan, &down(model, packet), packet.door).map(Some),
         Step::Report(error) => match report(model, error) {
-            Some((program, frame)) => give(subject, model, program, &frame).map(Some),
+            Some((program, frame)) => give(subject, model, program, &frame, error.door).map(Some),
             None => Ok(None),
         },
         Step::Forward(wanted) => {
@@ -122,13 +126,54 @@ fn take(subject: &mut dyn Subject, model: &mut Model, step: &Step) -> Result<Opt
     }
 }
 
-fn give(subject: &mut dyn Subject, model: &mut Model, program: Program, frame: &[u8]) -> Result<&'static str, String> {
-    let (outcome, label) = subject.give(program, frame);
+/// Gives a frame by a door; what the NICs leave to the slow path goes there.
+fn give(
+    subject: &mut dyn Subject,
+    model: &mut Model,
+    program: Program,
+    frame: &[u8],
+    door: Door,
+) -> Result<&'static str, String> {
+    if door == Door::Nic {
+        let seen = subject.give(program, frame);
+        let label = judge(subject, model, program, frame, &seen, Door::Nic)?;
+        if !matches!(seen.0, Outcome::Passed(_)) || !is_for_slow_path(label) {
+            return Ok(label);
+        }
+        let Some(seen) = subject.give_to_stack(program, frame) else {
+            return Ok(label);
+        };
+        judge(subject, model, program, frame, &seen, Door::Device)?;
+        return Ok(label);
+    }
+    match subject.give_to_stack(program, frame) {
+        Some(seen) => judge(subject, model, program, frame, &seen, Door::Device),
+        None => {
+            let seen = subject.give(program, frame);
+            judge(subject, model, program, frame, &seen, Door::Nic)
+        }
+    }
+}
+
+fn is_for_slow_path(label: &str) -> bool {
+    let reason = Reason::ALL.iter().find(|reason| reason.label() == label);
+    reason.is_some_and(|reason| matches!(reason.action(), Action::PassSlow))
+}
+
+fn judge(
+    subject: &mut dyn Subject,
+    model: &mut Model,
+    program: Program,
+    frame: &[u8],
+    (outcome, label): &(Outcome, &'static str),
+    door: Door,
+) -> Result<&'static str, String> {
     let subject = RefCell::new(subject);
+    model.door = door;
     model.judge(
         program,
         frame,
-        (&outcome, label),
+        (outcome, label),
         &|flow| subject.borrow_mut().port_of(flow),
         &|model| subject.borrow_mut().check(model),
     )?;
@@ -138,11 +183,11 @@ fn give(subject: &mut dyn Subject, model: &mut Model, program: Program, frame: &
 /// Has a forward made or ended.
 fn order(subject: &mut dyn Subject, model: &mut Model, wanted: &Order) -> Result<(), String> {
     let expected = match model.order(wanted) {
-        Outcome::Done => PortOrder::DONE,
-        Outcome::Busy => PortOrder::BUSY,
-        Outcome::Full => PortOrder::FULL,
-        Outcome::Absent => PortOrder::ABSENT,
-        Outcome::Invalid => PortOrder::INVALID,
+        Ordered::Done => PortOrder::DONE,
+        Ordered::Busy => PortOrder::BUSY,
+        Ordered::Full => PortOrder::FULL,
+        Ordered::Absent => PortOrder::ABSENT,
+        Ordered::Invalid => PortOrder::INVALID,
     };
     let outcome = subject.order(port_order(wanted));
     if outcome != expected {

@@ -108,6 +108,10 @@ pub(crate) trait Subject {
         false
     }
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str);
+    /// Gives the frame's packet to the tunnel device, if there is one and the stack would lead it there.
+    fn give_to_stack(&mut self, _: Program, _: &[u8]) -> Option<(Outcome, &'static str)> {
+        None
+    }
     /// The oracle.
     fn port_of(&mut self, flow: &Flow) -> Option<u16>;
     /// Carries an order about a forward out.

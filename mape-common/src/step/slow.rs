@@ -241,16 +241,15 @@ pub fn inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &
     translate_inbound(packet, env)
 }
 
-/// The outer header that the kernel has taken off, as far as it is still needed.
+/// The outer header that the kernel has taken off, as far as it is still needed. What it held is all there is.
 #[inline(always)]
-fn outer<P: Packet>(packet: &Arriving<'_, P>, from: &[u8; 16]) -> Result<Outer, Reason> {
-    let header = ipv4::Header::from_bytes(packet.read(INNER).map_err(|_| Reason::BadLength)?);
-    Ok(Outer {
+fn outer<P: Packet>(packet: &Arriving<'_, P>, from: &[u8; 16]) -> Outer {
+    Outer {
         source: *from,
         traffic_class: 0,
-        payload_len: header.total_len(),
+        payload_len: u16::try_from(packet.len().saturating_sub(INNER)).unwrap_or(u16::MAX),
         excess: 0,
-    })
+    }
 }
 
 /// Looks after the packet's session; `opens` is what a new one needs, or one that was not used a moment ago.
@@ -263,7 +262,7 @@ fn settle_inbound<P: Packet, E: Env>(
 ) -> Result<(), Reason> {
     let arrival = arrived(env)?;
     let config = arrival.config;
-    let outer = outer(packet, from)?;
+    let outer = outer(packet, from);
     let (inner, flow) = inbound::read_inner::<_, E, true, true>(packet, env, config, &outer)?;
     inbound::need_of(env, &arrival, &inner, flow, opens)?;
     let Some(need) = opens else {
@@ -334,7 +333,7 @@ fn plan_inbound<P: Packet, E: Env, const FIRST: bool>(
 ) -> Result<Translation, Reason> {
     let arrival = arrived(env)?;
     let config = arrival.config;
-    let outer = outer(packet, &config.relay_address)?;
+    let outer = outer(packet, &config.relay_address);
     let (inner, flow) = inbound::read_inner::<_, E, false, FIRST>(packet, env, config, &outer)?;
     let (_, facts) = session(env, config, Side::Outside, &flow, arrival.now)?;
     if facts.wan_hop == NextHop::HAIRPIN {
@@ -374,6 +373,8 @@ pub fn outbound_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -
 fn translate_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> Attempt {
     let planned = arrived(env).and_then(|arrival| error::translate_outbound(packet, env, &arrival));
     match planned {
+        // As the packet that it is about, it is turned round in the fast path or not at all.
+        Ok((_, facts, _)) if facts.wan_hop == NextHop::HAIRPIN => Attempt::refused(Reason::Hairpin),
         Ok((_, _, rewriting)) => done(
             error::write_outbound(packet, &rewriting)
                 .and_then(|()| finish_header::<_, { eth::LEN }>(packet, rewriting.header)),
@@ -386,7 +387,7 @@ fn translate_error<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -> A
 #[inline(always)]
 pub fn inbound_error<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &[u8; 16]) -> Attempt {
     let planned = arrived(env).and_then(|arrival| {
-        let outer = outer(packet, from)?;
+        let outer = outer(packet, from);
         error::translate_inbound(packet, env, &arrival, &outer)
     });
     match planned {

@@ -112,6 +112,9 @@ impl Model {
         let packet = &frame[AT..AT + total];
         let external = (SHARED.octets(), self.sessions[at].port);
         if self.is_turned(quoted.transport, flow.remote) {
+            if self.is_at_device() {
+                return Err(Stop::Drop(Class::Hairpin));
+            }
             return Ok(self.report_turned(packet, &quoted, external));
         }
         if frame[AT + 8] <= 1 || total > self.tunnel_mtu() {

@@ -5,6 +5,7 @@
 
 use super::{
     Answer, Class, Model, Sight,
+    door::Door,
     life::{self, Flow},
     packet::{self, Packet, Stop},
     policy::Transport,
@@ -49,6 +50,8 @@ pub(super) struct Split {
     is_complete: bool,
     /// It may have given way to another one.
     is_at_risk: bool,
+    /// Its first fragment was translated at the tunnel device.
+    is_by_stack: bool,
 }
 
 /// The fragment at `at`.
@@ -254,6 +257,9 @@ impl Model {
         if let Some(at) = self.splits.iter().position(|s| s.key == piece.key) {
             let known = &mut self.splits[at];
             let is_twice = !known.is_complete && now - known.begun < life::STALE;
+            if is_twice && session.is_none() && known.is_by_stack {
+                return Ok(known.identification);
+            }
             let is_same = known.session == session && (session.is_none() || known.first == piece.len);
             // Another identification than the first time: it had given way.
             let is_new = known.is_at_risk
@@ -294,6 +300,7 @@ impl Model {
             end: None,
             is_complete: false,
             is_at_risk: false,
+            is_by_stack: self.door == Door::Device,
         });
         Ok(identification)
     }
@@ -304,12 +311,20 @@ impl Model {
         let Some(at) = self.splits.iter().position(|s| s.key == piece.key) else {
             return Err(Class::Fragment);
         };
+        let is_at_device = self.is_at_device();
         let split = &mut self.splits[at];
+        // What was left to the stack it finds out there by the first.
+        if is_at_device && split.session.is_none() {
+            return Err(Class::Fragment);
+        }
         if split.is_at_risk && sight.class == Some(Class::Fragment) {
             self.splits.remove(at);
             return Err(Class::Fragment);
         }
         let Some(session) = split.session else { return Ok(None) };
+        if split.is_by_stack && !is_at_device {
+            return Ok(None);
+        }
         if piece.start < split.first {
             return Err(Class::Overlap);
         }

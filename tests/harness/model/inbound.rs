@@ -33,6 +33,9 @@ impl Model {
         // From a LAN host of ours, it says, but out of the tunnel.
         let is_turned = self.is_turned(packet.transport, remote);
         let is_its = |s: &Session| (s.flow.transport, s.port, s.flow.remote) == (packet.transport, port, remote);
+        if is_turned && self.is_at_device() {
+            return Err(Class::Spoofed);
+        }
         if let Some(at) = self.sessions.iter().position(is_its)
             && self.is_settled(at, From::Remote, packet.flags)
         {

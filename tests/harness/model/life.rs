@@ -217,6 +217,14 @@ impl Model {
 
     /// Where hardly a record is free every protocol is short of records, and the one that is supposed to have ended ends.
     pub(super) fn make_room(&mut self) {
+        // There it is done once, before the packet is looked at.
+        if !self.is_at_device() {
+            self.really_make_room();
+        }
+    }
+
+    /// The same, wherever the packet is.
+    pub(super) fn really_make_room(&mut self) {
         if self.records() + 2 <= self.policy.slots {
             return;
         }

@@ -38,6 +38,9 @@ impl Model {
             remote: packet.remote_end(),
         };
         if flow.remote.0 == SHARED.octets() && self.policy.has(packet.destination.1) {
+            if self.is_at_device() {
+                return Ok(Answer::Drop(Class::Hairpin));
+            }
             return self.turn(frame, &packet, &flow, sight);
         }
         Ok(match self.settle_out(&packet, &flow, sight)? {

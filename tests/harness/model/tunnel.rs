@@ -25,6 +25,10 @@ impl Model {
 
     /// The largest packet that fits into the tunnel.
     pub(super) fn tunnel_mtu(&self) -> usize {
+        if self.is_at_device() {
+            // The path's is the stack's matter.
+            return self.policy.tunnel_mtu;
+        }
         let path = self.path().map_or(usize::MAX, |path| usize::from(path) - HEADER);
         self.policy.tunnel_mtu.min(path)
     }

@@ -127,7 +127,7 @@ pub(super) fn inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, 
 fn look_inbound<P: Packet, E: Env>(packet: &Arriving<'_, P>, env: &E, note: &mut Note) -> Result<(), Reason> {
     let arrival = arrived(env)?;
     let config = arrival.config;
-    let outer = outer(packet, &config.relay_address)?;
+    let outer = outer(packet, &config.relay_address);
     let (inner, flow) = inbound::read_inner::<_, E, false, true>(packet, env, config, &outer)?;
     let (found, _) = session(env, config, Side::Outside, &flow, arrival.now)?;
     *note = Note::of_session(found, inner.header.identification()).by_stack();
@@ -159,7 +159,7 @@ fn first_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E) -> At
 fn later_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &[u8; 16]) -> Attempt {
     let planned = arrived(env).and_then(|arrival| {
         let config = arrival.config;
-        let outer = outer(packet, from)?;
+        let outer = outer(packet, from);
         let header = fragment::read::<_, INNER>(packet, usize::from(outer.payload_len))?.header;
         if !config.owns(header.destination()) {
             return Err(Reason::NotMyAddress);
