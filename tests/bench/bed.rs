@@ -69,9 +69,11 @@ impl Chain {
                 self.middle.name()
             ))?;
             for (netns, device) in [(end, own), (&self.middle, near)] {
-                // Frames as large as on a wire; GRO has the driver take frames that a program redirects to it.
-                netns.tool(&format!("ethtool -K {device} tx off sg off tso off gso off gro on"))?;
+                // Frames as large as on a wire.
+                netns.tool(&format!("ethtool -K {device} tx off sg off tso off gso off"))?;
                 netns.tool(&format!("ip link set {device} up"))?;
+                // With it the driver takes frames that a program redirects to it; it begins to when this is set on a device that is up.
+                netns.tool(&format!("ethtool -K {device} gro off gro on"))?;
             }
         }
         Ok(())
@@ -132,10 +134,7 @@ impl Chain {
     /// Has the kernel forward IPv4 to the router, as plainly as it can.
     pub fn forward_by_kernel(&self) -> Result<()> {
         self.middle.tool("ip -4 route add default via 10.0.0.2")?;
-        for (address, device, mac_of) in [
-            ("10.0.0.2", "wan0", ROUTER_MAC),
-            ("192.168.10.2", "lan0", HOST_MAC),
-        ] {
+        for (address, device, mac_of) in [("10.0.0.2", "wan0", ROUTER_MAC), ("192.168.10.2", "lan0", HOST_MAC)] {
             self.middle.tool(&format!(
                 "ip -4 neigh replace {address} lladdr {} dev {device} nud permanent",
                 mac(mac_of)

@@ -158,4 +158,3 @@ impl Chance {
         f64::from(u32::try_from(self.next() >> 32).unwrap_or(0)) / f64::from(u32::MAX)
     }
 }
-

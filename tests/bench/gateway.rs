@@ -102,14 +102,27 @@ impl<'a> Gateway<'a> {
 
     /// The flows' external ports.
     pub fn external_ports(&self, flows: &[Flow]) -> Result<Vec<u16>> {
-        let said = self.ctl(&["sessions", "--json", "--protocol", "udp"])?.success()?.stdout;
+        let said = self
+            .ctl(&["sessions", "--json", "--protocol", "udp"])?
+            .success()?
+            .stdout;
         let report: Value = serde_json::from_str(&said).context("`mape-ctl sessions --json` printed no JSON")?;
         let rows = report["sessions"].as_array().context("no sessions")?;
         let known: BTreeMap<Flow, u16> = rows.iter().filter_map(row).collect();
-        ensure!(known.len() >= flows.len(), "{} sessions of {}", known.len(), flows.len());
+        ensure!(
+            known.len() >= flows.len(),
+            "{} sessions of {}",
+            known.len(),
+            flows.len()
+        );
         flows
             .iter()
-            .map(|flow| known.get(flow).copied().with_context(|| format!("no session of {flow:?}")))
+            .map(|flow| {
+                known
+                    .get(flow)
+                    .copied()
+                    .with_context(|| format!("no session of {flow:?}"))
+            })
             .collect()
     }
 }

@@ -31,7 +31,9 @@ pub fn translate(chain: &Chain) -> Result<()> {
     let _ = fs::remove_file(&file);
     done?;
     for timeout in ["udp_timeout", "udp_timeout_stream"] {
-        chain.middle().sysctl(&format!("netfilter/nf_conntrack_{timeout}"), KEEP)?;
+        chain
+            .middle()
+            .sysctl(&format!("netfilter/nf_conntrack_{timeout}"), KEEP)?;
     }
     Ok(())
 }

@@ -251,7 +251,10 @@ impl Bench<'_> {
             ("kernel_snat_ns", nat.clone()),
         ] {
             let summary = readings.summary();
-            eprintln!("{key:<20} {:>8.1} ({:.1} to {:.1})", summary.median, summary.least, summary.most);
+            eprintln!(
+                "{key:<20} {:>8.1} ({:.1} to {:.1})",
+                summary.median, summary.least, summary.most
+            );
             report.insert(key.to_owned(), json!(summary.median));
             report.insert(format!("{key}_spread"), json!([summary.least, summary.most]));
         }

@@ -79,7 +79,7 @@ pub fn rules(lan: &str, out: &str) -> String {
 }
 
 /// A stateful firewall as many gateways have it: nothing is forwarded but what a LAN host has begun, as far as the kernel has seen it; and the
-/// rule by which it knows what the fast path has begun.
+/// rule by which it knows what the fast path has begun. Protocols by number (ICMP, ICMPv6): that needs no list of names.
 pub fn stateful_rules() -> String {
     format!(
         "table inet filter {{
@@ -87,7 +87,7 @@ pub fn stateful_rules() -> String {
                 type filter hook input priority filter; policy drop;
                 ct state established,related accept
                 iifname lo accept
-                meta l4proto {{ icmp, ipv6-icmp }} accept
+                meta l4proto {{ 1, 58 }} accept
                 iifname wan0 ip6 saddr {} meta l4proto 4 accept
             }}
             chain forward {{
