@@ -222,6 +222,18 @@ fn mape_sink_xdp(ctx: XdpContext) -> u32 {
     measure::sink(&ctx)
 }
 
+/// For measurements: as the source, a frame each interval, with the time in it.
+#[xdp]
+fn mape_paced_xdp(ctx: XdpContext) -> u32 {
+    measure::paced(&ctx)
+}
+
+/// For measurements: as the sink, and notes how old each frame is.
+#[xdp]
+fn mape_clock_xdp(ctx: XdpContext) -> u32 {
+    measure::clocked(&ctx)
+}
+
 /// The end of every program's way while somebody follows packets.
 #[xdp]
 fn mape_trace_xdp(ctx: XdpContext) -> u32 {

@@ -26,7 +26,7 @@ use mape_common::{
 };
 
 use crate::{
-    measure::{Generate, Template},
+    measure::{Generate, PLACES, Pace, Template},
     sweep::SweepTimer,
     trace::Fate,
 };
@@ -121,6 +121,15 @@ pub(crate) static GENERATED: PerCpuArray<u32> = PerCpuArray::with_max_entries(1,
 /// For measurements: frames that the sink has seen.
 #[map]
 pub(crate) static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// For measurements: how the paced source goes.
+#[map]
+pub(crate) static PACE: Array<Pace> = Array::with_max_entries(1, 0);
+/// For measurements: when the paced source's next frame is due.
+#[map]
+pub(crate) static DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// For measurements: frames by the time that they were under way.
+#[map]
+pub(crate) static AGES: PerCpuArray<u64> = PerCpuArray::with_max_entries(PLACES, 0);
 /// For measurements: user space says where the bare redirect goes.
 #[map]
 pub(crate) static REDIRECT_TO: Array<u32> = Array::with_max_entries(1, 0);

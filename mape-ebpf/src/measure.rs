@@ -1,10 +1,14 @@
 //! What measurements need beside the gateway: a source of frames, a sink, and the bare redirect that is the ceiling.
 #![expect(
     unsafe_code,
-    reason = "a frame's first bytes are written from a map's value in one piece"
+    reason = "a processor's own copy of a map's value is behind a pointer; helpers"
 )]
 
-use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::generated::{bpf_ktime_get_ns, bpf_loop},
+    programs::XdpContext,
+};
 use mape_common::packet::Packet as _;
 
 use crate::{maps, packet::xdp::XdpPacket};
@@ -47,6 +51,82 @@ pub(crate) fn generate(ctx: &XdpContext) -> u32 {
     // A frame that ends before the second part has none.
     let _ = frame.write(PARTS.0, &template.1);
     maps::redirect(generate.ifindex)
+}
+
+/// How a paced source goes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    /// Nanoseconds from a frame to the next.
+    interval: u64,
+    /// Where the time is written in a frame by the source.
+    sent_at: u64,
+    /// Where it stands when the sink sees the frame.
+    seen_at: u64,
+}
+
+/// More looks at the clock than any interval needs.
+const LOOKS: u32 = 1 << 14;
+/// Bytes of the longest frame's headers: a time stands behind them.
+const LAST_STAMP: u64 = 128;
+/// Places of the histogram, and nanoseconds of each; the last has all that took longer.
+pub(crate) const PLACES: u32 = 4_096;
+const PLACE: u64 = 25;
+
+/// Whether a time has come.
+unsafe extern "C" fn is_due(_: u64, due: *mut u64) -> i64 {
+    // SAFETY: the variable that `paced` lent to `bpf_loop`; the helper takes nothing.
+    unsafe { i64::from(bpf_ktime_get_ns() >= *due) }
+}
+
+/// As [`generate`], a frame each interval, with the time in it.
+#[inline(always)]
+pub(crate) fn paced(ctx: &XdpContext) -> u32 {
+    let (Some(pace), Some(next)) = (maps::PACE.get(0), maps::DUE.get_ptr_mut(0)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: this processor's own copy.
+    let mut due = unsafe { *next };
+    let callback: unsafe extern "C" fn(u64, *mut u64) -> i64 = is_due;
+    // SAFETY: the callback is called with a reference to `due`, as long as the helper runs.
+    unsafe { bpf_loop(LOOKS, callback as *mut _, (&raw mut due).cast(), 0) };
+    // SAFETY: the helper takes nothing.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // A source that was kept from sending does not catch up.
+    // SAFETY: this processor's own copy.
+    unsafe { *next = due.max(now - pace.interval.min(now)) + pace.interval };
+    let action = generate(ctx);
+    let (Ok(at), true) = (usize::try_from(pace.sent_at), pace.sent_at <= LAST_STAMP) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    if XdpPacket::new(ctx).write(at, &now.to_ne_bytes()).is_err() {
+        return xdp_action::XDP_ABORTED;
+    }
+    action
+}
+
+/// As [`sink`], and notes how old each frame is.
+#[inline(always)]
+pub(crate) fn clocked(ctx: &XdpContext) -> u32 {
+    let action = sink(ctx);
+    if action != xdp_action::XDP_DROP {
+        return action;
+    }
+    let Some(pace) = maps::PACE.get(0).filter(|pace| pace.seen_at <= LAST_STAMP) else {
+        return action;
+    };
+    if let Ok(at) = usize::try_from(pace.seen_at)
+        && let Ok(bytes) = XdpPacket::new(ctx).read(at)
+    {
+        // SAFETY: the helper takes nothing.
+        let age = unsafe { bpf_ktime_get_ns() }.wrapping_sub(u64::from_ne_bytes(bytes));
+        let place = (age / PLACE).min(u64::from(PLACES - 1));
+        if let Some(count) = maps::AGES.get_ptr_mut(u32::try_from(place).unwrap_or(PLACES - 1)) {
+            // SAFETY: this processor's own copy.
+            unsafe { *count += 1 };
+        }
+    }
+    action
 }
 
 /// EtherTypes, and the place of IPv6's next header.

@@ -5,16 +5,16 @@ use anyhow::Result;
 use mape_tests::netns::Netns;
 
 /// MAC addresses: LAN host, LAN NIC, WAN NIC, router.
-pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-pub const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
-pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
+pub(crate) const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+pub(crate) const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 /// Devices, in this order: the host's, LAN and WAN NIC in the middle, the router's.
-pub const DEVICES: [&str; 4] = ["host0", "lan0", "wan0", "router0"];
+pub(crate) const DEVICES: [&str; 4] = ["host0", "lan0", "wan0", "router0"];
 
 /// A direction through a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     /// From the LAN to the WAN.
     Up,
     /// From the WAN to the LAN.
@@ -23,7 +23,7 @@ pub enum Way {
 
 impl Way {
     /// The device by which frames are sent.
-    pub const fn source(self) -> &'static str {
+    pub(crate) const fn source(self) -> &'static str {
         match self {
             Self::Up => DEVICES[0],
             Self::Down => DEVICES[3],
@@ -32,7 +32,7 @@ impl Way {
 }
 
 /// A chain; its namespaces go with it.
-pub struct Chain {
+pub(crate) struct Chain {
     host: Netns,
     middle: Netns,
     router: Netns,
@@ -40,7 +40,7 @@ pub struct Chain {
 
 impl Chain {
     /// Makes namespaces, cables and addresses. Nothing forwards yet.
-    pub fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         let make = |end: &str| Netns::create(&format!("mape-bench{}-{name}-{end}", std::process::id()));
         let host = make("host")?;
         // Whatever fails from here on, what is made goes with it.
@@ -111,12 +111,12 @@ impl Chain {
     }
 
     /// The namespace in the middle.
-    pub const fn middle(&self) -> &Netns {
+    pub(crate) const fn middle(&self) -> &Netns {
         &self.middle
     }
 
     /// Where frames of a direction are sent.
-    pub const fn source(&self, way: Way) -> &Netns {
+    pub(crate) const fn source(&self, way: Way) -> &Netns {
         match way {
             Way::Up => &self.host,
             Way::Down => &self.router,
@@ -124,7 +124,7 @@ impl Chain {
     }
 
     /// Where they arrive.
-    pub const fn sink(&self, way: Way) -> (&Netns, &'static str) {
+    pub(crate) const fn sink(&self, way: Way) -> (&Netns, &'static str) {
         match way {
             Way::Up => (&self.router, DEVICES[3]),
             Way::Down => (&self.host, DEVICES[0]),
@@ -132,7 +132,7 @@ impl Chain {
     }
 
     /// Has the kernel forward IPv4 to the router, as plainly as it can.
-    pub fn forward_by_kernel(&self) -> Result<()> {
+    pub(crate) fn forward_by_kernel(&self) -> Result<()> {
         self.middle.tool("ip -4 route add default via 10.0.0.2")?;
         for (address, device, mac_of) in [("10.0.0.2", "wan0", ROUTER_MAC), ("192.168.10.2", "lan0", HOST_MAC)] {
             self.middle.tool(&format!(

@@ -1,6 +1,6 @@
 //! Owns the frames that are sent: flows, what a LAN host sends of them and what comes back by the tunnel.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
 use mape_tests::{
     plan,
@@ -10,23 +10,23 @@ use mape_tests::{
 use crate::bed::{HOST_MAC, LAN_MAC, ROUTER_MAC, WAN_MAC};
 
 /// Bytes that the source writes of each frame: all headers.
-pub const TEMPLATE: usize = 96;
+pub(crate) const TEMPLATE: usize = 96;
 /// A frame's begin.
-pub type Template = [u8; TEMPLATE];
+pub(crate) type Template = [u8; TEMPLATE];
 /// The server's port of every flow: one that flows share ports towards, and so thousands of them have room in 240 ports.
 const SERVER_PORT: u16 = 443;
 /// Remote hosts; so many flows go to each that its shared ports are never short.
 const REMOTES: u32 = 500;
 /// Ethernet's check sequence, which no frame here has, and which its length on a wire counts.
-pub const CHECK_SEQUENCE: usize = 4;
+pub(crate) const CHECK_SEQUENCE: usize = 4;
 /// Ethernet and IPv4 and UDP headers.
 const HEADERS: usize = 14 + 20 + 8;
 /// What the tunnel puts around.
-pub const OUTER: usize = 40;
+pub(crate) const OUTER: usize = 40;
 
 /// A flow: one UDP socket of a LAN host's, and a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Flow {
+pub(crate) struct Flow {
     pub host: Ipv4Addr,
     pub port: u16,
     pub remote: Ipv4Addr,
@@ -34,7 +34,7 @@ pub struct Flow {
 
 impl Flow {
     /// The flow of that number.
-    pub fn number(number: u32) -> Self {
+    pub(crate) fn number(number: u32) -> Self {
         let remote = number % REMOTES;
         let [.., network, last] = (remote / 250 * 256 + remote % 250 + 1).to_be_bytes();
         let remote = if network == 0 {
@@ -52,7 +52,7 @@ impl Flow {
     }
 
     /// What the LAN host sends, in a frame of `size` bytes on a wire.
-    pub fn up(self, size: usize) -> Template {
+    pub(crate) fn up(self, size: usize) -> Template {
         template(&Frame {
             to_mac: LAN_MAC,
             from_mac: HOST_MAC,
@@ -61,7 +61,7 @@ impl Flow {
     }
 
     /// What the server sends, by the tunnel; `size` is that of the frame that the LAN host gets.
-    pub fn down(self, external_port: u16, size: usize) -> Template {
+    pub(crate) fn down(self, external_port: u16, size: usize) -> Template {
         template(&Frame {
             to_mac: WAN_MAC,
             from_mac: ROUTER_MAC,
@@ -92,7 +92,7 @@ fn template(frame: &Frame) -> Template {
 
 /// A flow's number in each place of a run: in order, each once in an order of chance, or as often as Zipf's law has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub(crate) enum Order {
     Sequential,
     Random,
     Zipf,
@@ -100,7 +100,7 @@ pub enum Order {
 
 impl Order {
     /// So many flows' numbers; with Zipf's law more than there are flows.
-    pub fn of(self, flows: u32) -> Vec<u32> {
+    pub(crate) fn of(self, flows: u32) -> Vec<u32> {
         let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
         let mut numbers: Vec<u32> = (0..flows).collect();
         match self {
@@ -130,7 +130,7 @@ impl Order {
         numbers
     }
 
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Sequential => "sequential",
             Self::Random => "random",

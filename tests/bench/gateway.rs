@@ -30,7 +30,7 @@ const AT_ONCE: u32 = 4_096;
 const SHORTEST: usize = 60;
 
 /// A loaded gateway; it is unloaded with this.
-pub struct Gateway<'a> {
+pub(crate) struct Gateway<'a> {
     chain: &'a Chain,
     program: PathBuf,
     instance: String,
@@ -41,7 +41,7 @@ pub struct Gateway<'a> {
 
 impl<'a> Gateway<'a> {
     /// Loads one into a chain.
-    pub fn load(chain: &'a Chain, name: &str) -> Result<Self> {
+    pub(crate) fn load(chain: &'a Chain, name: &str) -> Result<Self> {
         let instance = format!("bench{}-{name}", std::process::id());
         let config = env::temp_dir().join(format!("mape-{instance}.toml"));
         let text = config_text("ce", Shape::VirtualEdge);
@@ -67,17 +67,17 @@ impl<'a> Gateway<'a> {
     }
 
     /// Takes both NICs out of the fast path.
-    pub fn detach(&self) -> Result<()> {
+    pub(crate) fn detach(&self) -> Result<()> {
         self.ctl(&["detach"])?.success().map(drop)
     }
 
     /// Ends all sessions.
-    pub fn flush(&self) -> Result<()> {
+    pub(crate) fn flush(&self) -> Result<()> {
         self.ctl(&["sessions", "--flush", "--yes"])?.success().map(drop)
     }
 
     /// Runs its `stat` and gives what it says and how long that took.
-    pub fn stat(&self) -> Result<(Value, Duration)> {
+    pub(crate) fn stat(&self) -> Result<(Value, Duration)> {
         let begin = Instant::now();
         let said = self.ctl(&["stat", "--json", "--no-rates"])?.success()?.stdout;
         let took = begin.elapsed();
@@ -96,12 +96,12 @@ impl<'a> Gateway<'a> {
     }
 
     /// Opens sessions for flows by sending the first packet of each; the time that took.
-    pub fn open(&self, tools: &mut Tools, flows: &[Flow]) -> Result<Duration> {
+    pub(crate) fn open(&self, tools: &mut Tools, flows: &[Flow]) -> Result<Duration> {
         open(tools, self.chain, flows)
     }
 
     /// The flows' external ports.
-    pub fn external_ports(&self, flows: &[Flow]) -> Result<Vec<u16>> {
+    pub(crate) fn external_ports(&self, flows: &[Flow]) -> Result<Vec<u16>> {
         let said = self
             .ctl(&["sessions", "--json", "--protocol", "udp"])?
             .success()?
@@ -138,7 +138,7 @@ impl Drop for Gateway<'_> {
 }
 
 /// Sends one packet of each flow; the time that took until all were through.
-pub fn open(tools: &mut Tools, chain: &Chain, flows: &[Flow]) -> Result<Duration> {
+pub(crate) fn open(tools: &mut Tools, chain: &Chain, flows: &[Flow]) -> Result<Duration> {
     let mut took = Duration::ZERO;
     for some in flows.chunks(AT_ONCE as usize) {
         let templates: Vec<Template> = some.iter().map(|flow| flow.up(64)).collect();

@@ -20,7 +20,7 @@ const RULES: &str = "table ip nat {
 ";
 
 /// Has the middle translate what it forwards.
-pub fn translate(chain: &Chain) -> Result<()> {
+pub(crate) fn translate(chain: &Chain) -> Result<()> {
     let file = env::temp_dir().join(format!("mape-bench{}.nft", std::process::id()));
     fs::write(&file, RULES).with_context(|| format!("cannot write {}", file.display()))?;
     let done = chain
@@ -39,12 +39,12 @@ pub fn translate(chain: &Chain) -> Result<()> {
 }
 
 /// Forgets all connections.
-pub fn forget(chain: &Chain) -> Result<()> {
+pub(crate) fn forget(chain: &Chain) -> Result<()> {
     chain.middle().tool("conntrack --flush").map(drop)
 }
 
 /// Most connections that the kernel keeps.
-pub fn most() -> Result<u32> {
+pub(crate) fn most() -> Result<u32> {
     let text = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").context("no connection tracking")?;
     Ok(text.trim().parse()?)
 }

@@ -2,13 +2,18 @@
 //! `cargo xtask bench` builds it, runs it and makes a report of what it prints.
 
 mod bed;
+mod cases;
 mod frames;
 mod gateway;
 mod kernel;
+mod latency;
 mod processor;
+mod report;
 mod run;
+mod scale;
 mod stats;
 mod tools;
+mod usual;
 
 use anyhow::{Result, ensure};
 use clap::Parser;

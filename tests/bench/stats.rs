@@ -4,11 +4,11 @@ use serde::Serialize;
 
 /// The readings of one case.
 #[derive(Clone, Debug, Default)]
-pub struct Readings(Vec<f64>);
+pub(crate) struct Readings(Vec<f64>);
 
 /// Their middle, and how far they lie apart.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     pub median: f64,
     pub least: f64,
     pub most: f64,
@@ -16,12 +16,12 @@ pub struct Summary {
 
 impl Readings {
     /// Adds one.
-    pub fn add(&mut self, reading: f64) {
+    pub(crate) fn add(&mut self, reading: f64) {
         self.0.push(reading);
     }
 
     /// What they come to; zeros where there are none.
-    pub fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
@@ -33,7 +33,7 @@ impl Readings {
     }
 
     /// The differences of readings that were made one after the other.
-    pub fn minus(&self, other: &Self) -> Self {
+    pub(crate) fn minus(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(one, other)| one - other).collect())
     }
 }

@@ -1,15 +1,19 @@
 //! Owns the measuring programs: the source of frames, the sinks that count them, the bare redirect, and the time that frames take.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunAttrs, TestRunOptions,
-    maps::{Array, PerCpuArray},
-    programs::{Xdp, XdpMode},
+    maps::{Array, PerCpuArray, PerCpuValues},
+    programs::{Xdp, XdpMode, xdp::XdpLinkId},
+    util::nr_cpus,
 };
 use mape_common::layout::programs;
-use mape_tests::table::kernel::KernelWorld;
+use mape_tests::{netns::Netns, table::kernel::KernelWorld};
 
 use crate::{
     bed::{Chain, DEVICES, Way},
@@ -44,11 +48,11 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
 }
 
 /// The bare redirect in a chain, both ways; it goes with this.
-pub struct Bare(#[expect(dead_code, reason = "its programs are there as long as it is")] [Ebpf; 2]);
+pub(crate) struct Bare(#[expect(dead_code, reason = "its programs are there as long as it is")] [Ebpf; 2]);
 
 impl Bare {
     /// Puts it there.
-    pub fn put(chain: &Chain) -> Result<Self> {
+    pub(crate) fn put(chain: &Chain) -> Result<Self> {
         let [_, lan, wan, _] = DEVICES;
         let redirect = |from: &str, to: &str| {
             chain.middle().enter(|| {
@@ -64,42 +68,55 @@ impl Bare {
 }
 
 /// Source and sinks.
-pub struct Tools(Ebpf);
+pub(crate) struct Tools {
+    ebpf: Ebpf,
+    /// By namespace and device.
+    sinks: BTreeMap<(String, &'static str), XdpLinkId>,
+}
 
 impl Tools {
     /// Loads them.
-    pub fn load() -> Result<Self> {
+    pub(crate) fn load() -> Result<Self> {
         let mut ebpf = object()?;
         program(&mut ebpf, programs::SOURCE)?;
-        Ok(Self(ebpf))
+        Ok(Self {
+            ebpf,
+            sinks: BTreeMap::new(),
+        })
     }
 
     /// Has both ends of a chain count and drop what arrives.
-    pub fn sink_at_the_ends(&mut self, chain: &Chain) -> Result<()> {
+    pub(crate) fn sink_at_the_ends(&mut self, chain: &Chain) -> Result<()> {
         for way in [Way::Up, Way::Down] {
             let (netns, device) = chain.sink(way);
-            netns.enter(|| {
-                program(&mut self.0, programs::SINK)?.attach(device, XdpMode::Driver)?;
-                Ok(())
-            })?;
+            self.sink(netns, device)?;
         }
         Ok(())
     }
 
     /// Has the NICs in the middle count and drop: what is left is the source's own time.
-    pub fn sink_in_the_middle(&mut self, chain: &Chain) -> Result<()> {
+    pub(crate) fn sink_in_the_middle(&mut self, chain: &Chain) -> Result<()> {
         let [_, lan, wan, _] = DEVICES;
-        chain.middle().enter(|| {
-            for device in [lan, wan] {
-                program(&mut self.0, programs::SINK)?.attach(device, XdpMode::Driver)?;
-            }
-            Ok(())
-        })
+        self.sink(chain.middle(), lan)?;
+        self.sink(chain.middle(), wan)
+    }
+
+    fn sink(&mut self, netns: &Netns, device: &'static str) -> Result<()> {
+        let link = netns.enter(|| Ok(program(&mut self.ebpf, programs::SINK)?.attach(device, XdpMode::Driver)?))?;
+        self.sinks.insert((netns.name().to_owned(), device), link);
+        Ok(())
+    }
+
+    fn no_sink(&mut self, netns: &Netns, device: &'static str) -> Result<()> {
+        if let Some(link) = self.sinks.remove(&(netns.name().to_owned(), device)) {
+            program(&mut self.ebpf, programs::SINK)?.detach(link)?;
+        }
+        Ok(())
     }
 
     /// What the source makes from here on, in turn.
-    pub fn make(&mut self, templates: &[Template]) -> Result<()> {
-        let map = self.0.map_mut("TEMPLATES").context("TEMPLATES")?;
+    pub(crate) fn make(&mut self, templates: &[Template]) -> Result<()> {
+        let map = self.ebpf.map_mut("TEMPLATES").context("TEMPLATES")?;
         let mut array: Array<_, Template> = Array::try_from(map)?;
         for (index, template) in (0..).zip(templates) {
             array.set(index, template, 0)?;
@@ -108,7 +125,7 @@ impl Tools {
     }
 
     /// Sends frames into a chain and gives how long that took until all were through and how many arrived; everything happens on the calling thread's processor.
-    pub fn send(&mut self, chain: &Chain, sent: &Sent) -> Result<Arrived> {
+    pub(crate) fn send(&mut self, chain: &Chain, sent: &Sent) -> Result<Arrived> {
         let before = self.sunk()?;
         let elapsed = self.run(chain, sent)?;
         std::thread::sleep(LAST);
@@ -118,18 +135,23 @@ impl Tools {
         })
     }
 
-    fn run(&mut self, chain: &Chain, sent: &Sent) -> Result<Duration> {
+    /// The same, without a look at how many arrived.
+    pub(crate) fn run(&mut self, chain: &Chain, sent: &Sent) -> Result<Duration> {
+        self.run_as(programs::SOURCE, BATCH, chain, sent)
+    }
+
+    fn run_as(&mut self, source: &str, batch: u32, chain: &Chain, sent: &Sent) -> Result<Duration> {
         chain.source(sent.way).enter(|| {
             let generate = [KernelWorld::index(sent.way.source())?, sent.templates];
-            let mut map: Array<_, [u32; 2]> = Array::try_from(self.0.map_mut("GENERATE").context("GENERATE")?)?;
+            let mut map: Array<_, [u32; 2]> = Array::try_from(self.ebpf.map_mut("GENERATE").context("GENERATE")?)?;
             map.set(0, generate, 0)?;
             crate::processor::pin(sent.processor)?;
-            let source = program(&mut self.0, programs::SOURCE)?;
+            let source = program(&mut self.ebpf, source)?;
             let start = Instant::now();
             source.test_run(TestRunOptions {
                 data_in: Some(&[0; ROOM][..sent.len.max(TEMPLATE.min(60))]),
                 repeat: sent.frames,
-                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+                attrs: TestRunAttrs::new().xdp_live_frames(batch),
                 ..TestRunOptions::default()
             })?;
             Ok(start.elapsed())
@@ -137,12 +159,12 @@ impl Tools {
     }
 
     fn sunk(&mut self) -> Result<u64> {
-        let map: PerCpuArray<_, u64> = PerCpuArray::try_from(self.0.map_mut("SUNK").context("SUNK")?)?;
+        let map: PerCpuArray<_, u64> = PerCpuArray::try_from(self.ebpf.map_mut("SUNK").context("SUNK")?)?;
         Ok(map.get(&0, 0)?.iter().sum())
     }
 
     /// Nanoseconds a frame: the slope between a fifth of the frames and all of them, so that what a call costs by itself is no part of it.
-    pub fn slope(&mut self, chain: &Chain, sent: &Sent) -> Result<f64> {
+    pub(crate) fn slope(&mut self, chain: &Chain, sent: &Sent) -> Result<f64> {
         let fewer = Sent {
             frames: sent.frames / 5,
             ..*sent
@@ -159,11 +181,73 @@ impl Tools {
         let frames = f64::from(sent.frames - fewer.frames);
         Ok((long.elapsed.as_secs_f64() - short.elapsed.as_secs_f64()) * 1e9 / frames)
     }
+
+    /// Sends frames one by one at a pace; how old they were when they arrived. The sink at the chain's end is another one meanwhile.
+    pub(crate) fn paced(&mut self, chain: &Chain, sent: &Sent, pace: Pace) -> Result<Ages> {
+        let (end, device) = chain.sink(sent.way);
+        let mut map: Array<_, [u64; 3]> = Array::try_from(self.ebpf.map_mut("PACE").context("PACE")?)?;
+        map.set(0, [pace.interval, pace.sent_at, pace.seen_at], 0)?;
+        for value in ["AGES", "DUE"] {
+            let mut map: PerCpuArray<_, u64> = PerCpuArray::try_from(self.ebpf.map_mut(value).context(value)?)?;
+            for index in 0..map.len() {
+                let zeros = vec![0; nr_cpus().map_err(|(_, error)| error)?];
+                map.set(index, PerCpuValues::try_from(zeros)?, 0)?;
+            }
+        }
+        self.no_sink(end, device)?;
+        let link = end.enter(|| Ok(program(&mut self.ebpf, programs::CLOCK)?.attach(device, XdpMode::Driver)?))?;
+        let elapsed = self.run_as(programs::PACED, 1, chain, sent);
+        std::thread::sleep(LAST);
+        program(&mut self.ebpf, programs::CLOCK)?.detach(link)?;
+        self.sink(end, device)?;
+        let map: PerCpuArray<_, u64> = PerCpuArray::try_from(self.ebpf.map_mut("AGES").context("AGES")?)?;
+        let counts: Vec<u64> = map
+            .iter()
+            .map(|counts| Ok::<u64, aya::maps::MapError>(counts?.iter().sum()))
+            .collect::<Result<_, _>>()?;
+        let ages = Ages {
+            counts,
+            elapsed: elapsed?,
+        };
+        let seen: u64 = ages.counts.iter().sum();
+        ensure!(
+            seen >= u64::from(sent.frames) / 1_000 * 995,
+            "{seen} of {} frames with a time arrived",
+            sent.frames
+        );
+        Ok(ages)
+    }
+}
+
+/// How a paced source goes: nanoseconds from a frame to the next, and where the time stands in a frame when it is sent and when it is seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    pub interval: u64,
+    pub sent_at: u64,
+    pub seen_at: u64,
+}
+
+/// Frames by age.
+pub(crate) struct Ages {
+    /// For each place how many; the last has all that were older.
+    pub counts: Vec<u64>,
+    /// Until all were through.
+    pub elapsed: Duration,
+}
+
+impl Ages {
+    /// Nanoseconds of a place.
+    pub(crate) const PLACE: u64 = 25;
+
+    /// How long each of so many took.
+    pub(crate) fn nanos_each(&self, frames: u32) -> u64 {
+        u64::try_from(self.elapsed.as_nanos() / u128::from(frames.max(1))).unwrap_or(u64::MAX)
+    }
 }
 
 /// What is sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// Through the chain in this direction.
     pub way: Way,
     /// Bytes of each frame, without its check sequence.
@@ -178,7 +262,7 @@ pub struct Sent {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrived {
+pub(crate) struct Arrived {
     /// Until all were through.
     pub elapsed: Duration,
     /// How many reached a sink.

@@ -64,6 +64,10 @@ pub const BARE: &str = "mape_bare_xdp";
 pub const SOURCE: &str = "mape_source_xdp";
 /// XDP for measurements: counts and drops frames.
 pub const SINK: &str = "mape_sink_xdp";
+/// XDP for measurements: makes frames at a pace, with the time in each.
+pub const PACED: &str = "mape_paced_xdp";
+/// XDP for measurements: counts and drops frames, and notes how old they are.
+pub const CLOCK: &str = "mape_clock_xdp";
 /// XDP, the last stage of every program while somebody follows packets: tells what became of one.
 pub const TRACE: &str = "mape_trace_xdp";
 /// XDP, never attached: run by user space, asks the routing table as the data path does.

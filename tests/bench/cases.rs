@@ -1,0 +1,191 @@
+//! Owns the cases: what carries frames, which frames, and how cases take turns.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use mape_tests::process::interrupted;
+
+use crate::{
+    bed::{Chain, Way},
+    frames::{CHECK_SEQUENCE, Flow, OUTER, Order, Template},
+    kernel,
+    stats::Readings,
+    tools::{Bare, Sent, Tools},
+};
+
+/// A path that a stack carries is slower by about as much: it gets so many times fewer frames.
+const FEWER: u32 = 5;
+
+/// What carries a frame through the middle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum By {
+    /// Nothing: a sink there.
+    Nothing,
+    /// A bare redirect.
+    Bare,
+    /// Our gateway's fast path.
+    Ours,
+    /// The kernel's forwarding.
+    Kernel,
+    /// The same with source NAT.
+    KernelNat,
+}
+
+impl By {
+    const ALL: [Self; 5] = [Self::Nothing, Self::Bare, Self::Ours, Self::Kernel, Self::KernelNat];
+
+    /// As reports call it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "generator",
+            Self::Bare => "redirect",
+            Self::Ours => "gateway",
+            Self::Kernel => "kernel_forward",
+            Self::KernelNat => "kernel_snat",
+        }
+    }
+
+    const fn is_kernel(self) -> bool {
+        matches!(self, Self::Kernel | Self::KernelNat)
+    }
+}
+
+/// What is sent in a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub way: Way,
+    /// Bytes of each frame on a wire; towards the WAN before it is encapsulated, from there as the LAN host gets it.
+    pub size: usize,
+    pub flows: u32,
+    pub order: Order,
+}
+
+impl Load {
+    /// What targets hold for: 64 bytes, 1,000 sessions.
+    pub(crate) const fn usual(way: Way) -> Self {
+        Self {
+            way,
+            size: 64,
+            flows: 1_000,
+            order: Order::Sequential,
+        }
+    }
+
+    /// Bytes of each frame as the source sends it.
+    const fn len(self) -> usize {
+        match self.way {
+            Way::Up => self.size - CHECK_SEQUENCE,
+            Way::Down => self.size - CHECK_SEQUENCE + OUTER,
+        }
+    }
+}
+
+/// The chains, one for each of [`By`], all there at once.
+pub(crate) struct Beds {
+    chains: BTreeMap<By, Chain>,
+    _bare: Bare,
+}
+
+impl Beds {
+    /// Makes them, with sinks at the ends.
+    pub(crate) fn make(tools: &mut Tools) -> Result<Self> {
+        let mut chains = BTreeMap::new();
+        for by in By::ALL {
+            let chain = Chain::new(by.name())?;
+            match by {
+                By::Nothing => tools.sink_in_the_middle(&chain)?,
+                By::Bare | By::Ours => {}
+                By::Kernel => chain.forward_by_kernel()?,
+                By::KernelNat => {
+                    chain.forward_by_kernel()?;
+                    kernel::translate(&chain)?;
+                }
+            }
+            tools.sink_at_the_ends(&chain)?;
+            chains.insert(by, chain);
+        }
+        let bare = Bare::put(&chains[&By::Bare])?;
+        Ok(Self { chains, _bare: bare })
+    }
+
+    /// The chain of that.
+    pub(crate) fn chain(&self, by: By) -> &Chain {
+        &self.chains[&by]
+    }
+}
+
+/// Flows that have sessions, and their external ports.
+pub(crate) struct Flows {
+    pub all: Vec<Flow>,
+    pub ports: Vec<u16>,
+}
+
+impl Flows {
+    /// The frames of a load, in its order.
+    pub(crate) fn templates(&self, load: Load) -> Result<Vec<Template>> {
+        let numbers = load.order.of(load.flows).into_iter().map(usize::try_from);
+        numbers
+            .map(|number| {
+                let number = number?;
+                let flow = *self.all.get(number).context("a flow")?;
+                Ok(match load.way {
+                    Way::Up => flow.up(load.size),
+                    Way::Down => flow.down(*self.ports.get(number).context("a port")?, load.size),
+                })
+            })
+            .collect()
+    }
+}
+
+/// What readings are made with.
+pub(crate) struct Bench<'a> {
+    pub tools: Tools,
+    pub beds: &'a Beds,
+    pub flows: &'a Flows,
+    /// Frames in a timed run by XDP.
+    pub frames: u32,
+    /// Timed runs of each case.
+    pub rounds: usize,
+}
+
+impl Bench<'_> {
+    /// What is sent for a load; the source has its frames then.
+    pub(crate) fn prepare(&mut self, by: By, load: Load) -> Result<Sent> {
+        ensure!(!interrupted(), "interrupted");
+        let templates = self.flows.templates(load)?;
+        self.tools.make(&templates)?;
+        Ok(Sent {
+            way: load.way,
+            len: load.len(),
+            frames: if by.is_kernel() {
+                self.frames / FEWER
+            } else {
+                self.frames
+            },
+            templates: u32::try_from(templates.len())?,
+            processor: 0,
+        })
+    }
+
+    /// Nanoseconds a frame of one reading.
+    fn read(&mut self, by: By, load: Load) -> Result<f64> {
+        let sent = self.prepare(by, load)?;
+        self.tools
+            .slope(self.beds.chain(by), &sent)
+            .with_context(|| format!("{}, {load:?}", by.name()))
+    }
+
+    /// Cases in turn, some rounds of them.
+    pub(crate) fn turns(&mut self, cases: &[(By, Load)]) -> Result<Vec<Readings>> {
+        let mut readings = vec![Readings::default(); cases.len()];
+        for round in 0..self.rounds {
+            for turn in 0..cases.len() {
+                // Another one is the first each time.
+                let case = (turn + round) % cases.len();
+                let (by, load) = cases[case];
+                readings[case].add(self.read(by, load)?);
+            }
+        }
+        Ok(readings)
+    }
+}

@@ -1,0 +1,202 @@
+//! Owns how time grows: with the size of frames, with the number of sessions, and with new ones; and what a second processor adds.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    bed::Way,
+    cases::{Bench, By, Load},
+    frames::Order,
+    gateway::{self, Gateway},
+    kernel, processor,
+    report::Report,
+    stats::Readings,
+    tools::Tools,
+};
+
+/// Sizes of frames on a wire, and how many of each are in an IMIX.
+const SIZES: [(usize, f64); 5] = [(64, 7.0), (128, 0.0), (512, 0.0), (594, 4.0), (1_400, 1.0)];
+/// Sessions in use.
+const SESSIONS: [u32; 4] = [100, 1_000, 10_000, 60_000];
+const MOST: u32 = SESSIONS[3];
+
+/// Each size by each way.
+pub(crate) fn sizes(bench: &mut Bench<'_>, report: &mut Report) -> Result<()> {
+    let ways = [
+        (By::Bare, Way::Up),
+        (By::Ours, Way::Up),
+        (By::Ours, Way::Down),
+        (By::Kernel, Way::Up),
+        (By::KernelNat, Way::Up),
+    ];
+    let case = |(by, way): (By, Way), size| {
+        (
+            by,
+            Load {
+                size,
+                ..Load::usual(way)
+            },
+        )
+    };
+    let cases: Vec<(By, Load)> = SIZES
+        .iter()
+        .flat_map(|(size, _)| ways.map(|way| case(way, *size)))
+        .collect();
+    let readings = bench.turns(&cases)?;
+    let mut rows = Vec::new();
+    for (index, (by, way)) in ways.into_iter().enumerate() {
+        let times: Vec<f64> = readings
+            .iter()
+            .skip(index)
+            .step_by(ways.len())
+            .map(|readings| readings.summary().median)
+            .collect();
+        // Of an IMIX each size takes its own time; no frame is cheaper for what was before it.
+        let (mut time, mut bytes, mut count) = (0.0, 0.0, 0.0);
+        for ((size, share), ns) in SIZES.iter().zip(&times) {
+            time += share * ns;
+            bytes += share * f64::from(u32::try_from(*size)?);
+            count += share;
+        }
+        let name = name(by, way);
+        eprintln!("{name:<20} {times:.0?} ns, IMIX {:.0} ns", time / count);
+        rows.push(json!({
+            "by": name,
+            "sizes": SIZES.map(|(size, _)| size),
+            "ns": times,
+            "imix_bytes": bytes / count,
+            "imix_ns": time / count,
+        }));
+    }
+    report.put("by_size", Value::Array(rows));
+    Ok(())
+}
+
+const fn name(by: By, way: Way) -> &'static str {
+    match (by, way) {
+        (By::Ours, Way::Up) => "gateway_up",
+        (By::Ours, Way::Down) => "gateway_down",
+        (_, _) => by.name(),
+    }
+}
+
+/// Each number of sessions, in order, by chance, and most of them by few.
+pub(crate) fn sessions(bench: &mut Bench<'_>, report: &mut Report) -> Result<()> {
+    let load = |way, flows, order| Load {
+        flows,
+        order,
+        ..Load::usual(way)
+    };
+    let mut cases = Vec::new();
+    for flows in SESSIONS {
+        for order in [Order::Sequential, Order::Random] {
+            cases.push(load(Way::Up, flows, order));
+            cases.push(load(Way::Down, flows, order));
+        }
+    }
+    cases.push(load(Way::Up, MOST, Order::Zipf));
+    cases.push(load(Way::Down, MOST, Order::Zipf));
+    // The same frames by a bare redirect: reading them takes time, too.
+    let both: Vec<(By, Load)> = cases
+        .iter()
+        .flat_map(|load| [(By::Bare, *load), (By::Ours, *load)])
+        .collect();
+    let readings = bench.turns(&both)?;
+    let mut rows = Vec::new();
+    let mut found: Vec<(Load, f64, f64)> = Vec::new();
+    for (load, pair) in cases.iter().zip(readings.chunks(2)) {
+        let [bare, ours] = pair else { continue };
+        let (added, time) = (ours.minus(bare).summary().median, ours.summary().median);
+        eprintln!(
+            "{:>6} sessions, {:<10} {:?}: {time:.0} ns, added {added:.0}",
+            load.flows,
+            load.order.name(),
+            load.way
+        );
+        rows.push(json!({
+            "way": format!("{:?}", load.way).to_lowercase(),
+            "sessions": load.flows,
+            "order": load.order.name(),
+            "ns": time,
+            "added_ns": added,
+        }));
+        found.push((*load, time, added));
+    }
+    report.put("by_sessions", Value::Array(rows));
+    let of = |way, flows, order| {
+        let wanted = load(way, flows, order);
+        found
+            .iter()
+            .find(|(load, ..)| *load == wanted)
+            .map(|(_, time, added)| (*time, *added))
+            .context("a case that was measured")
+    };
+    let (mut worst, mut least) = (f64::MIN, f64::MAX);
+    for way in [Way::Up, Way::Down] {
+        let few = of(way, SESSIONS[0], Order::Random)?;
+        worst = worst.max(of(way, MOST, Order::Random)?.1 - few.1);
+        least = least.min(few.0 / of(way, MOST, Order::Zipf)?.0);
+    }
+    report.single("scale_60k_random_added_ns", worst);
+    report.single("scale_60k_zipf", least);
+    Ok(())
+}
+
+/// New sessions in a second, ours and connection tracking's.
+pub(crate) fn new_sessions(bench: &mut Bench<'_>, gateway: &Gateway<'_>, report: &mut Report) -> Result<()> {
+    let flows = &bench.flows.all;
+    let count = f64::from(u32::try_from(flows.len())?);
+    ensure!(
+        kernel::most()? > MOST,
+        "the kernel tracks at most {} connections (net.netfilter.nf_conntrack_max)",
+        kernel::most()?
+    );
+    let (mut ours, mut theirs) = (Readings::default(), Readings::default());
+    for _ in 0..bench.rounds {
+        gateway.flush()?;
+        ours.add(count / gateway.open(&mut bench.tools, flows)?.as_secs_f64());
+        let chain = bench.beds.chain(By::KernelNat);
+        kernel::forget(chain)?;
+        theirs.add(count / gateway::open(&mut bench.tools, chain, flows)?.as_secs_f64());
+    }
+    report.figure("new_sessions_per_s", &ours);
+    report.figure("kernel_new_sessions_per_s", &theirs);
+    Ok(())
+}
+
+/// Both directions of the same sessions, on one processor one after the other, and on two at once.
+pub(crate) fn two_processors(bench: &mut Bench<'_>, report: &mut Report) -> Result<()> {
+    if processor::count() < 2 {
+        report.put("two_core_scaling", Value::Null);
+        return Ok(());
+    }
+    let mut other = Tools::load()?;
+    let mut scaling = Readings::default();
+    let [up, down] = [Way::Up, Way::Down].map(Load::usual);
+    let chain = bench.beds.chain(By::Ours);
+    for _ in 0..bench.rounds {
+        let down_sent = bench.prepare(By::Ours, down)?;
+        other.make(&bench.flows.templates(down)?)?;
+        let up_sent = bench.prepare(By::Ours, up)?;
+        let one = bench.tools.run(chain, &up_sent)? + other.run(chain, &down_sent)?;
+        let begin = Instant::now();
+        let tools = &mut bench.tools;
+        let both = std::thread::scope(|scope| -> Result<Duration> {
+            let second = scope.spawn(|| {
+                let sent = crate::tools::Sent {
+                    processor: 1,
+                    ..down_sent
+                };
+                other.run(chain, &sent)
+            });
+            tools.run(chain, &up_sent)?;
+            second.join().map_err(|_| anyhow!("a sending thread panicked"))??;
+            Ok(begin.elapsed())
+        })?;
+        scaling.add(one.as_secs_f64() / both.as_secs_f64());
+    }
+    report.figure("two_core_scaling", &scaling);
+    Ok(())
+}
