@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::{
     bed::{Chain, Way},
     frames::{Flow, Template},
+    memory,
     tools::{Sent, Tools},
 };
 
@@ -64,6 +65,11 @@ impl<'a> Gateway<'a> {
         let config = self.config.to_string_lossy().into_owned();
         self.ctl(&["load", "--config", &config])?.success()?;
         Ok(())
+    }
+
+    /// Bytes of its maps.
+    pub(crate) fn map_bytes(&self) -> Result<u64> {
+        memory::of_maps(&self.instance)
     }
 
     /// Takes both NICs out of the fast path.
@@ -177,7 +183,7 @@ fn row(row: &Value) -> Option<(Flow, u16)> {
 }
 
 /// The mape-ctl to measure: the one that is named, else the one beside this program.
-fn program() -> Result<PathBuf> {
+pub(crate) fn program() -> Result<PathBuf> {
     if let Some(program) = env::var_os("MAPE_CTL") {
         return Ok(PathBuf::from(program));
     }

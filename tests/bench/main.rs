@@ -7,11 +7,14 @@ mod frames;
 mod gateway;
 mod kernel;
 mod latency;
+mod memory;
 mod processor;
 mod report;
 mod run;
 mod scale;
+mod slow;
 mod stats;
+mod tcp;
 mod tools;
 mod usual;
 

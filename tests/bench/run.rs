@@ -10,7 +10,7 @@ use crate::{
     gateway::Gateway,
     latency,
     report::Report,
-    scale,
+    scale, slow, tcp,
     tools::Tools,
     usual,
 };
@@ -44,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     if !arguments.quick {
         scale::sizes(&mut bench, &mut report)?;
         latency::measure(&mut bench, &mut report)?;
+        slow::measure(&mut bench, &mut report)?;
     }
     // The last: sessions have other ports from here on.
     scale::new_sessions(&mut bench, &gateway, &mut report)?;
@@ -56,5 +57,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     );
     report.single("stat_ms", took.as_secs_f64() * 1e3);
     report.single("load_ms", gateway.load.as_secs_f64() * 1e3);
+    report.put("map_bytes", gateway.map_bytes()?.into());
+    tcp::ipv6(&mut bench.tools, arguments.rounds, &mut report)?;
+    if !arguments.quick {
+        tcp::ipv4(arguments.rounds.min(3), &mut report)?;
+    }
     Ok(report.value())
 }

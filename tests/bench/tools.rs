@@ -107,6 +107,18 @@ impl Tools {
         Ok(())
     }
 
+    /// Has both ends of a chain pass what arrives to their stacks.
+    pub(crate) fn pass_at_the_ends(&mut self, chain: &Chain) -> Result<()> {
+        for way in [Way::Up, Way::Down] {
+            let (netns, device) = chain.sink(way);
+            netns.enter(|| {
+                program(&mut self.ebpf, programs::PASS)?.attach(device, XdpMode::Driver)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     fn no_sink(&mut self, netns: &Netns, device: &'static str) -> Result<()> {
         if let Some(link) = self.sinks.remove(&(netns.name().to_owned(), device)) {
             program(&mut self.ebpf, programs::SINK)?.detach(link)?;
@@ -182,9 +194,24 @@ impl Tools {
         Ok((long.elapsed.as_secs_f64() - short.elapsed.as_secs_f64()) * 1e9 / frames)
     }
 
-    /// Sends frames one by one at a pace; how old they were when they arrived. The sink at the chain's end is another one meanwhile.
-    pub(crate) fn paced(&mut self, chain: &Chain, sent: &Sent, pace: Pace) -> Result<Ages> {
-        let (end, device) = chain.sink(sent.way);
+    /// Sends frames one by one at a pace, whatever becomes of them, and waits until no more come out.
+    pub(crate) fn offered(&mut self, chain: &Chain, sent: &Sent, pace: Pace) -> Result<Arrived> {
+        self.set_pace(pace)?;
+        let before = self.sunk()?;
+        let mut elapsed = self.run_as(programs::PACED, 1, chain, sent)?;
+        let mut frames = self.sunk()? - before;
+        loop {
+            std::thread::sleep(LAST);
+            let more = self.sunk()? - before - frames;
+            if more == 0 {
+                return Ok(Arrived { elapsed, frames });
+            }
+            frames += more;
+            elapsed += LAST;
+        }
+    }
+
+    fn set_pace(&mut self, pace: Pace) -> Result<()> {
         let mut map: Array<_, [u64; 3]> = Array::try_from(self.ebpf.map_mut("PACE").context("PACE")?)?;
         map.set(0, [pace.interval, pace.sent_at, pace.seen_at], 0)?;
         for value in ["AGES", "DUE"] {
@@ -194,6 +221,13 @@ impl Tools {
                 map.set(index, PerCpuValues::try_from(zeros)?, 0)?;
             }
         }
+        Ok(())
+    }
+
+    /// Sends frames one by one at a pace; how old they were when they arrived. The sink at the chain's end is another one meanwhile.
+    pub(crate) fn paced(&mut self, chain: &Chain, sent: &Sent, pace: Pace) -> Result<Ages> {
+        let (end, device) = chain.sink(sent.way);
+        self.set_pace(pace)?;
         self.no_sink(end, device)?;
         let link = end.enter(|| Ok(program(&mut self.ebpf, programs::CLOCK)?.attach(device, XdpMode::Driver)?))?;
         let elapsed = self.run_as(programs::PACED, 1, chain, sent);

@@ -8,7 +8,9 @@ use mape_tests::process::run;
 use super::progress;
 
 /// Each program that the lab runs, and the package that brings it.
-const PROGRAMS: [(&str, &str); 20] = [
+const PROGRAMS: [(&str, &str); 21] = [
+    // To forget connections, for measurements.
+    ("conntrack", "conntrack"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     // The package `dnsmasq` would start a service on the machine; this one is the program alone.

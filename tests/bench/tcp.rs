@@ -1,0 +1,172 @@
+//! Owns what TCP gets, by iperf3: native IPv6 through the box and of its own beside a box without us, and IPv4 beside the kernel's NAT.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mape_tests::{
+    lab::{Lab, LabOptions},
+    netns::Netns,
+    process::interrupted,
+    recipe,
+    servers::Servers,
+    traffic::iperf::{self, Direction},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    bed::{Chain, DEVICES},
+    gateway::Gateway,
+    report::Report,
+    stats::Readings,
+    tools::Tools,
+};
+
+const SECONDS: u32 = 3;
+const LIMIT: Duration = Duration::from_secs(30);
+/// In the router's namespace, and as the LAN host reaches it.
+const SERVER: &str = "2001:db8:12:3400::1";
+
+/// Native IPv6 with the gateway attached, as a part of what goes without it: the smaller of forwarded and own.
+pub(crate) fn ipv6(tools: &mut Tools, rounds: usize, report: &mut Report) -> Result<()> {
+    let (without, with) = (six("six")?, six("six-ours")?);
+    let _gateway = Gateway::load(&with, "six")?;
+    // A veth takes what a program sends by it where it has a program, or GRO: as a NIC does.
+    tools.pass_at_the_ends(&with)?;
+    let _servers = [&without, &with].map(|chain| {
+        let (router, _) = chain.sink(crate::bed::Way::Up);
+        router.start(&["iperf3", "--server", "--bind", SERVER])
+    });
+    let mut lost = [Readings::default(), Readings::default()];
+    for _ in 0..rounds {
+        for (from, lost) in ["host", "own"].into_iter().zip(&mut lost) {
+            let rate = |chain: &Chain| {
+                let netns = if from == "own" {
+                    chain.middle()
+                } else {
+                    chain.source(crate::bed::Way::Up)
+                };
+                iperf6(netns)
+            };
+            let (plain, ours) = (rate(&without)?, rate(&with)?);
+            lost.add(1.0 - ours / plain);
+        }
+    }
+    report.figure("ipv6_forwarding_loss", &lost[0]);
+    report.figure("ipv6_own_loss", &lost[1]);
+    report.single(
+        "ipv6_loss",
+        report.get("ipv6_forwarding_loss").max(report.get("ipv6_own_loss")),
+    );
+    Ok(())
+}
+
+/// A chain whose host has IPv6, too.
+fn six(name: &str) -> Result<Chain> {
+    let chain = Chain::new(name)?;
+    let [host, lan, wan, router] = DEVICES;
+    for (netns, line) in [
+        (
+            chain.source(crate::bed::Way::Up),
+            format!("address add 2001:db8:a::2/64 dev {host} nodad"),
+        ),
+        (
+            chain.source(crate::bed::Way::Up),
+            "route add default via 2001:db8:a::1".to_owned(),
+        ),
+        (chain.middle(), format!("address add 2001:db8:a::1/64 dev {lan} nodad")),
+        (
+            chain.sink(crate::bed::Way::Up).0,
+            format!("route add 2001:db8:a::/64 via 2001:db8:12:3400::2 dev {router}"),
+        ),
+    ] {
+        // The link-local addresses are tentative for a moment, the lines above are not.
+        netns
+            .tool(&format!("ip -6 {line}"))
+            .with_context(|| format!("{name}, {wan}"))?;
+    }
+    for interface in ["all", lan, wan] {
+        chain
+            .middle()
+            .sysctl(&format!("ipv6/conf/{interface}/forwarding"), "1")?;
+    }
+    Ok(chain)
+}
+
+/// Bits a second that a server gets.
+fn iperf6(netns: &Netns) -> Result<f64> {
+    ensure!(!interrupted(), "interrupted");
+    let time = SECONDS.to_string();
+    let words = ["iperf3", "--client", SERVER, "--json", "--time", &time];
+    let finished = netns.run(&words, LIMIT)?.success()?;
+    let report: Value = serde_json::from_str(&finished.stdout)?;
+    let rate = report
+        .pointer("/end/sum_received/bits_per_second")
+        .and_then(Value::as_f64);
+    rate.context("iperf3's report")
+}
+
+/// IPv4 through both gateways, and through the kernel's NAT by the usual recipe and no tunnel; frames as on a wire, and as large as the kernel likes.
+pub(crate) fn ipv4(rounds: usize, report: &mut Report) -> Result<()> {
+    let program = crate::gateway::program()?;
+    let lab = |name: &str| {
+        Lab::up(&LabOptions {
+            id: format!("bench{}{name}", std::process::id()),
+            ..LabOptions::default()
+        })
+    };
+    let mut ours = lab("o")?;
+    ours.load(&program)?;
+    let kernel = lab("k")?;
+    recipe::apply(&kernel)?;
+    let mut rows = Vec::new();
+    for offloads in [false, true] {
+        for lab in [&ours, &kernel] {
+            lab.wait_until_reachable("host1")?;
+            if offloads {
+                large_frames(lab)?;
+            }
+        }
+        let _servers = [Servers::start(&ours)?, Servers::start(&kernel)?];
+        for streams in [1, 4] {
+            for direction in [Direction::Up, Direction::Down] {
+                let mut rates = [Readings::default(), Readings::default()];
+                for _ in 0..rounds {
+                    for (lab, rates) in [&ours, &kernel].into_iter().zip(&mut rates) {
+                        ensure!(!interrupted(), "interrupted");
+                        rates.add(iperf::tcp(lab, "host1", direction, streams, SECONDS)?.bits_per_second / 1e6);
+                    }
+                }
+                let [ours, kernel] = rates.map(|rates| rates.summary().median);
+                let frames = if offloads { "large" } else { "wire" };
+                eprintln!(
+                    "TCP, {frames} frames, {streams} streams, {direction:?}: gateways {ours:.0} Mbit/s, kernel {kernel:.0}"
+                );
+                rows.push(json!({
+                    "frames": frames,
+                    "streams": streams,
+                    "direction": format!("{direction:?}").to_lowercase(),
+                    "gateways_mbps": ours,
+                    "kernel_snat_mbps": kernel,
+                }));
+            }
+        }
+    }
+    report.put("tcp", rows.into());
+    Ok(())
+}
+
+/// Has the hosts send frames as large as their kernel makes them, and every device take them.
+fn large_frames(lab: &Lab) -> Result<()> {
+    for (node, device) in [("host1", "eth0"), ("ce", "lan0"), ("ce", "wan0"), ("internet", "eth0")] {
+        // A device with a program may keep some of them off: that is a part of what is measured.
+        lab.node(node)?
+            .run(
+                &[
+                    "ethtool", "-K", device, "tx", "on", "sg", "on", "tso", "on", "gso", "on", "gro", "on",
+                ],
+                LIMIT,
+            )
+            .map(drop)?;
+    }
+    Ok(())
+}
