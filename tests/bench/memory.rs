@@ -24,6 +24,9 @@ pub(crate) fn of_maps(instance: &str) -> Result<u64> {
             // Programs and links are pinned there, too.
             let Ok(map) = MapData::from_pin(&pin) else { continue };
             let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
+            if !text.contains("map_type:") {
+                continue;
+            }
             let memory = text.lines().find_map(|line| line.strip_prefix("memlock:"));
             bytes += memory
                 .with_context(|| format!("no memory of {}", pin.display()))?
