@@ -18,6 +18,8 @@ mod tcp;
 mod tools;
 mod usual;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, ensure};
 use clap::Parser;
 
@@ -36,7 +38,17 @@ struct Arguments {
     rounds: usize,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match measure() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(
         rustix::process::geteuid().is_root(),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use mape_tests::{
     lab::{Lab, LabOptions},
     netns::Netns,
-    process::interrupted,
+    process::{interrupted, wait_for},
     recipe,
     servers::Servers,
     traffic::iperf::{self, Direction},
@@ -14,7 +14,7 @@ use mape_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    bed::{Chain, DEVICES},
+    bed::{Chain, DEVICES, Way},
     gateway::Gateway,
     report::Report,
     stats::Readings,
@@ -32,10 +32,14 @@ pub(crate) fn ipv6(tools: &mut Tools, rounds: usize, report: &mut Report) -> Res
     let _gateway = Gateway::load(&with, "six")?;
     // A veth takes what a program sends by it where it has a program, or GRO: as a NIC does.
     tools.pass_at_the_ends(&with)?;
-    let _servers = [&without, &with].map(|chain| {
-        let (router, _) = chain.sink(crate::bed::Way::Up);
-        router.start(&["iperf3", "--server", "--bind", SERVER])
-    });
+    let mut servers = Vec::new();
+    for chain in [&without, &with] {
+        let (router, _) = chain.sink(Way::Up);
+        servers.push(router.start(&["iperf3", "--server", "--bind", SERVER])?);
+        wait_for("iperf3", LIMIT, || {
+            Ok(!router.tool("ss -6 -H -l -n -t sport = :5201")?.trim().is_empty())
+        })?;
+    }
     let mut lost = [Readings::default(), Readings::default()];
     for _ in 0..rounds {
         for (from, lost) in ["host", "own"].into_iter().zip(&mut lost) {
@@ -43,7 +47,7 @@ pub(crate) fn ipv6(tools: &mut Tools, rounds: usize, report: &mut Report) -> Res
                 let netns = if from == "own" {
                     chain.middle()
                 } else {
-                    chain.source(crate::bed::Way::Up)
+                    chain.source(Way::Up)
                 };
                 iperf6(netns)
             };
@@ -66,16 +70,13 @@ fn six(name: &str) -> Result<Chain> {
     let [host, lan, wan, router] = DEVICES;
     for (netns, line) in [
         (
-            chain.source(crate::bed::Way::Up),
+            chain.source(Way::Up),
             format!("address add 2001:db8:a::2/64 dev {host} nodad"),
         ),
-        (
-            chain.source(crate::bed::Way::Up),
-            "route add default via 2001:db8:a::1".to_owned(),
-        ),
+        (chain.source(Way::Up), "route add default via 2001:db8:a::1".to_owned()),
         (chain.middle(), format!("address add 2001:db8:a::1/64 dev {lan} nodad")),
         (
-            chain.sink(crate::bed::Way::Up).0,
+            chain.sink(Way::Up).0,
             format!("route add 2001:db8:a::/64 via 2001:db8:12:3400::2 dev {router}"),
         ),
     ] {

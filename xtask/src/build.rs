@@ -8,7 +8,7 @@ use crate::{cargo::release_program, setup};
 /// Builds mape-ctl, and says what to do when something it needs is missing.
 pub(crate) fn build() -> Result<PathBuf> {
     setup::check_for_building()?;
-    let program = release_program("mape-ctl")?;
+    let program = release_program("mape-ctl", "mape-ctl")?;
     println!("built {}", program.display());
     Ok(program)
 }

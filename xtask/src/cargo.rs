@@ -39,13 +39,15 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 }
 
 /// Builds a package's program in release mode and returns where it is.
-pub(crate) fn release_program(package: &str) -> Result<PathBuf> {
+pub(crate) fn release_program(package: &str, program: &str) -> Result<PathBuf> {
     // The messages of the compiler go to the user; cargo's own, as JSON, name the file.
     let arguments = [
         "build",
         "--release",
         "--package",
         package,
+        "--bin",
+        program,
         "--message-format",
         "json-render-diagnostics",
     ];
@@ -53,7 +55,7 @@ pub(crate) fn release_program(package: &str) -> Result<PathBuf> {
     let finished = run(&mut command, BUILD_LIMIT)?;
     eprint!("{}", finished.stderr);
     if !finished.status.success() {
-        bail!("{package} does not compile; the compiler's messages stand above");
+        bail!("{program} does not compile; the compiler's messages stand above");
     }
     let messages = finished
         .stdout
@@ -62,7 +64,7 @@ pub(crate) fn release_program(package: &str) -> Result<PathBuf> {
     let mut programs = messages.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
     programs
         .next_back()
-        .with_context(|| format!("cargo built {package}, but named no program"))
+        .with_context(|| format!("cargo built {program}, and named no file"))
 }
 
 /// The linker's folder last: whatever the user put first stays first.

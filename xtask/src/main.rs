@@ -1,8 +1,10 @@
 //! Parses the task's name and hands over to its file; nothing else.
 
+mod bench;
 mod build;
 mod cargo;
 mod demo;
+mod document;
 mod ebpf_check;
 mod fuzz;
 mod lab;
@@ -45,6 +47,8 @@ enum Task {
     VerifyKernels(verify_kernels::VerifyKernels),
     /// Try the gateway on virtio NICs under Debian's kernels, in virtual machines (root).
     TestVm(test_vm::TestVm),
+    /// Measure the gateway beside a bare redirect and the kernel, and make a report of it (root).
+    Bench(bench::Bench),
     /// Give the core's parsers and steps inputs that nobody thought of, each target for a while (cargo-fuzz).
     Fuzz(fuzz::Fuzz),
     /// Keep the lab open to play in (root).
@@ -75,6 +79,7 @@ fn run() -> Result<()> {
         Task::EbpfCheck { object } => ebpf_check::ebpf_check(object.as_deref()),
         Task::VerifyKernels(arguments) => verify_kernels::verify_kernels(arguments),
         Task::TestVm(arguments) => test_vm::test_vm(arguments),
+        Task::Bench(arguments) => bench::bench(&arguments),
         Task::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Task::Lab(task) => lab::lab(task),
         Task::Demo => demo::demo(),

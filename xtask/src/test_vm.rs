@@ -26,6 +26,7 @@ use self::{
 };
 use crate::{
     build::build,
+    document,
     setup::progress,
     vm::{
         kernel::{Kernel, Kernels},
@@ -192,7 +193,7 @@ pub(crate) fn test_vm(arguments: TestVm) -> Result<()> {
     if let Some(file) = &arguments.document
         && failures.is_empty()
     {
-        report::write_between_marks(file, &table)?;
+        document::write_between_marks(file, "test-vm", &table)?;
     }
     ensure!(
         failures.is_empty(),

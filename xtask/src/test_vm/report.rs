@@ -1,13 +1,8 @@
 //! Owns what a run says: a row for each kernel, machine and feature, as text, JSON, and a table for docs/kernels.md.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt::Write as _, fs, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// How a feature is on a machine.
@@ -194,28 +189,6 @@ impl Row {
     }
 }
 
-/// Where a table begins and ends in a document.
-const BEGIN: &str = "<!-- begin of `cargo xtask test-vm` -->\n";
-const END: &str = "<!-- end of `cargo xtask test-vm` -->\n";
-
-/// Puts a table between the marks of a document.
-pub(crate) fn write_between_marks(file: &Path, table: &str) -> Result<()> {
-    let read = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let Some(written) = replaced(&read, table) else {
-        bail!(
-            "{} has no place for the table: lines {BEGIN:?} and {END:?}",
-            file.display()
-        );
-    };
-    std::fs::write(file, written).with_context(|| format!("cannot write {}", file.display()))
-}
-
-fn replaced(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{table}{END}{after}"))
-}
-
 #[cfg(test)]
 mod tests {
     use anyhow::anyhow;
@@ -254,12 +227,5 @@ mod tests {
     #[test]
     fn only_what_failed_is_a_failure() {
         assert_eq!(report().failures(), ["6.12.1-1 | pc | load | FAILED | no room (1.0 s)"]);
-    }
-
-    #[test]
-    fn a_table_replaces_the_one_before() {
-        let text = format!("a\n{BEGIN}old\n{END}b\n");
-        assert_eq!(replaced(&text, "new\n"), Some(format!("a\n{BEGIN}new\n{END}b\n")));
-        assert_eq!(replaced("a\n", "new\n"), None);
     }
 }
