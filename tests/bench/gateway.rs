@@ -160,7 +160,7 @@ pub(crate) fn open(tools: &mut Tools, chain: &Chain, flows: &[Flow]) -> Result<D
                 processor: 0,
             },
         )?;
-        took += arrived.elapsed;
+        took += arrived.took.spent;
         // Once in two seconds one goes by the stack, to ask for the router.
         ensure!(
             arrived.frames + 2 >= u64::from(count),

@@ -1,6 +1,6 @@
 //! Owns how time grows: with the size of frames, with the number of sessions, and with new ones; and what a second processor adds.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::{
     kernel, processor,
     report::Report,
     stats::Readings,
-    tools::Tools,
+    tools::{Sent, Tools},
 };
 
 /// Sizes of frames on a wire, and how many of each are in an IMIX.
@@ -180,20 +180,19 @@ pub(crate) fn two_processors(bench: &mut Bench<'_>, report: &mut Report) -> Resu
         let down_sent = bench.prepare(By::Ours, down)?;
         other.make(&bench.flows.templates(down)?)?;
         let up_sent = bench.prepare(By::Ours, up)?;
-        let one = bench.tools.run(chain, &up_sent)? + other.run(chain, &down_sent)?;
-        let begin = Instant::now();
+        let one = bench.tools.run(chain, &up_sent)?.spent + other.run(chain, &down_sent)?.spent;
         let tools = &mut bench.tools;
         let both = std::thread::scope(|scope| -> Result<Duration> {
             let second = scope.spawn(|| {
-                let sent = crate::tools::Sent {
+                let sent = Sent {
                     processor: 1,
                     ..down_sent
                 };
                 other.run(chain, &sent)
             });
-            tools.run(chain, &up_sent)?;
-            second.join().map_err(|_| anyhow!("a sending thread panicked"))??;
-            Ok(begin.elapsed())
+            let up = tools.run(chain, &up_sent)?.spent;
+            let down = second.join().map_err(|_| anyhow!("a sending thread panicked"))??.spent;
+            Ok(up.max(down))
         })?;
         scaling.add(one.as_secs_f64() / both.as_secs_f64());
     }

@@ -18,6 +18,7 @@ use mape_tests::{netns::Netns, table::kernel::KernelWorld};
 use crate::{
     bed::{Chain, DEVICES, Way},
     frames::{TEMPLATE, Template},
+    processor::{self, Spent},
 };
 
 /// Frames that the kernel hands to the source at a time, as a driver hands over what has arrived meanwhile.
@@ -139,26 +140,27 @@ impl Tools {
     /// Sends frames into a chain and gives how long that took until all were through and how many arrived; everything happens on the calling thread's processor.
     pub(crate) fn send(&mut self, chain: &Chain, sent: &Sent) -> Result<Arrived> {
         let before = self.sunk()?;
-        let elapsed = self.run(chain, sent)?;
+        let took = self.run(chain, sent)?;
         std::thread::sleep(LAST);
         Ok(Arrived {
-            elapsed,
+            took,
             frames: self.sunk()? - before,
         })
     }
 
     /// The same, without a look at how many arrived.
-    pub(crate) fn run(&mut self, chain: &Chain, sent: &Sent) -> Result<Duration> {
+    pub(crate) fn run(&mut self, chain: &Chain, sent: &Sent) -> Result<Took> {
         self.run_as(programs::SOURCE, BATCH, chain, sent)
     }
 
-    fn run_as(&mut self, source: &str, batch: u32, chain: &Chain, sent: &Sent) -> Result<Duration> {
+    fn run_as(&mut self, source: &str, batch: u32, chain: &Chain, sent: &Sent) -> Result<Took> {
         chain.source(sent.way).enter(|| {
             let generate = [KernelWorld::index(sent.way.source())?, sent.templates];
             let mut map: Array<_, [u32; 2]> = Array::try_from(self.ebpf.map_mut("GENERATE").context("GENERATE")?)?;
             map.set(0, generate, 0)?;
-            crate::processor::pin(sent.processor)?;
+            processor::pin(sent.processor)?;
             let source = program(&mut self.ebpf, source)?;
+            let spent = Spent::begin(sent.processor)?;
             let start = Instant::now();
             source.test_run(TestRunOptions {
                 data_in: Some(&[0; ROOM][..sent.len.max(TEMPLATE.min(60))]),
@@ -166,7 +168,10 @@ impl Tools {
                 attrs: TestRunAttrs::new().xdp_live_frames(batch),
                 ..TestRunOptions::default()
             })?;
-            Ok(start.elapsed())
+            Ok(Took {
+                wall: start.elapsed(),
+                spent: spent.end()?,
+            })
         })
     }
 
@@ -191,23 +196,23 @@ impl Tools {
             );
         }
         let frames = f64::from(sent.frames - fewer.frames);
-        Ok((long.elapsed.as_secs_f64() - short.elapsed.as_secs_f64()) * 1e9 / frames)
+        Ok((long.took.spent.as_secs_f64() - short.took.spent.as_secs_f64()) * 1e9 / frames)
     }
 
     /// Sends frames one by one at a pace, whatever becomes of them, and waits until no more come out.
     pub(crate) fn offered(&mut self, chain: &Chain, sent: &Sent, pace: Pace) -> Result<Arrived> {
         self.set_pace(pace)?;
         let before = self.sunk()?;
-        let mut elapsed = self.run_as(programs::PACED, 1, chain, sent)?;
+        let mut took = self.run_as(programs::PACED, 1, chain, sent)?;
         let mut frames = self.sunk()? - before;
         loop {
             std::thread::sleep(LAST);
             let more = self.sunk()? - before - frames;
             if more == 0 {
-                return Ok(Arrived { elapsed, frames });
+                return Ok(Arrived { took, frames });
             }
             frames += more;
-            elapsed += LAST;
+            took.wall += LAST;
         }
     }
 
@@ -230,7 +235,7 @@ impl Tools {
         self.set_pace(pace)?;
         self.no_sink(end, device)?;
         let link = end.enter(|| Ok(program(&mut self.ebpf, programs::CLOCK)?.attach(device, XdpMode::Driver)?))?;
-        let elapsed = self.run_as(programs::PACED, 1, chain, sent);
+        let took = self.run_as(programs::PACED, 1, chain, sent);
         std::thread::sleep(LAST);
         program(&mut self.ebpf, programs::CLOCK)?.detach(link)?;
         self.sink(end, device)?;
@@ -239,10 +244,7 @@ impl Tools {
             .iter()
             .map(|counts| Ok::<u64, aya::maps::MapError>(counts?.iter().sum()))
             .collect::<Result<_, _>>()?;
-        let ages = Ages {
-            counts,
-            elapsed: elapsed?,
-        };
+        let ages = Ages { counts, took: took? };
         let seen: u64 = ages.counts.iter().sum();
         ensure!(
             seen >= u64::from(sent.frames) / 1_000 * 995,
@@ -266,7 +268,7 @@ pub(crate) struct Ages {
     /// For each place how many; the last has all that were older.
     pub counts: Vec<u64>,
     /// Until all were through.
-    pub elapsed: Duration,
+    pub took: Took,
 }
 
 impl Ages {
@@ -275,7 +277,7 @@ impl Ages {
 
     /// How long each of so many took.
     pub(crate) fn nanos_each(&self, frames: u32) -> u64 {
-        u64::try_from(self.elapsed.as_nanos() / u128::from(frames.max(1))).unwrap_or(u64::MAX)
+        u64::try_from(self.took.spent.as_nanos() / u128::from(frames.max(1))).unwrap_or(u64::MAX)
     }
 }
 
@@ -294,11 +296,20 @@ pub(crate) struct Sent {
     pub processor: usize,
 }
 
+/// How long sending took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Took {
+    /// By a clock on the wall.
+    pub wall: Duration,
+    /// Of the processor's time: what other programs had of it meanwhile is not in it.
+    pub spent: Duration,
+}
+
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrived {
     /// Until all were through.
-    pub elapsed: Duration,
+    pub took: Took,
     /// How many reached a sink.
     pub frames: u64,
 }
