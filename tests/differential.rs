@@ -15,14 +15,17 @@ use std::{
 use mape_common::wire::port::Port;
 use mape_tests::{
     netns::Netns,
-    table::kernel::{KernelWorld, furnish},
+    table::{
+        kernel::{KernelWorld, furnish},
+        world::HOST_MAC,
+    },
 };
 use proptest::test_runner::{Config as Cases, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use sequence::{
     Step,
     host::Host,
-    kernel::Kernel,
+    kernel::{Kernel, NEIGHBOURS},
     play::{Tally, run},
     steps,
     subject::{SCENES, Scene},
@@ -149,11 +152,14 @@ fn by_either_door_the_core_does_what_the_model_says() {
             run(&mut Host::new(scene, true), scene, steps, &tally)
         });
     }
-    let seen = tally.borrow().clone();
-    for label in ["translated", "fragment-by-stack", "hairpin"] {
-        assert!(seen.contains_key(label), "no packet was {label}");
-    }
+    both_doors_were_taken(&tally);
     report(tally);
+}
+
+fn both_doors_were_taken(tally: &Tally) {
+    for label in ["forwarded", "translated"] {
+        assert!(tally.borrow().contains_key(label), "no packet was {label}");
+    }
 }
 
 /// A namespace that goes away with its test, however that ends.
@@ -167,12 +173,27 @@ impl Drop for Room {
 
 #[test]
 fn the_programs_in_the_kernel_do_what_the_model_says() {
+    in_the_kernel("random", false);
+}
+
+#[test]
+fn by_either_door_the_programs_in_the_kernel_do_what_the_model_says() {
+    in_the_kernel("doors", true);
+}
+
+/// Explores each scene with the programs in the kernel, those of the tunnel device among them if it is there.
+fn in_the_kernel(name: &str, has_device: bool) {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: loading BPF programs needs root");
         return;
     }
-    let room = Room(Netns::create(&format!("mape-random-{}", std::process::id())).expect("a namespace"));
+    let room = Room(Netns::create(&format!("mape-{name}-{}", std::process::id())).expect("a namespace"));
     furnish(&room.0).expect("devices");
+    for host in NEIGHBOURS.iter().filter(|_| has_device) {
+        let mac = HOST_MAC.0.map(|byte| format!("{byte:02x}")).join(":");
+        let neighbour = format!("ip neigh replace {host} lladdr {mac} dev lan0 nud permanent");
+        room.0.tool(&neighbour).expect("a neighbour");
+    }
     let explored = room.0.enter(|| {
         let (seed, tally, tunnel) = (seed(), Tally::default(), KernelWorld::index("mape0")?);
         for scene in &SCENES {
@@ -181,11 +202,18 @@ fn the_programs_in_the_kernel_do_what_the_model_says() {
             if let Some(port) = scene.reserved {
                 world.reserve(Port(port))?;
             }
+            if has_device {
+                world.load_device()?;
+            }
             let mut secret = seed;
             explore(scene, seed, &tally, |steps| {
                 secret += 1;
-                run(&mut Kernel::new(&mut world, scene, secret), scene, steps, &tally)
+                let mut subject = Kernel::new(&mut world, has_device, scene, secret);
+                run(&mut subject, scene, steps, &tally)
             });
+        }
+        if has_device {
+            both_doors_were_taken(&tally);
         }
         report(tally);
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     process::Command,
@@ -122,6 +123,8 @@ impl Capture {
             "-w",
             &path,
         ];
+        // Of an earlier capture there: it would look as if this one had begun.
+        let _ = fs::remove_file(&file);
         let program = lab.spawn(node, &words)?;
         // The header is written once the socket is open; what is sent before that would be missed.
         wait_for("tcpdump", Duration::from_secs(10), || {
@@ -138,15 +141,33 @@ impl Capture {
         self.judge_among(&[edges::FIRST])
     }
 
+    /// Ends the capture and gives its frames as they are.
+    ///
+    /// # Errors
+    /// When tcpdump has missed a frame, or its file is none.
+    pub fn frames(self) -> Result<Vec<Vec<u8>>> {
+        let file = self.file.clone();
+        self.end()?;
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        packets(&bytes).with_context(|| format!("{} is no capture", file.display()))
+    }
+
+    /// Stops tcpdump.
+    fn end(self) -> Result<()> {
+        let said = self.program.stop()?.stderr;
+        if !is_complete(&said).with_context(|| format!("tcpdump said: {said}"))? {
+            bail!("tcpdump has missed frames: {said}");
+        }
+        Ok(())
+    }
+
     /// As [`Self::judge`] where these customer edges may send to each other.
     ///
     /// # Errors
     /// As [`Self::judge`].
     pub fn judge_among(self, edges: &[Edge]) -> Result<Report> {
-        let said = self.program.stop()?.stderr;
-        if !is_complete(&said).with_context(|| format!("tcpdump said: {said}"))? {
-            bail!("tcpdump has missed frames: {said}");
-        }
+        let file = self.file.clone();
+        self.end()?;
         let mut tshark = Command::new("tshark");
         // Checksums are not looked at unless asked for.
         for protocol in ["ip", "tcp", "udp"] {
@@ -159,7 +180,7 @@ impl Capture {
         tshark
             .arg("-n")
             .arg("-r")
-            .arg(&self.file)
+            .arg(&file)
             .args(["-T", "fields", "-E", "separator=;", "-E", "occurrence=a"]);
         for field in fields() {
             tshark.args(["-e", field]);
@@ -191,6 +212,22 @@ impl Capture {
         report.flow_labels = labels.len();
         Ok(report)
     }
+}
+
+/// The frames of a capture file, in the byte order of this machine.
+fn packets(file: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let word = |at: usize| -> Option<u32> { Some(u32::from_ne_bytes(file.get(at..at + 4)?.try_into().ok()?)) };
+    // Time stamps are in millionths or thousandths of those.
+    if !matches!(word(0)?, 0xa1b2_c3d4 | 0xa1b2_3c4d) {
+        return None;
+    }
+    let (mut at, mut frames) = (24, Vec::new());
+    while at < file.len() {
+        let len = usize::try_from(word(at + 8)?).ok()?;
+        frames.push(file.get(at + 16..at + 16 + len)?.to_vec());
+        at += 16 + len;
+    }
+    Some(frames)
 }
 
 /// Whether tcpdump has written all that the kernel had for it, by the figures that it ends with.

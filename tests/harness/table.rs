@@ -8,5 +8,6 @@ pub mod frame;
 pub mod host;
 pub mod kernel;
 pub mod runner;
+pub mod stack;
 pub mod talk;
 pub mod world;

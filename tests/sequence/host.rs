@@ -16,12 +16,12 @@ use mape_tests::{
     },
     table::{
         host::{HostWorld, TUNNEL},
+        stack,
         world::{Outcome, Program, World},
     },
 };
 
-use super::stack;
-use super::subject::{START, Scene, Subject, apply, key, transport};
+use super::subject::{START, Scene, Subject, apply, key, lead, left, transport};
 
 /// The core on the host; with the slow path's door beside the NICs', if so wanted.
 pub(crate) struct Host(HostWorld, HasDevice);
@@ -182,11 +182,8 @@ impl Subject for Host {
     }
 
     fn give_to_stack(&mut self, program: Program, frame: &[u8]) -> Option<(Outcome, &'static str)> {
-        if self.1 {
-            stack::translate(&self.0.env, program, frame)
-        } else {
-            None
-        }
+        let at = lead(program, frame).filter(|_| self.1)?;
+        Some(left(program, stack::translate(&self.0.env, program, &at)))
     }
 
     fn port_of(&mut self, flow: &Flow) -> Option<u16> {

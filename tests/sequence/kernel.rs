@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -10,25 +11,33 @@ use mape_tests::{
     model::{Model, life::Flow, policy::Policy},
     table::{
         kernel::KernelWorld,
-        world::{Outcome, Program, World},
+        world::{Outcome, Program, RELAY, World},
     },
 };
 
-use super::subject::{Scene, Subject, apply, key};
+use super::frames::HOSTS;
+use super::subject::{Scene, Subject, apply, key, lead, left};
 
 /// The programs in the kernel. One world serves many sequences; each begins with nothing open.
 pub(crate) struct Kernel<'a> {
     world: &'a mut KernelWorld,
+    has_device: bool,
     since: Instant,
 }
 
 /// Ticks that a sequence may lag behind the clock: real time goes on.
 const SLACK: u32 = 16;
 
+/// The LAN hosts that the device's packets come from.
+pub(crate) const NEIGHBOURS: &[Ipv4Addr] = match &HOSTS {
+    [first @ .., _] => first,
+};
+
 impl<'a> Kernel<'a> {
-    pub(crate) fn new(world: &'a mut KernelWorld, scene: &Scene, secret: u64) -> Self {
+    pub(crate) fn new(world: &'a mut KernelWorld, has_device: bool, scene: &Scene, secret: u64) -> Self {
         let mut subject = Self {
             world,
+            has_device,
             since: Instant::now(),
         };
         subject.configure(&scene.policy(), true);
@@ -54,6 +63,18 @@ impl Subject for Kernel<'_> {
 
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str) {
         self.world.give(program, frame)
+    }
+
+    fn give_to_stack(&mut self, program: Program, frame: &[u8]) -> Option<(Outcome, &'static str)> {
+        // Of another sender than the border relay a test run could not tell.
+        let at = lead(program, frame).filter(|at| self.has_device && at.from == RELAY.octets())?;
+        // Whose next hop the kernel does not know has a session that the NICs leave to the stack: the model knows no such.
+        let is_neighbour = |source: &[u8]| NEIGHBOURS.iter().any(|host| host.octets() == source);
+        if program == Program::Lan && !at.packet.get(12..16).is_some_and(is_neighbour) {
+            return None;
+        }
+        let seen = self.world.translate(program, &at.packet);
+        Some(left(program, seen.expect("the kernel runs the program")))
     }
 
     fn port_of(&mut self, flow: &Flow) -> Option<u16> {

@@ -7,7 +7,6 @@ mod frames;
 pub(crate) mod host;
 pub(crate) mod kernel;
 pub(crate) mod play;
-pub(crate) mod stack;
 pub(crate) mod subject;
 
 use mape_tests::model::{door::Door, policy::Transport};

@@ -146,13 +146,11 @@ fn give(
         judge(subject, model, program, frame, &seen, Door::Device)?;
         return Ok(label);
     }
-    match subject.give_to_stack(program, frame) {
-        Some(seen) => judge(subject, model, program, frame, &seen, Door::Device),
-        None => {
-            let seen = subject.give(program, frame);
-            judge(subject, model, program, frame, &seen, Door::Nic)
-        }
+    if let Some(seen) = subject.give_to_stack(program, frame) {
+        return judge(subject, model, program, frame, &seen, Door::Device);
     }
+    let seen = subject.give(program, frame);
+    judge(subject, model, program, frame, &seen, Door::Nic)
 }
 
 fn is_for_slow_path(label: &str) -> bool {

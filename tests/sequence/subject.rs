@@ -14,7 +14,10 @@ use mape_tests::{
         life::Flow,
         policy::{Filtering, Policy, Set, Timeouts, Transport},
     },
-    table::world::{Outcome, Program, config},
+    table::{
+        stack::{self, AtDevice},
+        world::{Outcome, Program, config},
+    },
 };
 
 /// Where the clock starts, ticks: longer after zero than anything lives.
@@ -124,6 +127,21 @@ pub(crate) trait Subject {
     fn check_empty(&mut self) -> Result<(), String>;
     /// What is wrong with its state.
     fn check(&mut self, model: &mut Model) -> Result<(), String>;
+}
+
+/// The packet of a frame that the stack leads to the tunnel device.
+pub(crate) fn lead(program: Program, frame: &[u8]) -> Option<AtDevice> {
+    let at = stack::lead(program, frame).ok()?;
+    // Options are not in the model.
+    (!stack::has_options(&at.packet)).then_some(at)
+}
+
+/// What leaves the gateway of what has left the device.
+pub(crate) fn left(program: Program, (outcome, label): (Outcome, &'static str)) -> (Outcome, &'static str) {
+    match outcome {
+        Outcome::Forwarded(packet) => (Outcome::Forwarded(stack::after(program, packet)), label),
+        other @ (Outcome::Answered(_) | Outcome::Passed(_) | Outcome::Dropped) => (other, label),
+    }
 }
 
 pub(crate) fn key(flow: &Flow) -> FlowKey {

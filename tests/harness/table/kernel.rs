@@ -1,5 +1,7 @@
 //! The world in the kernel: the same object that is shipped, run by `BPF_PROG_TEST_RUN` in a namespace of its own.
 
+mod device;
+
 use std::{
     collections::HashMap,
     fs,
@@ -24,7 +26,7 @@ use mape_common::{
     },
     step::stage::Stage,
     time::Tick,
-    verdict::{DELIVERED, FORWARDED, OUTCOMES, Reason},
+    verdict::{DELIVERED, FORWARDED, OUTCOMES, Reason, TRANSLATED},
     wire::port::Port,
 };
 
@@ -152,6 +154,7 @@ impl KernelWorld {
             let second = Link::with_address(Link::ATTACHED | Link::ALIVE, address);
             array::<[u64; 2]>(&mut ebpf, maps::LINKS)?.set(device, [first, second], 0)?;
         }
+        let heard = Instant::now();
         let hop = NextHop::words(NextHop::FAR_END, &router(wan), now());
         array::<[u64; 4]>(&mut ebpf, maps::HOPS)?.set(0, hop, 0)?;
         array::<u64>(&mut ebpf, maps::GATE)?.set(0, 1, 0)?;
@@ -180,7 +183,7 @@ impl KernelWorld {
             attached: HashMap::new(),
             forwards: Vec::new(),
             aged: 0,
-            heard: Instant::now(),
+            heard,
         };
         for device in ["lan0", "wan0"] {
             world.attach(device, programs::PASS)?;
@@ -504,6 +507,7 @@ fn label(slot: u32) -> &'static str {
     match slot {
         FORWARDED => "forwarded",
         DELIVERED => "delivered",
+        TRANSLATED => "translated",
         slot => Reason::ALL
             .iter()
             .find(|r| r.number() == slot)
