@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use mape_tests::{lab::Lab, plan, traffic::numbered};
 
 const HOST_1: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 168, 10, 2);
+const MOMENT: Duration = Duration::from_secs(1);
 /// What is on its way when the last one was sent has so long to come back.
 const QUIET: Duration = Duration::from_millis(600);
 
@@ -63,8 +64,9 @@ impl Flow {
         })
     }
 
-    /// Ends it.
+    /// Ends it a moment later, so that also what breaks late is seen.
     pub(crate) fn finish(self) -> Result<Seen> {
+        thread::sleep(MOMENT);
         self.enough.store(true, Ordering::Relaxed);
         let (sent, pause) = self.sending.join().map_err(|_| anyhow!("the sender panicked"))??;
         self.returning.join().map_err(|_| anyhow!("the server panicked"))??;
