@@ -15,13 +15,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use mape_tests::{lab::Lab, plan, traffic::numbered};
 
 const HOST_1: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 168, 10, 2);
+const MOMENT: Duration = Duration::from_secs(1);
 /// What is on its way when the last one was sent has so long to come back.
 const QUIET: Duration = Duration::from_millis(600);
 
 /// A conversation that is going on.
 pub(crate) struct Flow {
     enough: Arc<AtomicBool>,
-    sending: JoinHandle<Result<(u64, Duration)>>,
+    sending: JoinHandle<(u64, Duration)>,
     returning: JoinHandle<Result<()>>,
     hearing: JoinHandle<Result<(u64, Duration)>>,
     /// Host 1 as the server sees it.
@@ -63,10 +64,11 @@ impl Flow {
         })
     }
 
-    /// Ends it.
+    /// Ends it a moment later, so that also what breaks late is seen.
     pub(crate) fn finish(self) -> Result<Seen> {
+        thread::sleep(MOMENT);
         self.enough.store(true, Ordering::Relaxed);
-        let (sent, pause) = self.sending.join().map_err(|_| anyhow!("the sender panicked"))??;
+        let (sent, pause) = self.sending.join().map_err(|_| anyhow!("the sender panicked"))?;
         self.returning.join().map_err(|_| anyhow!("the server panicked"))??;
         let (heard, silence) = self.hearing.join().map_err(|_| anyhow!("the hearer panicked"))??;
         if sent == 0 {
@@ -82,7 +84,7 @@ impl Flow {
 }
 
 /// Sends numbers; after a pause that the scheduler made it catches up in small bursts.
-fn send(near: &UdpSocket, enough: &AtomicBool, rate: u32) -> Result<(u64, Duration)> {
+fn send(near: &UdpSocket, enough: &AtomicBool, rate: u32) -> (u64, Duration) {
     let begin = Instant::now();
     let (mut pause, mut last) = (Duration::ZERO, begin);
     let mut sent = 0_u64;
@@ -104,7 +106,7 @@ fn send(near: &UdpSocket, enough: &AtomicBool, rate: u32) -> Result<(u64, Durati
         }
         thread::sleep(Duration::from_micros(500));
     }
-    Ok((sent, pause))
+    (sent, pause)
 }
 
 fn send_back(far: &UdpSocket, enough: &AtomicBool) -> Result<()> {

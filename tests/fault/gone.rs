@@ -18,7 +18,7 @@ fn findings(site: &Site) -> Result<Vec<(String, String)>> {
     Ok(bad
         .map(|found| {
             let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
-            (text("id"), text("subject"))
+            (text("id"), text("about"))
         })
         .collect())
 }

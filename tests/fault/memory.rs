@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use mape_tests::{
     lab::alone,
     process::{Finished, run},
@@ -54,25 +54,29 @@ fn too_few_files_are_named_before_anything_is_touched() {
 }
 
 /// Tries a load under limits that are doubled until it comes through; each one that does not is as if it had not been.
-fn until_enough(site: &Site, mut limits: impl Iterator<Item = u64>, mut load: impl FnMut(u64) -> Result<Finished>) {
-    let mut failed = Vec::new();
-    let enough = limits
-        .by_ref()
-        .find(|limit| {
-            let load = load(*limit).unwrap();
-            if !load.status.success() {
-                let said = load.stderr.lines().next().unwrap_or_default().to_owned();
-                failed.push(format!("{} KiB: {}, {said:?}", limit / 1_024, load.status));
-                site.others_are_well().unwrap();
-                site.unload_leaves_nothing().unwrap();
-            }
-            load.status.success()
-        })
-        .expect("no limit is large enough");
-    println!("enough: {} KiB; not enough:\n{}", enough / 1_024, failed.join("\n"));
-    assert!(failed.len() >= 2, "{failed:?}");
-    site.forwards().unwrap();
-    site.unload_leaves_nothing().unwrap();
+fn until_enough(
+    site: &Site,
+    limits: impl Iterator<Item = u64>,
+    mut load: impl FnMut(u64) -> Result<Finished>,
+) -> Result<()> {
+    for (failed, limit) in limits.enumerate() {
+        let load = load(limit)?;
+        if load.status.success() {
+            println!("{} KiB: enough", limit / 1_024);
+            ensure!(failed >= 2, "limits that were none");
+            site.forwards()?;
+            return site.unload_leaves_nothing();
+        }
+        println!(
+            "{} KiB: {}: {}",
+            limit / 1_024,
+            load.status,
+            load.stderr.trim().replace('\n', "; ")
+        );
+        site.others_are_well()?;
+        site.unload_leaves_nothing()?;
+    }
+    bail!("no limit is large enough")
 }
 
 #[test]
@@ -80,11 +84,12 @@ fn with_too_little_address_space_a_load_leaves_nothing() {
     let _alone = alone();
     let Some(site) = Site::new().unwrap() else { return };
     let limits = (0..)
-        .map(|step| 12 * MIB << step)
+        .map(|step| (12 * MIB) << step)
         .take_while(|limit| *limit <= 4_096 * MIB);
     until_enough(&site, limits, |limit| {
         load_behind(&site, &["prlimit", &format!("--as={limit}")])
-    });
+    })
+    .unwrap();
 }
 
 /// A control group with a limit of memory, which counts what the kernel allocates for its processes, too.
@@ -137,12 +142,13 @@ fn with_too_little_memory_a_load_leaves_nothing_and_a_reload_all_as_it_was() {
     let words = group.words();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let limits = (0..)
-        .map(|step| 4 * MIB << step)
+        .map(|step| (4 * MIB) << step)
         .take_while(|limit| *limit <= 1_024 * MIB);
     until_enough(&site, limits, |limit| {
         group.limit(limit)?;
         load_behind(&site, &words)
-    });
+    })
+    .unwrap();
 
     site.load().unwrap().success().unwrap();
     site.lab.wait_until_reachable("host1").unwrap();

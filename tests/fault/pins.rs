@@ -94,7 +94,7 @@ fn without_the_bpf_file_system_ipv4_stops_nothing_leaks_and_load_brings_it_back(
     site.others_are_well().unwrap();
     let seen = flow.finish().unwrap();
     println!("{seen:?}");
-    assert!(seen.lost > 100 && seen.silence > Duration::from_millis(500), "{seen:?}");
+    assert!(seen.lost > 100 && seen.sent > seen.lost, "{seen:?}");
     let wire = capture.judge().unwrap();
     println!("{} frames from the customer edge in the tunnel", wire.from_ce);
     assert!(wire.from_ce > 0 && wire.is_clean(), "{wire:?}");

@@ -59,19 +59,19 @@ impl Traces {
             lines.sort();
             Ok(lines)
         };
-        let links: Value = serde_json::from_str(&node.tool("ip -j link show")?)?;
-        let links = links.as_array().context("`ip -j link show` printed no list")?;
-        let names: Vec<&str> = links.iter().filter_map(|link| link["ifname"].as_str()).collect();
+        let shown: Value = serde_json::from_str(&node.tool("ip -j link show")?)?;
+        let devices = shown.as_array().context("`ip -j link show` printed no list")?;
+        let names: Vec<&str> = devices.iter().filter_map(|link| link["ifname"].as_str()).collect();
         let neighbours = lines("ip -4 neigh show nud all")?;
         Ok(Self {
-            links: links
+            links: devices
                 .iter()
                 .map(|link| {
                     let program = link.pointer("/xdp/prog/id");
                     format!("{} {} {program:?}", link["ifname"], link["ifalias"])
                 })
                 .collect(),
-            classifiers: node.enter(|| classifiers(&names))?,
+            classifiers: node.enter(|| Ok(classifiers(&names)))?,
             queues: lines("tc qdisc show")?,
             addresses: lines("ip -o address show")?,
             routes: [
@@ -172,18 +172,18 @@ impl Objects {
 }
 
 /// In the namespace of the calling thread.
-fn classifiers(names: &[&str]) -> Result<Vec<String>> {
+fn classifiers(names: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for name in names {
         for (side, word) in [(TcAttachType::Ingress, "ingress"), (TcAttachType::Egress, "egress")] {
             // Kernels before 6.6 do not know the question; what is there then is seen among the filters.
-            let Ok((_, programs)) = SchedClassifier::query_tcx(*name, side) else {
+            let Ok((_, programs)) = SchedClassifier::query_tcx(name, side) else {
                 continue;
             };
             found.extend(programs.iter().map(|program| format!("{name} {word} {}", program.id())));
         }
     }
-    Ok(found)
+    found
 }
 
 /// nftables' and, where they are separate, iptables' rules; none where neither tool is there.

@@ -206,7 +206,7 @@ fn native_hint(errno: Option<i32>, virtio: Option<&virtio::Features>) -> &'stati
 }
 
 /// The number of the kernel's error somewhere below another.
-fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {

@@ -153,10 +153,9 @@ pub fn get<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedCl
 /// # Errors
 /// [`LoadError`].
 pub fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
-    get(ebpf, name)?.load().map_err(|error| LoadError::Program {
-        name,
-        source: Box::new(error),
-    })
+    get(ebpf, name)?
+        .load()
+        .map_err(|error| LoadError::of_program(name, error))
 }
 
 /// What was done about a side.

@@ -20,7 +20,7 @@ use mape_common::{
     verdict::OUTCOMES,
 };
 
-use super::pin::PinFolder;
+use super::{attach::errno, pin::PinFolder};
 
 /// Why the programs are not in the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,16 @@ pub enum LoadError {
         "the kernel refuses the program {name}; this is a fault of mape-ctl on this kernel, please report it with what follows"
     )]
     Program {
+        /// The program.
+        name: &'static str,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// There is no memory for a program, or for looking at it.
+    #[error(
+        "there is no memory for the program {name}; where a service or a container is limited, a load needs more than it runs with afterwards"
+    )]
+    Memory {
         /// The program.
         name: &'static str,
         /// Why.
@@ -70,6 +80,18 @@ pub enum LoadError {
         /// Why.
         source: MapError,
     },
+}
+
+impl LoadError {
+    /// Why a program is not there, by what the kernel has said.
+    pub(super) fn of_program(name: &'static str, error: ProgramError) -> Self {
+        let source = Box::new(error);
+        if errno(source.as_ref()) == Some(libc::ENOMEM) {
+            Self::Memory { name, source }
+        } else {
+            Self::Program { name, source }
+        }
+    }
 }
 
 /// How many entries the maps need.
@@ -257,10 +279,7 @@ fn sized(sizes: &Sizes) -> EbpfLoader<'static> {
 pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
     let program: &mut Xdp = program.try_into().map_err(|_| LoadError::NoProgram(name))?;
-    program.load().map_err(|error| LoadError::Program {
-        name,
-        source: Box::new(error),
-    })?;
+    program.load().map_err(|error| LoadError::of_program(name, error))?;
     Ok(program)
 }
 
@@ -273,14 +292,13 @@ pub fn fd(ebpf: &Ebpf, name: &'static str) -> Result<ProgramFd, LoadError> {
     let fd = program
         .fd()
         .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError));
-    fd.map_err(|error| LoadError::Program {
-        name,
-        source: Box::new(error),
-    })
+    fd.map_err(|error| LoadError::of_program(name, error))
 }
 
 #[cfg(test)]
 mod tests {
+    use aya::sys::SyscallError;
+
     use super::*;
 
     const SIZES: Sizes = Sizes {
@@ -289,6 +307,19 @@ mod tests {
         max_ifindex: 7,
         rules: 3,
     };
+
+    #[test]
+    fn a_program_without_memory_is_no_fault_of_ours() {
+        let refused = |number| {
+            let error = ProgramError::SyscallError(SyscallError {
+                call: "bpf_prog_load",
+                io_error: std::io::Error::from_raw_os_error(number),
+            });
+            LoadError::of_program("mape_lan", error).to_string()
+        };
+        assert!(refused(libc::ENOMEM).contains("no memory for the program mape_lan"));
+        assert!(refused(libc::EACCES).contains("please report"));
+    }
 
     #[test]
     fn every_map_has_a_shape() {

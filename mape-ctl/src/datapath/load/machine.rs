@@ -19,39 +19,36 @@ impl Loading<'_> {
     pub(super) fn prepare_host(&mut self) -> Result<(), LoadError> {
         let gateway = self.gateway;
         let mut forwarding: Vec<String> = self.ports.iter().map(|port| port.nic.name.clone()).collect();
-        let address = match &gateway.domain {
-            Some(domain) => {
-                forwarding.retain(|name| gateway.lan.contains(name));
-                forwarding.push(gateway.tunnel.device.clone());
-                let line = Line {
-                    tunnel: &gateway.tunnel,
-                    near: domain.ce_address(),
-                    relay: gateway.relay,
-                    shared: domain.ipv4(),
-                    rules: gateway.rules.len(),
-                };
-                self.announce_making(domain.ce_address())?;
-                let ready = tunnel::ensure(&self.netlink, &mut self.undo, &self.instance, &line)?;
-                self.sizes.max_ifindex = self.sizes.max_ifindex.max(ready.interface.index);
-                self.done.carried = ready.is_carried().then(|| ready.interface.name.clone());
-                self.state.tunnel = Some(ready.record);
-                self.tunnel = Some(ready.interface);
-                self.done.messages.extend(ready.messages);
-                self.done.warnings.extend(ready.warnings);
-                let device = &gateway.tunnel.device;
-                if kernel::ignores_routes_without_carrier(device) {
-                    self.done.warnings.push(format!(
-                        "routes into {device} are passed over, since it has no carrier: \
+        let address = gateway
+            .domain
+            .as_ref()
+            .map_or(gateway.relay, mape_common::map::domain::Domain::ce_address);
+        self.announce_making(address)?;
+        if let Some(domain) = &gateway.domain {
+            forwarding.retain(|name| gateway.lan.contains(name));
+            forwarding.push(gateway.tunnel.device.clone());
+            let line = Line {
+                tunnel: &gateway.tunnel,
+                near: domain.ce_address(),
+                relay: gateway.relay,
+                shared: domain.ipv4(),
+                rules: gateway.rules.len(),
+            };
+            let ready = tunnel::ensure(&self.netlink, &mut self.undo, &self.instance, &line)?;
+            self.sizes.max_ifindex = self.sizes.max_ifindex.max(ready.interface.index);
+            self.done.carried = ready.is_carried().then(|| ready.interface.name.clone());
+            self.state.tunnel = Some(ready.record);
+            self.tunnel = Some(ready.interface);
+            self.done.messages.extend(ready.messages);
+            self.done.warnings.extend(ready.warnings);
+            let device = &gateway.tunnel.device;
+            if kernel::ignores_routes_without_carrier(device) {
+                self.done.warnings.push(format!(
+                    "routes into {device} are passed over, since it has no carrier: \
                          sysctl -w net/ipv4/conf/{device}/ignore_routes_with_linkdown=0"
-                    ));
-                }
-                domain.ce_address()
+                ));
             }
-            None => {
-                self.announce_making(gateway.relay)?;
-                gateway.relay
-            }
-        };
+        }
         for name in forwarding {
             if !kernel::forwards_ipv4(&name) {
                 kernel::set_ipv4_forwarding(&name, true)?;
