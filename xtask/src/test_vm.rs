@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod edge;
+mod equal;
 mod handover;
 mod peer;
 mod report;
@@ -79,7 +80,7 @@ pub(crate) struct TestVm {
 type Scenario = (&'static str, fn(&mut Bench) -> Result<Found>);
 
 /// What is tried in a customer edge, in this order: each needs what those before have left.
-const BASIC: [Scenario; 13] = [
+const BASIC: [Scenario; 14] = [
     ("load, native XDP on both NICs", edge::load),
     ("tunnel device of the slow path", edge::tunnel_device),
     ("check", check::of_one_that_is_well),
@@ -91,6 +92,7 @@ const BASIC: [Scenario; 13] = [
     ("time exceeded", traffic::time_exceeded),
     ("the gateway's own traffic", traffic::own),
     ("the gateway's own fragments", traffic::own_fragments),
+    ("equivalence: the wire cannot tell the paths apart", equal::on_the_wire),
     ("hand-over: neighbours forgotten", handover::neighbours),
     ("hand-over: loaded again", handover::reload),
 ];
