@@ -75,8 +75,10 @@ const PLACE: u64 = 25;
 
 /// Whether a time has come.
 unsafe extern "C" fn is_due(_: u64, due: *mut u64) -> i64 {
-    // SAFETY: the variable that `paced` lent to `bpf_loop`; the helper takes nothing.
-    unsafe { i64::from(bpf_ktime_get_ns() >= *due) }
+    // SAFETY: the variable that `paced` lent to `bpf_loop`.
+    let due = unsafe { *due };
+    // SAFETY: the helper takes nothing.
+    i64::from(unsafe { bpf_ktime_get_ns() } >= due)
 }
 
 /// As [`generate`], a frame each interval, with the time in it.
@@ -120,8 +122,8 @@ pub(crate) fn clocked(ctx: &XdpContext) -> u32 {
     {
         // SAFETY: the helper takes nothing.
         let age = unsafe { bpf_ktime_get_ns() }.wrapping_sub(u64::from_ne_bytes(bytes));
-        let place = (age / PLACE).min(u64::from(PLACES - 1));
-        if let Some(count) = maps::AGES.get_ptr_mut(u32::try_from(place).unwrap_or(PLACES - 1)) {
+        let column = (age / PLACE).min(u64::from(PLACES - 1));
+        if let Some(count) = maps::AGES.get_ptr_mut(u32::try_from(column).unwrap_or(PLACES - 1)) {
             // SAFETY: this processor's own copy.
             unsafe { *count += 1 };
         }

@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use mape_tests::{
+    frame::{Frame, Outer, Payload},
     plan,
-    table::frame::{Frame, Outer, Payload},
 };
 
 use crate::bed::{HOST_MAC, LAN_MAC, ROUTER_MAC, WAN_MAC};

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod checks;
+pub mod frame;
 #[cfg(feature = "tables")]
 pub mod fuzz;
 pub mod gateway;

@@ -4,10 +4,11 @@
 pub mod both;
 pub mod domain;
 pub mod doors;
-pub mod frame;
 pub mod host;
 pub mod kernel;
 pub mod runner;
 pub mod stack;
 pub mod talk;
 pub mod world;
+
+pub use crate::frame;

@@ -7,6 +7,7 @@ pub mod numbered;
 pub mod peers;
 pub mod ping;
 pub mod ports;
+pub mod script;
 pub mod snmp;
 pub mod storm;
 pub mod stun;

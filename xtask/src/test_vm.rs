@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod edge;
+mod equal;
 mod handover;
 mod peer;
 mod report;
@@ -60,8 +61,11 @@ pub(crate) struct TestVm {
     #[arg(value_name = "KERNEL", default_values_t = ["5.10", "6.1", "6.12", "6.18", "7"].map(str::to_owned))]
     kernels: Vec<String>,
     /// Only what has this in its name, and `load`, which all needs.
-    #[arg(long, value_name = "TEXT", conflicts_with = "document")]
+    #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Keep the rows that the file of --json has already, but for those that are tried again.
+    #[arg(long, requires = "json")]
+    update: bool,
     /// Write the rows to this file, as JSON; after each of them.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -83,7 +87,7 @@ pub(crate) struct TestVm {
 type Scenario = (&'static str, fn(&mut Bench) -> Result<Found>);
 
 /// What is tried in a customer edge, in this order: each needs what those before have left.
-const BASIC: [Scenario; 14] = [
+const BASIC: [Scenario; 15] = [
     ("load, native XDP on both NICs", edge::load),
     ("tunnel device of the slow path", edge::tunnel_device),
     ("check", check::of_one_that_is_well),
@@ -95,6 +99,7 @@ const BASIC: [Scenario; 14] = [
     ("time exceeded", traffic::time_exceeded),
     ("the gateway's own traffic", traffic::own),
     ("the gateway's own fragments", traffic::own_fragments),
+    ("equivalence: the wire cannot tell the paths apart", equal::on_the_wire),
     (
         "hand-over: a stateful firewall from here on",
         handover::behind_a_firewall,
@@ -168,13 +173,20 @@ pub(crate) fn test_vm(arguments: TestVm) -> Result<()> {
         rustix::process::geteuid().is_root(),
         "the machines' NICs end in network namespaces, which need root"
     );
+    ensure!(
+        arguments.document.is_none() || arguments.only.is_none() || arguments.update,
+        "the document is of everything: --only leaves a part out, --update keeps what is known of it"
+    );
     let program = match arguments.mape_ctl {
         Some(file) => file,
         None => build()?,
     };
     let extent = if arguments.quick { Extent::Quick } else { Extent::Full };
     let qemu = Qemu::provide()?;
-    let mut report = Report::kept_in(arguments.json);
+    let mut report = match arguments.json {
+        Some(file) if arguments.update => Report::continued(file)?,
+        file => Report::kept_in(file),
+    };
     let what = What {
         extent,
         only: arguments.only.unwrap_or_default(),

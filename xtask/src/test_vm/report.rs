@@ -59,11 +59,11 @@ pub(crate) struct Row {
     /// Debian's version.
     kernel: String,
     machine: String,
-    feature: &'static str,
+    feature: String,
     verdict: Verdict,
-    word: &'static str,
+    word: String,
     said: String,
-    seconds: f32,
+    seconds: f64,
 }
 
 /// All rows of a run.
@@ -79,6 +79,18 @@ impl Report {
         Self { rows: Vec::new(), file }
     }
 
+    /// The same with the rows that are there already; those that are tried again are replaced.
+    pub(crate) fn continued(file: PathBuf) -> Result<Self> {
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let rows: Vec<Value> =
+            serde_json::from_str(&text).with_context(|| format!("{} holds no rows", file.display()))?;
+        let rows: Option<Vec<Row>> = rows.iter().map(Row::read).collect();
+        Ok(Self {
+            rows: rows.with_context(|| format!("{} holds other rows than these", file.display()))?,
+            file: Some(file),
+        })
+    }
+
     /// Notes a feature and says it at once.
     ///
     /// # Errors
@@ -87,7 +99,7 @@ impl Report {
         &mut self,
         kernel: &str,
         machine: &str,
-        feature: &'static str,
+        feature: &str,
         found: Result<Found>,
         time: Duration,
     ) -> Result<()> {
@@ -99,14 +111,17 @@ impl Report {
         let row = Row {
             kernel: kernel.to_owned(),
             machine: machine.to_owned(),
-            feature,
+            feature: feature.to_owned(),
             verdict,
-            word,
+            word: word.to_owned(),
             said,
-            seconds: time.as_secs_f32(),
+            seconds: time.as_secs_f64(),
         };
         println!("{}", row.text());
-        self.rows.push(row);
+        match self.rows.iter_mut().find(|known| known.is_of(&row)) {
+            Some(known) => *known = row,
+            None => self.rows.push(row),
+        }
         let Some(file) = &self.file else { return Ok(()) };
         fs::write(file, format!("{:#}\n", self.json())).with_context(|| format!("cannot write {}", file.display()))
     }
@@ -148,8 +163,8 @@ impl Report {
             if !machines.contains(&machine) {
                 machines.push(machine);
             }
-            if !features.contains(&row.feature) {
-                features.push(row.feature);
+            if !features.contains(&row.feature.as_str()) {
+                features.push(&row.feature);
             }
         }
         let mut table = String::from("| |");
@@ -165,7 +180,7 @@ impl Report {
                     |row: &&Row| row.feature == feature && (row.kernel.as_str(), row.machine.as_str()) == *machine;
                 let cell = match self.rows.iter().find(here) {
                     None => "–".to_owned(),
-                    Some(row) if row.verdict == Verdict::Degraded => row.word.to_owned(),
+                    Some(row) if row.verdict == Verdict::Degraded => row.word.clone(),
                     Some(row) => row.verdict.word().to_owned(),
                 };
                 let _ = write!(table, " {cell} |");
@@ -177,6 +192,28 @@ impl Report {
 }
 
 impl Row {
+    /// Whether both are of the same feature on the same machine.
+    fn is_of(&self, other: &Self) -> bool {
+        (&self.kernel, &self.machine, &self.feature) == (&other.kernel, &other.machine, &other.feature)
+    }
+
+    /// A row as JSON has it.
+    fn read(value: &Value) -> Option<Self> {
+        let text = |key: &str| value[key].as_str().map(str::to_owned);
+        let verdicts = [Verdict::Works, Verdict::Degraded, Verdict::Failed];
+        Some(Self {
+            kernel: text("kernel")?,
+            machine: text("machine")?,
+            feature: text("feature")?,
+            verdict: *verdicts
+                .iter()
+                .find(|verdict| Some(verdict.word().to_lowercase()) == text("verdict"))?,
+            word: text("word")?,
+            said: text("said")?,
+            seconds: value["seconds"].as_f64()?,
+        })
+    }
+
     fn text(&self) -> String {
         let word = match self.verdict {
             Verdict::Degraded => format!("degraded ({})", self.word),
@@ -227,5 +264,24 @@ mod tests {
     #[test]
     fn only_what_failed_is_a_failure() {
         assert_eq!(report().failures(), ["6.12.1-1 | pc | load | FAILED | no room (1.0 s)"]);
+    }
+
+    #[test]
+    fn rows_are_read_back_and_those_that_are_tried_again_are_replaced() {
+        let rows = report().json();
+        let mut read = Report {
+            rows: rows
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|row| Row::read(row).unwrap())
+                .collect(),
+            file: None,
+        };
+        assert_eq!(read.json(), rows);
+        let found = Ok(Found::works("there was room"));
+        read.add("6.12.1-1", "pc", "load", found, Duration::from_secs(2))
+            .unwrap();
+        assert_eq!((read.len(), read.failures().len()), (3, 0));
     }
 }
