@@ -14,7 +14,7 @@ use mape_tests::{
 const SEED: u64 = 0x6d61_7065;
 
 fn seed() -> u64 {
-    std::env::var("MAPE_SEED").map_or(SEED, |text| text.parse().unwrap())
+    std::env::var("MAPE_SEED").map_or(SEED, |text| text.parse().expect("a number"))
 }
 
 #[test]

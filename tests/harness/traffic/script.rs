@@ -536,8 +536,8 @@ impl Play {
 const HUSHED: [(&str, &str, &str); 2] = [("host1", "ip", "prerouting"), ("transit", "ip6", "forward")];
 
 /// A few of the packets that one side has and the other has not.
-fn only_in(these: &BTreeMap<Vec<u8>, usize>, those: &BTreeMap<Vec<u8>, usize>) -> (usize, Vec<String>) {
-    let only = || these.iter().filter(|(packet, times)| those.get(*packet) != Some(times));
+fn only_in(one: &BTreeMap<Vec<u8>, usize>, other: &BTreeMap<Vec<u8>, usize>) -> (usize, Vec<String>) {
+    let only = || one.iter().filter(|(packet, times)| other.get(*packet) != Some(times));
     let shown = only()
         .take(3)
         .map(|(packet, times)| format!("{times} × {:02x?}", &packet[..packet.len().min(110)]));
