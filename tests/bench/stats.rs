@@ -1,13 +1,11 @@
 //! Owns what is made of repeated readings.
 
-use serde::Serialize;
-
 /// The readings of one case.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readings(Vec<f64>);
 
 /// Their middle, and how far they lie apart.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Summary {
     pub median: f64,
     pub least: f64,

@@ -160,7 +160,7 @@ impl Tools {
             map.set(0, generate, 0)?;
             processor::pin(sent.processor)?;
             let source = program(&mut self.ebpf, source)?;
-            let spent = Spent::begin(sent.processor)?;
+            let time = Spent::begin(sent.processor)?;
             let start = Instant::now();
             source.test_run(TestRunOptions {
                 data_in: Some(&[0; ROOM][..sent.len.max(TEMPLATE.min(60))]),
@@ -170,7 +170,7 @@ impl Tools {
             })?;
             Ok(Took {
                 wall: start.elapsed(),
-                spent: spent.end()?,
+                spent: time.end()?,
             })
         })
     }
