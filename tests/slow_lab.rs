@@ -217,10 +217,12 @@ struct Change {
 fn change(lab: &Lab, change: &Change, stop: &AtomicBool) -> Result<usize> {
     let mut times = 0;
     while !stop.load(Ordering::Relaxed) && !interrupted() {
+        let begin = Instant::now();
         ctl(lab, &[&["detach"], change.nics].concat())?;
         thread::sleep(change.pause);
         attach(lab)?;
-        thread::sleep(change.pause);
+        // However long loading takes on this machine: both paths have their share.
+        thread::sleep(begin.elapsed());
         times += 2;
     }
     Ok(times)

@@ -101,6 +101,8 @@ struct Daemon<'a> {
     looked_at: Instant,
     probed_at: Instant,
     path_at: Instant,
+    /// What was wrong at the last look at the path.
+    path_error: Option<String>,
     is_waiting: bool,
 }
 
@@ -150,6 +152,7 @@ pub fn run(instance: &Instance, args: &LoadArgs) -> Result<(), RunError> {
         looked_at: now,
         probed_at: now,
         path_at: now,
+        path_error: None,
         is_waiting: false,
     };
     held.ready()?;
@@ -278,8 +281,18 @@ impl Daemon<'_> {
     fn look_at_path(&mut self) {
         self.path_at = Instant::now();
         match self.follower.look_at_path() {
-            Ok(changed) => say(changed.as_slice()),
-            Err(error) => complain("the routes into the tunnel keep their MTU", &error),
+            Ok(changed) => {
+                self.path_error = None;
+                say(changed.as_slice());
+            }
+            // Once a second the same is no news.
+            Err(error) => {
+                let text = Some(error.to_string());
+                if self.path_error != text {
+                    complain("the routes into the tunnel keep their MTU", &error);
+                    self.path_error = text;
+                }
+            }
         }
     }
 

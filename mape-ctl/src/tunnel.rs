@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     datapath::{maps::Tables, pin::PinFolder},
-    host::state,
+    host::{self, state},
     instance::Instance,
     netlink::{Netlink, NetlinkError},
     post::PostError,
@@ -286,10 +286,7 @@ impl<'a> Tunnel<'a> {
         // The conversation with the kernel has a runtime of its own, so a thread of its own, too.
         let changed = tokio::task::spawn_blocking(move || {
             let netlink = Netlink::open()?;
-            for route in routes {
-                netlink.add_ipv4_route(route.destination, route.len, index, Some(mtu.into()), true)?;
-            }
-            Ok::<_, NetlinkError>(())
+            host::tunnel::set_route_mtu(&netlink, &routes, index, mtu)
         });
         if let Ok(Err(error)) = changed.await {
             eprintln!("mape-ctl: warning: the routes keep their MTU: {error}");

@@ -176,6 +176,8 @@ pub(crate) fn two_processors(bench: &mut Bench<'_>, report: &mut Report) -> Resu
     let mut scaling = Readings::default();
     let [up, down] = [Way::Up, Way::Down].map(Load::usual);
     let chain = bench.beds.chain(By::Ours);
+    let mut sent_twice = 0;
+    let before = bench.tools.sunk()?;
     for _ in 0..bench.rounds {
         let down_sent = bench.prepare(By::Ours, down)?;
         other.make(&bench.flows.templates(down)?)?;
@@ -195,7 +197,14 @@ pub(crate) fn two_processors(bench: &mut Bench<'_>, report: &mut Report) -> Resu
             Ok(up.max(down))
         })?;
         scaling.add(one.as_secs_f64() / both.as_secs_f64());
+        sent_twice += 2 * (u64::from(up_sent.frames) + u64::from(down_sent.frames));
     }
+    std::thread::sleep(Duration::from_millis(50));
+    let arrived = bench.tools.sunk()? - before;
+    ensure!(
+        arrived * 1_000 >= sent_twice * 995,
+        "{arrived} of {sent_twice} frames arrived"
+    );
     report.figure("two_core_scaling", &scaling);
     Ok(())
 }

@@ -39,6 +39,10 @@ pub(crate) fn measure(bench: &mut Bench<'_>, report: &mut Report) -> Result<()> 
         };
         let through = bench.tools.offered(&chain, &sent, pace)?;
         ensure!(through.frames > 0, "nothing came out of the slow path");
+        ensure!(
+            through.frames < u64::from(FRAMES),
+            "the slow path carries all that is offered: more must be"
+        );
         #[expect(clippy::cast_precision_loss, reason = "some hundred thousand frames")]
         readings.add(through.took.wall.as_secs_f64() * 1e9 / through.frames as f64);
     }

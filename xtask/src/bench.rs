@@ -41,7 +41,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Put table and plot into docs/performance.md.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "quick")]
     document: bool,
     /// Make the report of figures that an earlier run has written.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "json"])]
@@ -73,7 +73,11 @@ pub(crate) fn bench(arguments: &Bench) -> Result<()> {
     }
     if arguments.document {
         write(&root().join(PICTURE), &plot::throughput(&figures)?)?;
-        let table = format!("{}\n{}", page::about(&figures), target::markdown(&judged));
+        let table = format!(
+            "![throughput by size of frames](performance.svg)\n\n{}\n\n{}",
+            page::about(&figures),
+            target::markdown(&judged)
+        );
         document::write_between_marks(&root().join(DOCUMENT), "bench", &table)?;
     }
     let missed = judged.iter().filter(|judged| judged.is_met == Some(false)).count();

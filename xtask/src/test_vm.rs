@@ -199,6 +199,11 @@ pub(crate) fn test_vm(arguments: TestVm) -> Result<()> {
         &program,
         &mut report,
     )?;
+    ensure!(
+        report.len() > 0,
+        "nothing that is tried has `{}` in its name",
+        what.only
+    );
     let table = report.markdown();
     println!("\n{table}");
     let failures = report.failures();

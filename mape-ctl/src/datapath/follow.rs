@@ -135,7 +135,7 @@ impl Follower {
     /// [`FollowError`]; what was written until then is right.
     pub fn look(&mut self) -> Result<Look, FollowError> {
         let mut look = Look::default();
-        if !self.tables.are_pinned() {
+        if !PinFolder::new(&self.instance).has_maps() {
             // Programs and maps have gone with their pins; what is asked of them below would only fail.
             look.load_again = Some(format!("nothing is pinned any longer (was {BPFFS} unmounted?)"));
             return Ok(look);

@@ -278,11 +278,10 @@ impl<'a> Loading<'a> {
         let tables = Tables::new(&pins);
         let is_reload = pins.exists() && !is_half_made(&pins, &tables);
         let netlink = Rc::new(Netlink::open()?);
-        // Without pins, what is left of an earlier load is told by its tunnel device; a record alone may be from another place.
-        let is_left = is_reload || !tunnel::made_by(&netlink, &instance)?.is_empty();
+        // Without pins, what is left of an earlier load is told by its record, unless that is of another place.
         let network_namespace = kernel::network_namespace().unwrap_or(0);
-        let is_unfinished = |record: &State| record.unfinished && record.network_namespace == network_namespace;
-        let before = State::read(&instance).filter(|record| is_left || is_unfinished(record));
+        let is_left = is_reload || !tunnel::made_by(&netlink, &instance)?.is_empty();
+        let before = State::read(&instance).filter(|record| is_left || record.network_namespace == network_namespace);
         if is_reload {
             refuse_other_place(&instance, before.as_ref(), network_namespace, gateway.role)?;
         }
@@ -409,7 +408,7 @@ impl<'a> Loading<'a> {
             Sweeper::open(&self.pins)?.arm()?;
             self.settle_ports()?;
         }
-        self.state.write(&self.instance)?;
+        self.write_with_old_neighbours()?;
         self.tables.set_gate(Opening::Whole)?;
         self.detach_others(was_open);
         self.forget_addresses();

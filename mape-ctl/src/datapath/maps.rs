@@ -112,11 +112,6 @@ impl Tables {
         Self(pins.clone())
     }
 
-    /// Whether all of them are there.
-    pub fn are_pinned(&self) -> bool {
-        self.0.has_all_maps()
-    }
-
     /// A map as the kernel has it.
     ///
     /// # Errors

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     gateway::{Gateway, Role},
-    host::state::{self, MadeRoute},
+    host::{
+        state::{self, MadeRoute},
+        tunnel,
+    },
     netlink::{Netlink, NetlinkError, link::Interface},
     tunnel::{path_mtu::PathMtu, socket},
 };
@@ -77,9 +80,7 @@ impl Narrow {
         if mtu == self.mtu {
             return Ok(None);
         }
-        for route in &self.routes {
-            netlink.add_ipv4_route(route.destination, route.len, self.index, Some(mtu.into()), true)?;
-        }
+        tunnel::set_route_mtu(netlink, &self.routes, self.index, mtu)?;
         self.mtu = mtu;
         Ok(Some(format!(
             "the path to the border relay takes inner packets of {mtu} bytes: so do the routes into {}",

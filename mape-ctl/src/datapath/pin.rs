@@ -116,6 +116,11 @@ impl PinFolder {
         maps::ALL.into_iter().all(|map| self.map(map).exists())
     }
 
+    /// Whether any map is.
+    pub fn has_maps(&self) -> bool {
+        maps::ALL.into_iter().any(|map| self.map(map).exists())
+    }
+
     /// Makes the folder and its parts.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use mape_common::map::prefix::Ipv4Prefix;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -39,6 +40,15 @@ pub struct MadeRoute {
     pub destination: Ipv4Addr,
     /// Its length.
     pub len: u8,
+}
+
+impl From<&Ipv4Prefix> for MadeRoute {
+    fn from(prefix: &Ipv4Prefix) -> Self {
+        Self {
+            destination: prefix.address(),
+            len: prefix.len(),
+        }
+    }
 }
 
 /// The tunnel device.

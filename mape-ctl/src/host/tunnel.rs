@@ -457,6 +457,26 @@ pub fn made_by(netlink: &Netlink, instance: &Instance) -> Result<Vec<String>, Ne
         .collect())
 }
 
+/// Gives the routes into a tunnel device that MTU, those that are still there and have another one.
+///
+/// # Errors
+/// [`NetlinkError`].
+pub fn set_route_mtu(netlink: &Netlink, routes: &[MadeRoute], index: u32, mtu: u16) -> Result<(), NetlinkError> {
+    let known = netlink.ipv4_routes()?;
+    for route in routes {
+        let is_ours = |there: &&Ipv4Route| {
+            there.index == Some(index) && (there.destination, there.len) == (route.destination, route.len)
+        };
+        // Where somebody has put another one in its place, that one stays.
+        if let Some(there) = known.iter().find(is_ours)
+            && there.mtu != Some(mtu.into())
+        {
+            netlink.add_ipv4_route(route.destination, route.len, index, Some(mtu.into()), true)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,6 +47,8 @@ const LONGEST: usize = 32 << 10;
 pub struct Watch {
     socket: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
+    /// Something has changed that nobody has been told yet: who waits may stop waiting at any time.
+    heard: bool,
 }
 
 impl Watch {
@@ -71,6 +73,7 @@ impl Watch {
             .map(|socket| Self {
                 socket,
                 buffer: vec![0; LONGEST],
+                heard: false,
             })
             .map_err(|source| NetlinkError {
                 action: "listen to changes of the network configuration".to_owned(),
@@ -83,7 +86,9 @@ impl Watch {
     /// # Errors
     /// When the socket is of no use any longer.
     pub async fn changed(&mut self, neighbours_on: &[u32]) -> io::Result<()> {
-        while !self.hear(neighbours_on).await? {}
+        while !self.heard {
+            self.heard = self.hear(neighbours_on).await?;
+        }
         sleep(GATHER).await;
         // All of them are seen by the look that follows; what is left over only leads to one more.
         for _ in 0..MANY {
@@ -92,6 +97,7 @@ impl Watch {
                 Ok(_) | Err(_) => {}
             }
         }
+        self.heard = false;
         Ok(())
     }
 

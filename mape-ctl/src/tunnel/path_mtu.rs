@@ -43,11 +43,10 @@ impl PathMtu {
     pub fn note_relay(&mut self, kernel: Option<u16>, noted: Option<u16>, now: Instant) {
         self.kernel = kernel.map(|mtu| mtu.max(LEAST));
         let noted = noted.map(|mtu| mtu.max(LEAST));
-        let kept = self.kept.filter(|(_, since)| now.duration_since(*since) < LIFETIME);
-        self.kept = match (noted, kept) {
-            (Some(mtu), Some((known, _))) if mtu == known => kept,
+        self.kept = match (noted, self.kept) {
+            (Some(mtu), kept @ Some((known, _))) if mtu == known => kept,
             (Some(mtu), _) => Some((mtu, now)),
-            (None, _) => kept,
+            (None, kept) => kept.filter(|(_, since)| now.duration_since(*since) < LIFETIME),
         };
         self.noted = noted.or(self.kept.map(|(mtu, _)| mtu));
     }
@@ -139,6 +138,10 @@ mod tests {
         assert_eq!(paths.relay(), 1_340, "and from then on");
         paths.note_relay(Some(1_500), None, almost + LIFETIME);
         assert_eq!(paths.relay(), 1_460);
+        paths.note_relay(Some(1_500), Some(1_400), now);
+        paths.note_relay(Some(1_500), Some(1_400), now + LIFETIME);
+        paths.note_relay(Some(1_500), None, now + LIFETIME);
+        assert_eq!(paths.relay(), 1_460, "not longer than the data path would");
     }
 
     #[test]

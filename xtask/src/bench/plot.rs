@@ -15,7 +15,7 @@ use serde_json::Value;
 const SIZE: (u32, u32) = (760, 440);
 /// What was before us: Mbit/s.
 const BASELINE: f64 = 85.0;
-/// Ten-gigabit Ethernet's frames of 1,500 bytes, each way.
+/// In a byte.
 const BITS: f64 = 8.0;
 
 /// Of a colour-blind reader's palette, too (Okabe and Ito).

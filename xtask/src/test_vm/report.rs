@@ -118,6 +118,8 @@ impl Report {
             seconds: time.as_secs_f64(),
         };
         println!("{}", row.text());
+        // A kernel that could be fetched at last, or a newer one of the series, takes the place of what was known.
+        self.rows.retain(|known| !known.is_outdone_by(&row));
         match self.rows.iter_mut().find(|known| known.is_of(&row)) {
             Some(known) => *known = row,
             None => self.rows.push(row),
@@ -195,6 +197,15 @@ impl Row {
     /// Whether both are of the same feature on the same machine.
     fn is_of(&self, other: &Self) -> bool {
         (&self.kernel, &self.machine, &self.feature) == (&other.kernel, &other.machine, &other.feature)
+    }
+
+    /// Whether it is of another version of the same series, or of none that could be tried.
+    fn is_outdone_by(&self, newer: &Self) -> bool {
+        // As 6.12.118-1 is of 6.12; of what could not be fetched only the series is known.
+        let series = |kernel: &str| kernel.splitn(3, ['.', '-']).take(2).collect::<Vec<_>>().join(".");
+        let is_same =
+            newer.kernel.starts_with(&format!("{}.", self.kernel)) || series(&self.kernel) == series(&newer.kernel);
+        self.kernel != newer.kernel && newer.machine != "-" && is_same
     }
 
     /// A row as JSON has it.
@@ -283,5 +294,15 @@ mod tests {
         read.add("6.12.1-1", "pc", "load", found, Duration::from_secs(2))
             .unwrap();
         assert_eq!((read.len(), read.failures().len()), (3, 0));
+        let found = || Ok(Found::works(""));
+        read.add("6.12.2-1", "pc", "load", found(), Duration::ZERO).unwrap();
+        assert_eq!(read.len(), 3, "of a newer version");
+        read.add("7", "-", "load", Err(anyhow!("no network")), Duration::ZERO)
+            .unwrap();
+        read.add("7.3.4-1~bpo13+1", "pc", "load", found(), Duration::ZERO)
+            .unwrap();
+        assert_eq!((read.len(), read.failures().len()), (4, 0), "fetched at last");
+        read.add("6.1.1-1", "q35", "load", found(), Duration::ZERO).unwrap();
+        assert_eq!(read.len(), 5, "on another machine");
     }
 }

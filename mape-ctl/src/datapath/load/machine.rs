@@ -7,7 +7,7 @@ use crate::{
     gateway::Role,
     host::{
         address, neighbour,
-        state::TunnelRecord,
+        state::{MadeNeighbour, MadeRoute, TunnelRecord},
         tunnel::{self, Line},
     },
     kernel,
@@ -78,7 +78,7 @@ impl Loading<'_> {
         Ok(())
     }
 
-    /// Records what is going to be made before it is: the tunnel device and the tunnel's address.
+    /// Records what is going to be made before it is: the tunnel device, routes into it, and the tunnel's address.
     fn announce_making(&mut self, address: Ipv6Addr) -> Result<(), LoadError> {
         if tunnel::remove_unmarked(&self.netlink, self.before.as_ref())? {
             self.done
@@ -92,10 +92,16 @@ impl Loading<'_> {
                 .interface(device)?
                 .is_none_or(|found| tunnel::owner(&found) == Some(self.instance.as_ref()));
             let routes = self.underway.tunnel.take().filter(|before| before.device == *device);
+            let mut routes = routes.map_or_else(Vec::new, |before| before.routes);
+            if is_ours {
+                let wanted = self.gateway.tunnel.routes.iter().map(MadeRoute::from);
+                let anew: Vec<_> = wanted.filter(|wanted| !routes.contains(wanted)).collect();
+                routes.extend(anew);
+            }
             self.underway.tunnel = Some(TunnelRecord {
                 device: device.clone(),
                 made: is_ours,
-                routes: routes.map_or_else(Vec::new, |before| before.routes),
+                routes,
             });
         }
         let missing = address::missing(&self.netlink, &self.wan, address)?;
@@ -150,12 +156,36 @@ impl Loading<'_> {
         }
     }
 
-    /// Lets go of neighbours that a forward led to which is gone.
-    pub(super) fn forget_neighbours(&mut self) {
+    /// Writes the record, with neighbours that are let go of only after it: one that nobody knows of would stay.
+    pub(super) fn write_with_old_neighbours(&mut self) -> Result<(), LoadError> {
+        let mut record = self.state.clone();
+        record.neighbours.extend(self.old_neighbours());
+        Ok(record.write(&self.instance)?)
+    }
+
+    /// Neighbours that a forward led to which is gone.
+    fn old_neighbours(&self) -> Vec<MadeNeighbour> {
         let earlier = self.before.iter().flat_map(|before| before.neighbours.clone());
-        let gone: Vec<_> = earlier.filter(|old| !self.state.neighbours.contains(old)).collect();
-        if let Err(error) = neighbour::forget(&self.netlink, &gone) {
-            self.done.warnings.push(error.to_string());
+        earlier.filter(|old| !self.state.neighbours.contains(old)).collect()
+    }
+
+    /// Lets go of those.
+    pub(super) fn forget_neighbours(&mut self) {
+        let gone = self.old_neighbours();
+        if gone.is_empty() {
+            return;
+        }
+        match neighbour::forget(&self.netlink, &gone) {
+            Ok(()) => {
+                if let Err(error) = self.state.write(&self.instance) {
+                    self.done.warnings.push(error.to_string());
+                }
+            }
+            // They stay on the list of what unload removes.
+            Err(error) => {
+                self.done.warnings.push(error.to_string());
+                self.state.neighbours.extend(gone);
+            }
         }
     }
 }
