@@ -91,6 +91,25 @@ fn a_session_in_use_is_written_by_neither_door() {
 }
 
 #[test]
+fn a_nic_that_comes_back_gets_packets_for_a_host_that_the_stack_knows_meanwhile() {
+    let mut doors = Doors::new(64, |_| true);
+    // The fast path cannot use any way to the host while the session is made.
+    let routes = doors.world.env.routes.take();
+    let port = send(&mut doors, HOST, SERVER, udp(50_000, 4000)).unwrap();
+    assert_eq!(answer(&mut doors, SERVER, udp(4000, port)), Ok((HOST, 50_000)));
+    doors.world.env.routes.replace(routes);
+    let is_fast = |doors: &mut Doors| {
+        let (outcome, label) = doors.world.give(Program::Wan, &down(SERVER, udp(4000, port)));
+        println!("{label}");
+        matches!(outcome, Outcome::Forwarded(_))
+    };
+    assert!(!is_fast(&mut doors), "no way is known yet");
+    // By the stack once more, within the second for which the session's use is noted.
+    assert_eq!(answer(&mut doors, SERVER, udp(4000, port)), Ok((HOST, 50_000)));
+    assert!(is_fast(&mut doors));
+}
+
+#[test]
 fn an_endpoint_has_one_port_and_lets_in_whom_it_has_sent_to_by_either_door() {
     by_every_door(|doors| {
         let port = send(doors, HOST, SERVER, udp(50_000, 4000)).unwrap();

@@ -252,7 +252,7 @@ fn outer<P: Packet>(packet: &Arriving<'_, P>, from: &[u8; 16]) -> Outer {
     }
 }
 
-/// Looks after the packet's session; `opens` is what a new one needs, or one that was not used a moment ago.
+/// Looks after the packet's session; `opens` is what it needs besides: a new one its record, another one the way to its host.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn settle_inbound<P: Packet, E: Env>(
     packet: &Arriving<'_, P>,
@@ -272,14 +272,13 @@ fn settle_inbound<P: Packet, E: Env>(
         return Ok(());
     }
     if need.is_in_use {
-        *opens = None;
         return Ok(());
     }
     inbound::refresh(env, &arrival, need)
 }
 
 /// Finds the way to the LAN host of a session that the fast path has none for: the stack, which delivers its packets meanwhile, knows
-/// the host.
+/// the host. Also of one that was used a moment ago: a NIC that comes back would get none of its packets until a second has passed.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn find_host<E: Env>(env: &E, need: &Need) -> Result<(), Reason> {
     let arrival = arrived(env)?;
