@@ -41,6 +41,11 @@ pub enum LoadError {
         /// Why.
         source: Box<ProgramError>,
     },
+    /// There is no memory for the maps.
+    #[error(
+        "there is no memory for the maps; where a service or a container is limited, a load needs more than it runs with afterwards"
+    )]
+    MapMemory(#[source] Box<EbpfError>),
     /// There is no memory for a program, or for looking at it.
     #[error(
         "there is no memory for the program {name}; where a service or a container is limited, a load needs more than it runs with afterwards"
@@ -83,6 +88,16 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Why the maps are not there, by what the kernel has said.
+    fn of_maps(error: EbpfError) -> Self {
+        let source = Box::new(error);
+        if errno(source.as_ref()) == Some(libc::ENOMEM) {
+            Self::MapMemory(source)
+        } else {
+            Self::Maps(source)
+        }
+    }
+
     /// Why a program is not there, by what the kernel has said.
     pub(super) fn of_program(name: &'static str, error: ProgramError) -> Self {
         let source = Box::new(error);
@@ -244,7 +259,7 @@ pub fn load(object: &[u8], pins: &PinFolder, sizes: &Sizes) -> Result<Ebpf, Load
     for (map, path) in &paths {
         loader.map_pin_path(map, path.as_path());
     }
-    loader.load(object).map_err(|error| LoadError::Maps(Box::new(error)))
+    loader.load(object).map_err(LoadError::of_maps)
 }
 
 /// Makes the maps without pinning them: they are gone when the result is.
@@ -258,7 +273,7 @@ pub fn unpinned(object: &[u8], sizes: &Sizes) -> Result<Ebpf, LoadError> {
     let mut loader = sized(sizes);
     // Without statistics, which come last and are long on newer kernels, a log ends with the fault.
     loader.verifier_log_level(VerifierLogLevel::DEBUG);
-    loader.load(object).map_err(|error| LoadError::Maps(Box::new(error)))
+    loader.load(object).map_err(LoadError::of_maps)
 }
 
 /// A loader that makes the maps as large as they have to be.
