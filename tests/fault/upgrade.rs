@@ -9,7 +9,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 use aya_obj::programs::XdpAttachType;
-use mape_tests::{lab::alone, traces::Objects};
+use mape_tests::{lab::alone, process::wait_for, traces::Objects};
 
 use crate::{
     Site,
@@ -54,6 +54,11 @@ fn during(site: &Site, port: u16, mut change: impl FnMut() -> Result<()>) -> Res
     flow.finish()
 }
 
+/// The kernel takes a moment to give programs back: whoever runs one is waited for.
+fn wait_until(is_so: impl Fn() -> bool, what: &str) {
+    wait_for(what, Duration::from_secs(10), || Ok(is_so())).unwrap();
+}
+
 #[test]
 fn programs_are_exchanged_under_traffic_and_no_session_is_lost() {
     let _alone = alone();
@@ -75,8 +80,8 @@ fn programs_are_exchanged_under_traffic_and_no_session_is_lost() {
     // The maps are the same, and of the old programs none is left.
     let maps = mape_common::layout::maps::ALL.len();
     assert_eq!(now.alive(), now.len());
-    assert_eq!(first.alive(), maps, "of {} objects", first.len());
+    wait_until(|| first.alive() == maps, "none of the old programs");
     site.forwards().unwrap();
     site.unload_leaves_nothing().unwrap();
-    assert_eq!(now.alive(), 0, "all programs and maps are gone");
+    wait_until(|| now.alive() == 0, "all programs and maps are gone");
 }

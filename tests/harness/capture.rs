@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    env, fs,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     process::Command,
@@ -25,6 +25,8 @@ const MOST_FRAMES: usize = 200_000;
 /// More than any frame has here; the kernel's buffer is divided into slots of this size.
 const SNAP: &str = "2048";
 const DISSECT: Duration = Duration::from_mins(2);
+/// A capture with faults is kept under this name.
+const KEPT: &str = "mape-capture-with-faults.pcap";
 /// Only so many faults are described; the rest are counted.
 const DESCRIBED: usize = 10;
 
@@ -202,14 +204,29 @@ impl Capture {
             }
             for fault in frame.faults(edges) {
                 if report.described.len() < DESCRIBED {
-                    report
-                        .described
-                        .push(format!("frame {}: {fault}", frame.first("frame.number")));
+                    let of = |field| frame.all(field).join(" ");
+                    report.described.push(format!(
+                        "frame {}, {} to {}, ports {}{} to {}{}: {fault}",
+                        frame.first("frame.number"),
+                        of("ip.src"),
+                        of("ip.dst"),
+                        of("tcp.srcport"),
+                        of("udp.srcport"),
+                        of("tcp.dstport"),
+                        of("udp.dstport"),
+                    ));
                 }
                 *report.faults.entry(fault).or_default() += 1;
             }
         }
         report.flow_labels = labels.len();
+        if !report.is_clean() {
+            // For whoever wants to know what exactly was in it; the next one takes its place.
+            let kept = env::temp_dir().join(KEPT);
+            if fs::copy(&self.file, &kept).is_ok() {
+                report.described.push(format!("the capture is {}", kept.display()));
+            }
+        }
         Ok(report)
     }
 }
