@@ -223,7 +223,7 @@ impl Capture {
         if !report.is_clean() {
             // For whoever wants to know what exactly was in it; the next one takes its place.
             let kept = env::temp_dir().join(KEPT);
-            if fs::copy(&self.file, &kept).is_ok() {
+            if fs::copy(&file, &kept).is_ok() {
                 report.described.push(format!("the capture is {}", kept.display()));
             }
         }
