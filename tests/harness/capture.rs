@@ -17,7 +17,7 @@ use crate::{
         self,
         edges::{self, Edge},
     },
-    process::{Background, run, wait_for},
+    process::{Background, pause, run, wait_for},
 };
 
 /// More frames than this are not written: dissecting takes about 20 µs for each.
@@ -27,6 +27,9 @@ const SNAP: &str = "2048";
 const DISSECT: Duration = Duration::from_mins(2);
 /// A capture with faults is kept under this name.
 const KEPT: &str = "mape-capture-with-faults.pcap";
+/// When a capture's file has not grown for so long, it is whole; so often it is looked at at most.
+const REST: Duration = Duration::from_millis(500);
+const LOOKS: u32 = 20;
 /// Only so many faults are described; the rest are counted.
 const DESCRIBED: usize = 10;
 
@@ -154,8 +157,17 @@ impl Capture {
         packets(&bytes).with_context(|| format!("{} is no capture", file.display()))
     }
 
-    /// Stops tcpdump.
+    /// Stops tcpdump, once it has written what the kernel has for it: on a busy machine it comes to that late.
     fn end(self) -> Result<()> {
+        let mut size = 0;
+        for _ in 0..LOOKS {
+            let before = size;
+            size = self.file.metadata().map_or(0, |data| data.len());
+            if size == before {
+                break;
+            }
+            pause(REST)?;
+        }
         let said = self.program.stop()?.stderr;
         if !is_complete(&said).with_context(|| format!("tcpdump said: {said}"))? {
             bail!("tcpdump has missed frames: {said}");
