@@ -55,8 +55,8 @@ fn during(site: &Site, port: u16, mut change: impl FnMut() -> Result<()>) -> Res
 }
 
 /// The kernel takes a moment to give programs back: whoever runs one is waited for.
-fn wait_until(is_so: impl Fn() -> bool, what: &str) {
-    wait_for(what, Duration::from_secs(10), || Ok(is_so())).unwrap();
+fn wait_until(is_so: impl Fn() -> bool, what: &str) -> Result<()> {
+    wait_for(what, Duration::from_secs(10), || Ok(is_so()))
 }
 
 #[test]
@@ -80,8 +80,8 @@ fn programs_are_exchanged_under_traffic_and_no_session_is_lost() {
     // The maps are the same, and of the old programs none is left.
     let maps = mape_common::layout::maps::ALL.len();
     assert_eq!(now.alive(), now.len());
-    wait_until(|| first.alive() == maps, "none of the old programs");
+    wait_until(|| first.alive() == maps, "none of the old programs").unwrap();
     site.forwards().unwrap();
     site.unload_leaves_nothing().unwrap();
-    wait_until(|| now.alive() == 0, "all programs and maps are gone");
+    wait_until(|| now.alive() == 0, "all programs and maps are gone").unwrap();
 }
