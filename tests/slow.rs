@@ -14,7 +14,7 @@ use mape_tests::table::{
     doors::Doors,
     frame::{Frame, Outer, Payload, Seen, echo, error, join, tcp, udp},
     host::{LAN, TUNNEL},
-    talk::{answer, down, send, up},
+    talk::{answer, down, down_frame, send, up},
     world::{CE, HOST, HOST_2, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC, World},
 };
 
@@ -293,15 +293,7 @@ fn in_fragments(len: usize, port: u16) -> [(Program, Vec<Frame>); 2] {
     };
     let down = Frame {
         fragment: 0,
-        to_mac: WAN_MAC.0,
-        from_mac: ROUTER_MAC.0,
-        outer: Some(Outer {
-            from: RELAY,
-            to: CE,
-            class: 0,
-            extension: None,
-        }),
-        ..Frame::new(SERVER, SHARED, data(4000, port))
+        ..down_frame(SERVER, data(4000, port))
     };
     [(Program::Lan, up.split(1_208)), (Program::Wan, down.split(1_208))]
 }

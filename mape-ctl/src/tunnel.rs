@@ -539,5 +539,5 @@ fn refused(error: &io::Error) -> &'static str {
 /// The narrowest path to a far end that the data path has noted.
 fn noted_mtu(tables: &Tables) -> Option<u16> {
     // A moment in which the maps cannot be read is no news about the path.
-    tables.far_path_mtus(state::now()).ok()?.into_iter().min()
+    tables.narrowest_path(state::now()).ok()?
 }

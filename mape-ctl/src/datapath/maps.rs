@@ -276,15 +276,13 @@ impl Tables {
             .collect()
     }
 
-    /// What the data path has been told of the paths behind them, and not forgotten yet: MTUs of IPv6.
+    /// The narrowest path behind them that the data path has been told of, and has not forgotten yet: an MTU of IPv6.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn far_path_mtus(&self, now: Tick) -> Result<Vec<u16>, TableError> {
+    pub fn narrowest_path(&self, now: Tick) -> Result<Option<u16>, TableError> {
         let hops = self.far_hops()?.into_iter();
-        Ok(hops
-            .filter_map(|words| NextHop::from_words(words).path_mtu(now))
-            .collect())
+        Ok(hops.filter_map(|words| NextHop::from_words(words).path_mtu(now)).min())
     }
 
     /// Writes the next hops towards far ends; what is behind the last one given is emptied.

@@ -73,7 +73,7 @@ impl Narrow {
     /// # Errors
     /// [`NarrowError`]; it is tried again the next time.
     pub fn follow(&mut self, tables: &Tables, netlink: &Netlink) -> Result<Option<String>, NarrowError> {
-        let noted = tables.far_path_mtus(state::now())?.into_iter().min();
+        let noted = tables.narrowest_path(state::now())?;
         let kernel = socket::path_mtu(self.near, self.relay);
         self.path.note_relay(kernel, noted, Instant::now());
         let mtu = self.path.relay();

@@ -19,10 +19,8 @@ pub struct PathMtu {
     relay: [u8; 16],
     /// To the border relay, as the kernel knows it.
     kernel: Option<u16>,
-    /// What the data path has noted.
-    noted: Option<u16>,
-    /// The same and since when: NICs that are taken out of the fast path forget next hops, and what was noted with them.
-    kept: Option<(u16, Instant)>,
+    /// What the data path has noted, and since when: NICs that are taken out of the fast path forget next hops, and this with them.
+    noted: Option<(u16, Instant)>,
     told: Vec<([u8; 16], u16, Instant)>,
 }
 
@@ -34,7 +32,6 @@ impl PathMtu {
             relay,
             kernel: None,
             noted: None,
-            kept: None,
             told: Vec::new(),
         }
     }
@@ -43,12 +40,11 @@ impl PathMtu {
     pub fn note_relay(&mut self, kernel: Option<u16>, noted: Option<u16>, now: Instant) {
         self.kernel = kernel.map(|mtu| mtu.max(LEAST));
         let noted = noted.map(|mtu| mtu.max(LEAST));
-        self.kept = match (noted, self.kept) {
-            (Some(mtu), kept @ Some((known, _))) if mtu == known => kept,
+        self.noted = match (noted, self.noted) {
+            (Some(mtu), known @ Some((same, _))) if mtu == same => known,
             (Some(mtu), _) => Some((mtu, now)),
-            (None, kept) => kept.filter(|(_, since)| now.duration_since(*since) < LIFETIME),
+            (None, known) => known.filter(|(_, since)| now.duration_since(*since) < LIFETIME),
         };
-        self.noted = noted.or(self.kept.map(|(mtu, _)| mtu));
     }
 
     /// Notes what a router has told of the path to another far end.
@@ -62,15 +58,19 @@ impl PathMtu {
         }
     }
 
+    fn noted(&self) -> Option<u16> {
+        self.noted.map(|(mtu, _)| mtu)
+    }
+
     /// The path's MTU where it is smaller than the tunnel needs.
     pub fn outer(&self) -> Option<u16> {
-        let narrowest = self.kernel.into_iter().chain(self.noted).min();
+        let narrowest = self.kernel.into_iter().chain(self.noted()).min();
         narrowest.filter(|mtu| mtu.saturating_sub(OUTER) < self.tunnel)
     }
 
     /// The size to which packets must be fragmented since the kernel would not know it: the data path has taken the error.
     pub fn fragments(&self) -> Option<u16> {
-        self.noted
+        self.noted()
             .filter(|noted| self.kernel.is_none_or(|kernel| *noted < kernel))
     }
 
@@ -90,7 +90,7 @@ impl PathMtu {
             .iter()
             .find(|(known, _, since)| known == far_end && now.duration_since(*since) < LIFETIME);
         // The data path notes by next hop, and that may be the relay's, too.
-        let narrowest = told.map(|(_, mtu, _)| *mtu).into_iter().chain(self.noted).min();
+        let narrowest = told.map(|(_, mtu, _)| *mtu).into_iter().chain(self.noted()).min();
         narrowest.map_or(self.tunnel, |mtu| self.tunnel.min(mtu.saturating_sub(OUTER)))
     }
 }
