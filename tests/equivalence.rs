@@ -35,6 +35,7 @@ fn the_wire_cannot_tell_which_path_a_packet_took() {
     let (gateway, ce) = (lab.gateway(Role::Ce).unwrap(), lab.node("ce").unwrap());
     let ctl = |words: &[&str]| -> Result<String> { Ok(gateway.ctl(ce, words)?.success()?.stdout) };
     let play = Play::prepare(&lab, seed(), |port, to| {
+        ctl(&["sessions", "--flush", "--yes"])?;
         ctl(&["forward", "add", "both", &port.to_string(), &to.to_string()]).map(drop)
     })
     .unwrap();

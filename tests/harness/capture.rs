@@ -34,7 +34,7 @@ const LOOKS: u32 = 20;
 const DESCRIBED: usize = 10;
 
 /// What tshark is asked about each frame; a field that is there twice (outer, inner) gives two values.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 19] = [
     "frame.number",
     "_ws.col.Protocol",
     "_ws.malformed",
@@ -52,6 +52,8 @@ const FIELDS: [&str; 17] = [
     "icmp.ident",
     "ipv6.opt.tel",
     "ipv6.flow",
+    "tcp.checksum",
+    "tcp.checksum_calculated",
 ];
 /// And about its checksums.
 const SUMS: [&str; 5] = [
@@ -324,14 +326,21 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Whether the TCP checksum is zero, written as ffff: Linux does so where it makes the sum late, as it must for UDP, and one's
+    /// complement has both (RFC 1071). tshark calls it an error.
+    fn has_other_zero(&self) -> bool {
+        (self.first("tcp.checksum"), self.first("tcp.checksum_calculated")) == ("0xffff", "0x0000")
+    }
+
     fn faults(&self, edges: &[Edge]) -> Vec<String> {
         let mut faults = Vec::new();
         if !self.all("_ws.malformed").is_empty() {
             faults.push(format!("malformed ({})", self.first("_ws.col.Protocol")));
         }
+        let has_other_zero = self.has_other_zero();
         for field in SUMS {
             // An ICMP error carries the beginning of a packet, whose own sums cannot be checked.
-            if self.first(field) == BAD {
+            if self.first(field) == BAD && !(has_other_zero && field == "tcp.checksum.status") {
                 faults.push(format!(
                     "{} is bad",
                     field.trim_end_matches(".status").replace('.', " ")
@@ -341,7 +350,8 @@ impl<'a> Frame<'a> {
         if !self.all("ipv6.opt.tel").is_empty() {
             faults.push("carries an encapsulation limit option".to_owned());
         }
-        if faults.is_empty() && self.all("_ws.expert.severity").contains(&ERROR) {
+        let errors = |found: &[&str]| found.iter().filter(|severity| **severity == ERROR).count();
+        if faults.is_empty() && errors(self.all("_ws.expert.severity")) > usize::from(has_other_zero) {
             faults.push(format!("tshark finds an error ({})", self.first("_ws.col.Protocol")));
         }
         let ends = self.ends(edges);
@@ -457,6 +467,28 @@ mod tests {
         ] {
             assert_eq!(faults(&from_ce(field, value)), [fault], "{field}");
         }
+    }
+
+    #[test]
+    fn a_zero_that_is_written_the_other_way_is_right_and_excuses_nothing_else() {
+        let with = |sum: &str, severity: &str| {
+            let line = from_ce("tcp.checksum.status", "0");
+            let put = |line: String, field: &str, value: &str| {
+                let at = super::fields().position(|known| known == field).expect("a field");
+                let mut columns: Vec<&str> = line.split(';').collect();
+                columns[at] = value;
+                columns.join(";")
+            };
+            let line = put(line, "tcp.checksum", sum);
+            let line = put(line, "tcp.checksum_calculated", "0x0000");
+            put(line, "_ws.expert.severity", severity)
+        };
+        assert_eq!(faults(&with("0xffff", "8388608")), Vec::<String>::new());
+        assert_eq!(faults(&with("0xfffe", "8388608")), ["tcp checksum is bad"]);
+        assert_eq!(
+            faults(&with("0xffff", "8388608,8388608")),
+            ["tshark finds an error (UDP)"]
+        );
     }
 
     #[test]

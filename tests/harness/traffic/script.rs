@@ -454,19 +454,19 @@ pub struct Play {
 }
 
 impl Play {
-    /// Makes the lab's hosts silent and opens the script's sessions; `forward` has a port of the gateway's forwarded to an address and port
-    /// of the LAN host, for UDP and TCP.
+    /// Makes the lab's hosts silent and opens the script's sessions; `ready` ends whatever sessions the gateway has, which may hold the
+    /// script's ports, and has a port of the gateway's forwarded to an address and port of the LAN host, for UDP and TCP.
     ///
     /// # Errors
     /// When a step fails.
-    pub fn prepare(lab: &Lab, seed: u64, forward: impl FnOnce(u16, SocketAddrV4) -> Result<()>) -> Result<Self> {
+    pub fn prepare(lab: &Lab, seed: u64, ready: impl FnOnce(u16, SocketAddrV4) -> Result<()>) -> Result<Self> {
         let ports = Ports::choose()?;
-        forward(ports.forwarded, SocketAddrV4::new(HOST, SERVICE))?;
+        hush(lab)?;
+        ready(ports.forwarded, SocketAddrV4::new(HOST, SERVICE))?;
         let play = Self {
             senders: Senders::open(lab)?,
             script: Script::all(seed, &ports),
         };
-        hush(lab)?;
         let round = play.script.len() / ROUNDS;
         play.senders.play(play.script.get(..round).unwrap_or(&[]))?;
         Ok(play)

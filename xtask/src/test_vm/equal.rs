@@ -9,6 +9,7 @@ use super::{
     bench::{Bench, CONFIG},
     report::Found,
 };
+use crate::vm::live::Live;
 
 /// Where the script's chance begins.
 const SEED: u64 = 0x6d61_7065;
@@ -18,7 +19,7 @@ pub(super) fn on_the_wire(bench: &mut Bench) -> Result<Found> {
     let mut chosen = None;
     let play = Play::prepare(&bench.lab, SEED, |port, to| {
         chosen = Some((port, to));
-        forward(&mut bench.machine, port, to)
+        make_ready(&mut bench.machine, port, to)
     })?;
     let compared = compare(bench, &play);
     // Whatever came of it: what follows needs hosts that answer, and a fast path.
@@ -31,7 +32,8 @@ pub(super) fn on_the_wire(bench: &mut Bench) -> Result<Found> {
     compared
 }
 
-fn forward(machine: &mut crate::vm::live::Live, port: u16, to: SocketAddrV4) -> Result<()> {
+fn make_ready(machine: &mut Live, port: u16, to: SocketAddrV4) -> Result<()> {
+    machine.must("mape-ctl sessions --flush --yes")?;
     machine
         .must(&format!("mape-ctl forward add both {port} {to}"))
         .map(drop)
