@@ -25,6 +25,8 @@ pub(crate) enum By {
     Bare,
     /// Our gateway's fast path.
     Ours,
+    /// That of another program of ours.
+    Other,
     /// The kernel's forwarding.
     Kernel,
     /// The same with source NAT.
@@ -32,7 +34,8 @@ pub(crate) enum By {
 }
 
 impl By {
-    const ALL: [Self; 5] = [Self::Nothing, Self::Bare, Self::Ours, Self::Kernel, Self::KernelNat];
+    /// What a run has side by side.
+    pub(crate) const ALL: [Self; 5] = [Self::Nothing, Self::Bare, Self::Ours, Self::Kernel, Self::KernelNat];
 
     /// As reports call it.
     pub(crate) const fn name(self) -> &'static str {
@@ -40,6 +43,7 @@ impl By {
             Self::Nothing => "generator",
             Self::Bare => "redirect",
             Self::Ours => "gateway",
+            Self::Other => "other_gateway",
             Self::Kernel => "kernel_forward",
             Self::KernelNat => "kernel_snat",
         }
@@ -80,7 +84,7 @@ impl Load {
     }
 }
 
-/// The chains, one for each of [`By`], all there at once.
+/// The chains, one for each of the [`By`] that are wanted, all there at once.
 pub(crate) struct Beds {
     chains: BTreeMap<By, Chain>,
     _bare: Bare,
@@ -88,13 +92,13 @@ pub(crate) struct Beds {
 
 impl Beds {
     /// Makes them, with sinks at the ends.
-    pub(crate) fn make(tools: &mut Tools) -> Result<Self> {
+    pub(crate) fn make(tools: &mut Tools, wanted: &[By]) -> Result<Self> {
         let mut chains = BTreeMap::new();
-        for by in By::ALL {
+        for by in wanted.iter().copied() {
             let chain = Chain::new(by.name())?;
             match by {
                 By::Nothing => tools.sink_in_the_middle(&chain)?,
-                By::Bare | By::Ours => {}
+                By::Bare | By::Ours | By::Other => {}
                 By::Kernel => chain.forward_by_kernel()?,
                 By::KernelNat => {
                     chain.forward_by_kernel()?;
@@ -118,11 +122,18 @@ impl Beds {
 pub(crate) struct Flows {
     pub all: Vec<Flow>,
     pub ports: Vec<u16>,
+    /// Those at the other gateway, if there is one.
+    pub other_ports: Vec<u16>,
 }
 
 impl Flows {
     /// The frames of a load, in its order.
-    pub(crate) fn templates(&self, load: Load) -> Result<Vec<Template>> {
+    pub(crate) fn templates(&self, by: By, load: Load) -> Result<Vec<Template>> {
+        let ports = if by == By::Other {
+            &self.other_ports
+        } else {
+            &self.ports
+        };
         let numbers = load.order.of(load.flows).into_iter().map(usize::try_from);
         numbers
             .map(|number| {
@@ -130,7 +141,7 @@ impl Flows {
                 let flow = *self.all.get(number).context("a flow")?;
                 Ok(match load.way {
                     Way::Up => flow.up(load.size),
-                    Way::Down => flow.down(*self.ports.get(number).context("a port")?, load.size),
+                    Way::Down => flow.down(*ports.get(number).context("a port")?, load.size),
                 })
             })
             .collect()
@@ -152,7 +163,7 @@ impl Bench<'_> {
     /// What is sent for a load; the source has its frames then.
     pub(crate) fn prepare(&mut self, by: By, load: Load) -> Result<Sent> {
         ensure!(!interrupted(), "interrupted");
-        let templates = self.flows.templates(load)?;
+        let templates = self.flows.templates(by, load)?;
         self.tools.make(&templates)?;
         Ok(Sent {
             way: load.way,

@@ -43,13 +43,18 @@ pub(crate) struct Gateway<'a> {
 impl<'a> Gateway<'a> {
     /// Loads one into a chain.
     pub(crate) fn load(chain: &'a Chain, name: &str) -> Result<Self> {
+        Self::load_by(program()?, chain, name)
+    }
+
+    /// Loads one into a chain by that mape-ctl.
+    pub(crate) fn load_by(program: PathBuf, chain: &'a Chain, name: &str) -> Result<Self> {
         let instance = format!("bench{}-{name}", std::process::id());
         let config = env::temp_dir().join(format!("mape-{instance}.toml"));
         let text = config_text("ce", Shape::VirtualEdge);
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         let mut gateway = Self {
             chain,
-            program: program()?,
+            program,
             instance,
             config,
             load: Duration::ZERO,

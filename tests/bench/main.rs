@@ -1,6 +1,7 @@
 //! Owns `mape-bench`: what a packet's way takes, by a bare redirect, by our gateway and by the kernel, beside each other on one machine. Prints JSON.
 //! `cargo xtask bench` builds it, runs it and makes a report of what it prints.
 
+mod against;
 mod bed;
 mod cases;
 mod frames;
@@ -18,7 +19,7 @@ mod tcp;
 mod tools;
 mod usual;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -36,6 +37,9 @@ struct Arguments {
     /// Timed runs of each case, in turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Only this: the fast path beside that of another mape-ctl, of another commit, say.
+    #[arg(long, value_name = "MAPE-CTL")]
+    against: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {

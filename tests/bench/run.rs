@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    Arguments,
+    Arguments, against,
     cases::{Beds, Bench, By, Flows},
     frames::Flow,
     gateway::Gateway,
@@ -21,12 +21,19 @@ const FLOWS: u32 = 60_000;
 /// Measures everything that was asked for.
 pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     let mut tools = Tools::load()?;
-    let beds = Beds::make(&mut tools)?;
+    if let Some(other) = &arguments.against {
+        return against::compare(tools, other, arguments);
+    }
+    let beds = Beds::make(&mut tools, &By::ALL)?;
     let gateway = Gateway::load(beds.chain(By::Ours), "fast")?;
     let all: Vec<Flow> = (0..FLOWS).map(Flow::number).collect();
     gateway.open(&mut tools, &all)?;
     let ports = gateway.external_ports(&all)?;
-    let flows = Flows { all, ports };
+    let flows = Flows {
+        all,
+        ports,
+        other_ports: Vec::new(),
+    };
     let mut bench = Bench {
         tools,
         beds: &beds,

@@ -180,7 +180,7 @@ pub(crate) fn two_processors(bench: &mut Bench<'_>, report: &mut Report) -> Resu
     let before = bench.tools.sunk()?;
     for _ in 0..bench.rounds {
         let down_sent = bench.prepare(By::Ours, down)?;
-        other.make(&bench.flows.templates(down)?)?;
+        other.make(&bench.flows.templates(By::Ours, down)?)?;
         let up_sent = bench.prepare(By::Ours, up)?;
         let one = bench.tools.run(chain, &up_sent)?.spent + other.run(chain, &down_sent)?.spent;
         let tools = &mut bench.tools;

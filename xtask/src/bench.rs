@@ -49,6 +49,9 @@ pub(crate) struct Bench {
     /// Timed runs of each case, in turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Only this: compare the fast path with that of another mape-ctl, of another commit, say; the two take turns.
+    #[arg(long, value_name = "MAPE-CTL", conflicts_with_all = ["quick", "html", "document", "from", "check"])]
+    against: Option<PathBuf>,
     /// Fail where a target is missed.
     #[arg(long)]
     check: bool,
@@ -65,6 +68,9 @@ pub(crate) fn bench(arguments: &Bench) -> Result<()> {
     };
     if let Some(file) = &arguments.json {
         write(file, &format!("{figures:#}\n"))?;
+    }
+    if arguments.against.is_some() {
+        return Ok(());
     }
     let judged = target::judge(&figures);
     println!("\n{}", target::text(&judged));
@@ -106,6 +112,9 @@ fn measure(arguments: &Bench) -> Result<Value> {
         .stdout(Stdio::piped());
     if arguments.quick {
         command.arg("--quick");
+    }
+    if let Some(other) = &arguments.against {
+        command.arg("--against").arg(other);
     }
     // Ctrl-C reaches it, too: it takes its namespaces down by itself.
     let finished = command.spawn().and_then(std::process::Child::wait_with_output);
