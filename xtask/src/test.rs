@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use mape_tests::process::interrupted;
 
 use crate::{
+    bench_vm,
     build::build,
     cargo::{cargo, target},
     ebpf_check, setup,
@@ -86,6 +87,18 @@ pub(crate) fn test() -> Result<()> {
         Err(error) => {
             println!("virtual machines: {error:#}");
             count.fail("virtual machines");
+        }
+    }
+    match bench_vm::in_tests(&program) {
+        Ok(Ok(over)) if over.is_empty() => count.passed += 1,
+        Ok(Ok(over)) => {
+            println!("over the budget of instructions:\n{}", over.join("\n"));
+            count.fail("the budget of instructions");
+        }
+        Ok(Err(reason)) => count.skipped.push(reason),
+        Err(error) => {
+            println!("counting instructions: {error:#}");
+            count.fail("counting instructions");
         }
     }
     if interrupted() {

@@ -1,5 +1,6 @@
 //! Owns the choice of what to do; one file per subcommand.
 
+pub mod bench;
 pub mod calc;
 pub mod check;
 pub mod completions;
@@ -35,6 +36,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Unload => unload::run(&instance),
         Command::Detach { nics } => detach::run(&instance, &nics),
         Command::Stat(args) => stat::run(&instance, &args),
+        Command::Bench(args) => bench::run(&instance, &args),
         Command::Sessions(args) => sessions::run(&instance, &args),
         Command::Ports(args) => ports::run(&instance, &args),
         Command::Forward(command) => forward::run(&instance, &command),

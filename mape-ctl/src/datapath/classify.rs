@@ -148,16 +148,6 @@ pub fn get<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedCl
         .ok_or(LoadError::NoProgram(name))
 }
 
-/// Brings a program into the kernel.
-///
-/// # Errors
-/// [`LoadError`].
-pub fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
-    get(ebpf, name)?
-        .load()
-        .map_err(|error| LoadError::of_program(name, error))
-}
-
 /// What was done about a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {

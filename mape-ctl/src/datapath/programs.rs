@@ -1,11 +1,16 @@
 //! Owns bringing maps and programs into the kernel: sizes, reuse of pinned maps, verification.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{MapError, MapInfo},
-    programs::{ProgramError, ProgramFd, Xdp},
+    programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use mape_common::{
     hop::{Link, NextHop},
@@ -287,15 +292,48 @@ fn sized(sizes: &Sizes) -> EbpfLoader<'static> {
     loader
 }
 
-/// Brings one program into the kernel.
+/// Brings programs into the kernel, as many at once as there are processors: nearly all of the time is the verifier's, which
+/// looks at one on each.
 ///
 /// # Errors
-/// [`LoadError::NoProgram`], [`LoadError::Program`].
-pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
-    let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
-    let program: &mut Xdp = program.try_into().map_err(|_| LoadError::NoProgram(name))?;
-    program.load().map_err(|error| LoadError::of_program(name, error))?;
-    Ok(program)
+/// [`LoadError::NoProgram`], [`LoadError::Program`], [`LoadError::Memory`]: of one of those that were refused; the others may be there.
+pub fn load_all(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), LoadError> {
+    let mut there: BTreeMap<String, &mut Program> = ebpf
+        .programs_mut()
+        .map(|(name, program)| (name.to_owned(), program))
+        .collect();
+    let mut wanted = Vec::with_capacity(names.len());
+    for name in names {
+        wanted.push((*name, there.remove(*name).ok_or(LoadError::NoProgram(name))?));
+    }
+    let count = thread::available_parallelism().map_or(1, usize::from).min(wanted.len());
+    let wanted = Mutex::new(wanted);
+    let work = || -> Result<(), LoadError> {
+        let next = || wanted.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        while let Some((name, program)) = next() {
+            bring(program).map_err(|error| LoadError::of_program(name, error))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (1..count).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        // One that has panicked has left its program out, which the first use of it says.
+        workers
+            .into_iter()
+            .fold(own, |sum, worker| sum.and(worker.join().unwrap_or(Ok(()))))
+    })
+}
+
+/// Has the kernel take one program; each kind is loaded in a way of its own, and the object has programs of these.
+///
+/// # Errors
+/// Why the kernel refuses it.
+pub fn bring(program: &mut Program) -> Result<(), ProgramError> {
+    if let Ok(xdp) = <&mut Xdp>::try_from(&mut *program) {
+        return xdp.load();
+    }
+    <&mut SchedClassifier>::try_from(program)?.load()
 }
 
 /// A loaded program's file descriptor.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use aya::{
     Ebpf,
-    programs::{Program, ProgramError, ProgramInfo, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, ProgramInfo},
 };
 use mape_common::layout::DEFAULT_SESSIONS;
 
@@ -73,18 +73,10 @@ pub fn verify(object: &[u8]) -> Result<Vec<Trial>, LoadError> {
 
 fn load(program: &mut Program) -> Result<Figures, Refusal> {
     let begin = Instant::now();
-    let loaded = bring(program);
+    let loaded = programs::bring(program);
     let took = begin.elapsed();
     let info = loaded.and_then(|()| program.info()).map_err(|error| refusal(&error))?;
     Ok(figures(&info, took))
-}
-
-/// Each kind of program is loaded in a way of its own; the object has programs of these.
-fn bring(program: &mut Program) -> Result<(), ProgramError> {
-    if let Ok(xdp) = <&mut Xdp>::try_from(&mut *program) {
-        return xdp.load();
-    }
-    <&mut SchedClassifier>::try_from(program)?.load()
 }
 
 fn figures(info: &ProgramInfo, load: Duration) -> Figures {

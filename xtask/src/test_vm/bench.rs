@@ -282,6 +282,7 @@ fn switch_on(setup: &Setup<'_>, shape: Shape, lab: &Lab, nic_properties: &str) -
         shape,
         nics,
         nic_properties,
+        counts_instructions: false,
     })?;
     let properties = if nic_properties.is_empty() {
         String::new()

@@ -63,6 +63,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) nics: Vec<Nic>,
     /// Further properties of the NICs, as QEMU writes them: `mrg_rxbuf=off`.
     pub(crate) nic_properties: &'a str,
+    /// Its clock counts the instructions of its one processor, one a nanosecond: what takes time elsewhere takes none there.
+    pub(crate) counts_instructions: bool,
 }
 
 /// A machine that is on; dropped, it is switched off.
@@ -181,11 +183,14 @@ impl Parts<'_> {
     fn command(&self, log: &Path, socket: &Path) -> std::process::Command {
         let shape = self.shape;
         let mut command = self.qemu.command();
-        let accelerator = if self.qemu.is_accelerated() {
-            "kvm"
-        } else {
-            "tcg,thread=multi"
+        let accelerator = match (self.counts_instructions, self.qemu.is_accelerated()) {
+            (true, _) => "tcg,thread=single",
+            (false, true) => "kvm",
+            (false, false) => "tcg,thread=multi",
         };
+        if self.counts_instructions {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
         command.args(["-M", shape.board, "-accel", accelerator, "-cpu", "max"]);
         command.args([
             "-smp",

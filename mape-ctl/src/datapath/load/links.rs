@@ -43,14 +43,7 @@ impl Loading<'_> {
     }
 
     pub(super) fn load_programs(&self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
-        for name in self.programs() {
-            if classify::all().any(|classifier| classifier == name) {
-                classify::load(ebpf, name)?;
-            } else {
-                programs::program(ebpf, name)?;
-            }
-        }
-        Ok(())
+        Ok(programs::load_all(ebpf, &self.programs())?)
     }
 
     /// The tunnel device's programs, where there is one.
