@@ -91,6 +91,12 @@ impl Tally {
     #[inline(always)]
     pub const fn is_within(&mut self, begin: u32, limit: u32) -> bool {
         self.0 = self.0.wrapping_add(1);
+        self.is_at_most(begin, limit)
+    }
+
+    /// Whether that is at most the limit-th since `begin`.
+    #[inline(always)]
+    pub const fn is_at_most(self, begin: u32, limit: u32) -> bool {
         self.0.wrapping_sub(begin) <= limit
     }
 }

@@ -285,7 +285,8 @@ const fn state(kind: u64, tag: u64, now: Tick) -> u64 {
 }
 
 /// A record that a new packet may have, and how gladly. Of several that are as good the first that is looked at: ages that are
-/// compared with each other would lead the kernel's verifier through the search once for every order they can have.
+/// compared with each other would lead the kernel's verifier through the search once for every order they can have. So would ranks that
+/// it knows: they begin at a number that it does not, the time.
 #[derive(Clone, Copy)]
 struct Choice {
     rank: u32,
@@ -294,11 +295,13 @@ struct Choice {
 }
 
 impl Choice {
-    const NONE: Self = Self {
-        rank: 0,
-        way: 0,
-        state: 0,
-    };
+    const fn none(begin: Tick) -> Self {
+        Self {
+            rank: begin.0,
+            way: 0,
+            state: 0,
+        }
+    }
     /// An incomplete packet's.
     const INCOMPLETE: u32 = 1;
     /// Nobody's.
@@ -307,10 +310,20 @@ impl Choice {
     const RENEWED: u32 = 3;
 
     #[inline(always)]
-    const fn prefer(&mut self, rank: u32, state: u64, way: u32) {
-        if rank > self.rank {
-            *self = Self { rank, way, state };
+    const fn prefer(&mut self, begin: Tick, rank: u32, state: u64, way: u32) {
+        if rank > self.rank(begin) {
+            *self = Self {
+                rank: begin.0.wrapping_add(rank),
+                way,
+                state,
+            };
         }
+    }
+
+    /// Zero where nothing was found.
+    #[inline(always)]
+    const fn rank(self, begin: Tick) -> u32 {
+        self.rank.wrapping_sub(begin.0)
     }
 }
 
@@ -330,7 +343,6 @@ struct Choosing<'a, E> {
     own: Choice,
     /// How many those are, from the time on.
     owned: Tally,
-    is_share_used: bool,
 }
 
 impl<E: Env> Search for Choosing<'_, E> {
@@ -349,21 +361,21 @@ impl<E: Env> Search for Choosing<'_, E> {
         }
         if !is_gone && state & TAG == tag(self.hash) && record.is_of(self.fragment) {
             if kind == OPEN && age < Tick::STALE {
-                self.twice.prefer(Choice::RENEWED, state, way);
+                self.twice.prefer(self.now, Choice::RENEWED, state, way);
                 return false;
             }
             // A sender that is fast enough uses its 65,536 identifications again (RFC 4963).
-            self.best.prefer(Choice::RENEWED, state, way);
+            self.best.prefer(self.now, Choice::RENEWED, state, way);
         } else if is_gone || kind == COMPLETE {
-            self.best.prefer(Choice::UNUSED, state, way);
+            self.best.prefer(self.now, Choice::UNUSED, state, way);
         } else {
             let [addresses, ..] = self.fragment.key;
             if record.0[1].load() >> 32 == addresses >> 32 {
-                self.own.prefer(Choice::INCOMPLETE, state, way);
-                self.is_share_used = !self.owned.is_within(self.now.0, SHARE.wrapping_sub(1));
+                self.own.prefer(self.now, Choice::INCOMPLETE, state, way);
+                let _ = self.owned.is_within(self.now.0, SHARE);
             }
             if age >= YOUNG {
-                self.best.prefer(Choice::INCOMPLETE, state, way);
+                self.best.prefer(self.now, Choice::INCOMPLETE, state, way);
             }
         }
         true
@@ -386,29 +398,30 @@ pub fn note<E: Env>(env: &E, config: &Config, fragment: &Fragment, note: &mut No
         hash,
         now,
         begin: env.random(),
-        twice: Choice::NONE,
-        best: Choice::NONE,
-        own: Choice::NONE,
+        twice: Choice::none(now),
+        best: Choice::none(now),
+        own: Choice::none(now),
         owned: Tally::from(now.0),
-        is_share_used: false,
     };
     env.search(WAYS, &mut choosing);
-    let Choosing { twice, best, own, .. } = choosing;
-    if twice.rank != 0 {
+    let Choosing {
+        twice, best, own, owned, ..
+    } = choosing;
+    if twice.rank(now) != 0 {
         let record = env.fragment(index(hash, twice.way)).ok_or(Reason::Contended)?;
         if record.0[5].load() != Note::LEFT_TO_STACK.follows || *note == Note::LEFT_TO_STACK {
             return come_twice(record, twice.state, fragment, note);
         }
     }
     // What was left to the stack has come there.
-    let chosen = if twice.rank != 0 {
+    let chosen = if twice.rank(now) != 0 {
         twice
-    } else if choosing.is_share_used && best.rank < Choice::RENEWED {
+    } else if !owned.is_at_most(now.0, SHARE.wrapping_sub(1)) && best.rank(now) < Choice::RENEWED {
         own
     } else {
         best
     };
-    if chosen.rank == 0 {
+    if chosen.rank(now) == 0 {
         return Err(Reason::FragmentsExhausted);
     }
     let record = env.fragment(index(hash, chosen.way)).ok_or(Reason::Contended)?;
@@ -420,10 +433,10 @@ pub fn note<E: Env>(env: &E, config: &Config, fragment: &Fragment, note: &mut No
     if !record.0[0].compare_exchange(BUSY, state(OPEN, tag(hash), now)) {
         return Err(Reason::Contended);
     }
-    if twice.rank == 0 {
+    if twice.rank(now) == 0 {
         env.raise(Gauge::Fragmented);
     }
-    if chosen.rank < Choice::UNUSED {
+    if chosen.rank(now) < Choice::UNUSED {
         env.raise(Gauge::FragmentsDisplaced);
     }
     Ok(())

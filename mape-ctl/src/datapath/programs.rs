@@ -306,6 +306,8 @@ pub fn load_all(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), LoadError
     for name in names {
         wanted.push((*name, there.remove(*name).ok_or(LoadError::NoProgram(name))?));
     }
+    // The last are taken first. By name, that leaves short ones for the end.
+    wanted.reverse();
     let count = thread::available_parallelism().map_or(1, usize::from).min(wanted.len());
     let wanted = Mutex::new(wanted);
     let work = || -> Result<(), LoadError> {
