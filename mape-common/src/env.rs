@@ -94,6 +94,12 @@ impl Tally {
         self.is_at_most(begin, limit)
     }
 
+    /// Counts so many.
+    #[inline(always)]
+    pub const fn count(&mut self, number: u32) {
+        self.0 = self.0.wrapping_add(number);
+    }
+
     /// Whether that is at most the limit-th since `begin`.
     #[inline(always)]
     pub const fn is_at_most(self, begin: u32, limit: u32) -> bool {

@@ -42,6 +42,7 @@ parts! {
     Map = mape_map;
     Share = mape_share;
     FindUsable = mape_find_usable;
+    FindUnclear = mape_find_unclear;
     FindOver = mape_find_over;
     Finish = mape_finish;
 }

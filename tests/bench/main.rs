@@ -38,6 +38,9 @@ struct Arguments {
     /// Timed runs of each case, in turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Only these parts of a run.
+    #[arg(long, value_enum, conflicts_with_all = ["count", "against"])]
+    only: Vec<Part>,
     /// Only this: what a packet's way takes beside the kernel's tunnel and the usual rules of source NAT, for a machine whose clock counts
     /// instructions (`cargo xtask bench-vm`).
     #[arg(long, conflicts_with = "against")]
@@ -45,6 +48,43 @@ struct Arguments {
     /// Only this: the fast path beside that of another mape-ctl, of another commit, say.
     #[arg(long, value_name = "MAPE-CTL")]
     against: Option<PathBuf>,
+}
+
+/// A part of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// 64 bytes, 1,000 sessions, beside the ceiling and the kernel.
+    Usual,
+    /// Both directions on two processors.
+    Processors,
+    /// 100 to 60,000 sessions.
+    Sessions,
+    /// Sizes of frames.
+    Sizes,
+    /// How long frames are under way.
+    Latency,
+    /// The slow path.
+    Slow,
+    /// New sessions.
+    New,
+    /// Loading, `stat`, memory.
+    Control,
+    /// Native IPv6 by TCP.
+    Ipv6,
+    /// IPv4 by TCP.
+    Tcp,
+}
+
+impl Arguments {
+    /// Whether a part is wanted.
+    fn wants(&self, part: Part) -> bool {
+        let is_quick = !matches!(part, Part::Sizes | Part::Latency | Part::Slow | Part::Tcp);
+        if self.only.is_empty() {
+            is_quick || !self.quick
+        } else {
+            self.only.contains(&part)
+        }
+    }
 }
 
 fn main() -> ExitCode {

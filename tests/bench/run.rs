@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    Arguments, against,
+    Arguments, Part, against,
     cases::{Beds, Bench, By, Flows},
     count,
     frames::Flow,
@@ -49,17 +49,43 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     report.put("frames", json!(arguments.frames));
     report.put("rounds", json!(arguments.rounds));
 
-    usual::measure(&mut bench, &mut report)?;
-    scale::two_processors(&mut bench, &mut report)?;
-    scale::sessions(&mut bench, &mut report)?;
-    if !arguments.quick {
+    let wants = |part| arguments.wants(part);
+    if wants(Part::Usual) {
+        usual::measure(&mut bench, &mut report)?;
+    }
+    if wants(Part::Processors) {
+        scale::two_processors(&mut bench, &mut report)?;
+    }
+    if wants(Part::Sessions) {
+        scale::sessions(&mut bench, &mut report)?;
+    }
+    if wants(Part::Sizes) {
         scale::sizes(&mut bench, &mut report)?;
+    }
+    if wants(Part::Latency) {
         latency::measure(&mut bench, &mut report)?;
+    }
+    if wants(Part::Slow) {
         slow::measure(&mut bench, &mut report)?;
     }
-    // The last: sessions have other ports from here on.
-    scale::new_sessions(&mut bench, &gateway, &mut report)?;
+    // Behind all that has sessions: they have other ports from here on.
+    if wants(Part::New) {
+        scale::new_sessions(&mut bench, &gateway, &mut report)?;
+    }
+    if wants(Part::Control) {
+        control(&gateway, &mut report)?;
+    }
+    if wants(Part::Ipv6) {
+        tcp::ipv6(&mut bench.tools, arguments.rounds, &mut report)?;
+    }
+    if wants(Part::Tcp) {
+        tcp::ipv4(arguments.rounds.min(3), &mut report)?;
+    }
+    Ok(report.value())
+}
 
+/// What whoever runs it waits for, and what it takes.
+fn control(gateway: &Gateway<'_>, report: &mut Report) -> Result<()> {
     let (stat, took) = gateway.stat()?;
     let told = stat.pointer("/sessions/udp/sessions").and_then(Value::as_u64);
     ensure!(
@@ -70,9 +96,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     report.single("stat_ms", took.as_secs_f64() * 1e3);
     report.single("load_ms", gateway.load.as_secs_f64() * 1e3);
     report.put("map_bytes", gateway.map_bytes()?.into());
-    tcp::ipv6(&mut bench.tools, arguments.rounds, &mut report)?;
-    if !arguments.quick {
-        tcp::ipv4(arguments.rounds.min(3), &mut report)?;
-    }
-    Ok(report.value())
+    Ok(())
 }

@@ -3,8 +3,8 @@
 //! Every search is bounded and begins at a random place. Sets of up to [`MAX_LOOKS`] ports (all shared addresses in use: 240,
 //! 1008) are searched whole, so nothing is refused while a usable port exists; of a larger set 32 runs of 8 ports are
 //! searched, and where a fraction `f` of it is unusable that fails with a probability of about `f^32`. Ports of which only
-//! the table of flows can tell are looked up [`LOOKUPS`] times at most; it takes two destinations that fill the set and
-//! fall into one row of [`overlap`] for that to matter.
+//! the table of flows can tell are looked at where no other will do, and looked up [`LOOKUPS`] times at most; it takes two
+//! destinations that fill the set and fall into one row of [`overlap`] for that to matter.
 
 use super::{
     overlap::{self, Cell, Fingerprint},
@@ -48,6 +48,8 @@ const ENOUGH: u32 = 12;
 /// A port found by the search may be taken by another processor before we have it; so often in a row it is not chance.
 const ATTEMPTS: u32 = 3;
 const NONE: u32 = u32::MAX;
+/// No port, but some of which only the table of flows can tell.
+const UNCLEAR: u32 = NONE - 1;
 
 /// A walk around the set from a random place.
 struct Walk {
@@ -98,18 +100,16 @@ impl Walk {
 /// Looks for a port that has no session with the destination.
 struct SharedSearch<'a, E> {
     env: &'a E,
-    config: &'a Config,
     transport: Transport,
     now: Tick,
     destination: Fingerprint,
     row: u32,
-    draft: Draft,
     walk: Walk,
     /// Free ports are left to endpoints that need one alone, as long as a shared one will do.
     spare_free: bool,
     looked: Tally,
     passed_over: Tally,
-    looked_up: Tally,
+    unclear: Tally,
     free: u32,
     found: u32,
 }
@@ -119,19 +119,21 @@ impl<E: Env> Search for SharedSearch<'_, E> {
     fn step(&mut self, _: u32) -> bool {
         // The cells first: where a destination is on nearly every port, they alone decide.
         let mut ordinal = NONE;
-        let mut cell = Cell::Taken;
         for _ in 0..CELLS {
             if !self.looked.is_within(self.now.0, self.walk.looks()) {
                 return false;
             }
             let next = self.walk.next();
-            cell = self
+            let cell = self
                 .env
                 .overlap(self.row.wrapping_add(next))
                 .map_or(Cell::Taken, |cell| overlap::read(cell, self.destination));
-            if cell != Cell::Taken {
+            if cell == Cell::Usable {
                 ordinal = next;
                 break;
+            }
+            if cell == Cell::Unclear {
+                self.unclear.count(1);
             }
         }
         if ordinal == NONE {
@@ -144,20 +146,60 @@ impl<E: Env> Search for SharedSearch<'_, E> {
         if !state.is_sharable() {
             return true;
         }
-        if cell == Cell::Unclear {
-            // Looked up so often at most: a look-up costs as much as twenty cells.
-            if !self.looked_up.is_within(self.now.0, LOOKUPS) {
-                return true;
-            }
-            if is_taken(self.env, self.config, self.draft, ordinal) {
-                return true;
-            }
-        }
         if self.spare_free && state == PortState::Free {
             if self.free == NONE {
                 self.free = ordinal;
             }
             return self.passed_over.is_within(self.now.0, PASSED_OVER);
+        }
+        self.found = ordinal;
+        false
+    }
+}
+
+/// The same among ports of which only the table of flows can tell; a free port where there is none.
+struct UnclearSearch<'a, E> {
+    env: &'a E,
+    config: &'a Config,
+    transport: Transport,
+    now: Tick,
+    destination: Fingerprint,
+    row: u32,
+    draft: Draft,
+    walk: Walk,
+    looked_up: Tally,
+    free: u32,
+    found: u32,
+}
+
+impl<E: Env> Search for UnclearSearch<'_, E> {
+    #[inline(always)]
+    fn step(&mut self, _: u32) -> bool {
+        let ordinal = self.walk.next();
+        let Some(cell) = self.env.overlap(self.row.wrapping_add(ordinal)) else {
+            return true;
+        };
+        let cell = overlap::read(cell, self.destination);
+        if cell == Cell::Taken {
+            return true;
+        }
+        let Some(word) = self.env.port(self.transport, ordinal) else {
+            return true;
+        };
+        let state = PortState::at(word.load(), self.now);
+        if !state.is_sharable() {
+            return true;
+        }
+        if cell == Cell::Usable {
+            self.free = ordinal;
+            return true;
+        }
+        // A look-up costs as much as twenty cells.
+        if !self.looked_up.is_within(self.now.0, LOOKUPS) {
+            return false;
+        }
+        if is_taken(self.env, self.config, self.draft, ordinal) {
+            return true;
         }
         self.found = ordinal;
         false
@@ -351,10 +393,50 @@ fn fingerprint(config: &Config, record: &Session) -> u64 {
 /// A port that the draft's session can share, or [`NONE`].
 #[inline(always)]
 pub fn find_usable<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
+    match find_certain(env, config, draft) {
+        UNCLEAR => env.part(Part::FindUnclear, draft).0,
+        ordinal => ordinal,
+    }
+}
+
+/// The same, or [`UNCLEAR`]; a function of its own for the sake of the stack.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find_certain<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
     let Ok(record) = draft.record(env) else { return NONE };
     let facts = record.facts();
     let destination = Fingerprint(fingerprint(config, record));
     let mut search = SharedSearch {
+        env,
+        transport: facts.transport,
+        now: facts.created,
+        destination,
+        row: destination.row(config),
+        walk: Walk::new(env, config),
+        spare_free: config.endpoint_independent(facts.transport),
+        looked: Tally::from(facts.created.0),
+        passed_over: Tally::from(facts.created.0),
+        unclear: Tally::from(facts.created.0),
+        free: NONE,
+        found: NONE,
+    };
+    let looks = search.walk.looks();
+    env.search(looks, &mut search);
+    if search.found != NONE {
+        search.found
+    } else if !search.unclear.is_at_most(facts.created.0, 0) {
+        UNCLEAR
+    } else {
+        search.free
+    }
+}
+
+/// The same among ports of which only the table of flows can tell.
+#[inline(always)]
+pub fn find_unclear<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
+    let Ok(record) = draft.record(env) else { return NONE };
+    let facts = record.facts();
+    let destination = Fingerprint(fingerprint(config, record));
+    let mut search = UnclearSearch {
         env,
         config,
         transport: facts.transport,
@@ -363,9 +445,6 @@ pub fn find_usable<E: Env>(env: &E, config: &Config, draft: Draft) -> u32 {
         row: destination.row(config),
         draft,
         walk: Walk::new(env, config),
-        spare_free: config.endpoint_independent(facts.transport),
-        looked: Tally::from(facts.created.0),
-        passed_over: Tally::from(facts.created.0),
         looked_up: Tally::from(facts.created.0),
         free: NONE,
         found: NONE,

@@ -372,7 +372,7 @@ impl<E: Env> Search for Choosing<'_, E> {
             let [addresses, ..] = self.fragment.key;
             if record.0[1].load() >> 32 == addresses >> 32 {
                 self.own.prefer(self.now, Choice::INCOMPLETE, state, way);
-                let _ = self.owned.is_within(self.now.0, SHARE);
+                self.owned.count(1);
             }
             if age >= YOUNG {
                 self.best.prefer(self.now, Choice::INCOMPLETE, state, way);
@@ -405,7 +405,11 @@ pub fn note<E: Env>(env: &E, config: &Config, fragment: &Fragment, note: &mut No
     };
     env.search(WAYS, &mut choosing);
     let Choosing {
-        twice, best, own, owned, ..
+        twice,
+        best,
+        own,
+        owned,
+        ..
     } = choosing;
     if twice.rank(now) != 0 {
         let record = env.fragment(index(hash, twice.way)).ok_or(Reason::Contended)?;

@@ -26,6 +26,8 @@ pub enum Part {
     Share,
     /// Gives the ordinal of a port that the draft's session can share, or `u32::MAX`.
     FindUsable,
+    /// The same among ports of which only the table of flows can tell.
+    FindUnclear,
     /// Gives the ordinal of a port whose session with the draft's destination is over in all but name, or `u32::MAX`.
     FindOver,
     /// Makes the draft's last entry and its record live.
@@ -69,6 +71,7 @@ impl Part {
         };
         let result = match self {
             Self::FindUsable => return Done(allocate::find_usable(env, config, draft)),
+            Self::FindUnclear => return Done(allocate::find_unclear(env, config, draft)),
             Self::FindOver => return Done(allocate::find_over(env, config, draft)),
             Self::EnterOutside => table::enter(env, config, Side::Outside, draft).map_err(refused),
             Self::EnterInside => table::enter(env, config, Side::Inside, draft).map_err(refused),

@@ -150,7 +150,7 @@ impl<E: Env> Observer<E> {
         let looks = self.looks.get();
         let ports = self.inner.config().map_or(0, |config| config.ports);
         match part {
-            Part::FindUsable => {
+            Part::FindUsable | Part::FindUnclear => {
                 let found = match self.port_at(done.0) {
                     Some(found) if done.0 != NONE => format!("took {}, one of them by chance", found.0),
                     _ => "none can be shared".to_owned(),
