@@ -7,6 +7,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t bpf bpf /sys/fs/bpf
+ln -s /run /var/run
 while read -r module; do
 	insmod "/modules/$module.ko" || echo "insmod $module: failed" >/dev/console
 done </modules/order
