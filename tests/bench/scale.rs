@@ -166,45 +166,53 @@ pub(crate) fn new_sessions(bench: &mut Bench<'_>, gateway: &Gateway<'_>, report:
     Ok(())
 }
 
-/// Both directions of the same sessions, on one processor one after the other, and on two at once.
+/// Both directions of the same sessions, on one processor one after the other, and on two at once; beside the same by a bare redirect, which
+/// tells how much of a second processor this machine's is.
 pub(crate) fn two_processors(bench: &mut Bench<'_>, report: &mut Report) -> Result<()> {
     if processor::count() < 2 {
         report.put("two_core_scaling", Value::Null);
         return Ok(());
     }
     let mut other = Tools::load()?;
-    let mut scaling = Readings::default();
-    let [up, down] = [Way::Up, Way::Down].map(Load::usual);
-    let chain = bench.beds.chain(By::Ours);
-    let mut sent_twice = 0;
+    let mut scaling = [Readings::default(), Readings::default()];
     let before = bench.tools.sunk()?;
+    let mut sent = 0;
     for _ in 0..bench.rounds {
-        let down_sent = bench.prepare(By::Ours, down)?;
-        other.make(&bench.flows.templates(By::Ours, down)?)?;
-        let up_sent = bench.prepare(By::Ours, up)?;
-        let one = bench.tools.run(chain, &up_sent)?.spent + other.run(chain, &down_sent)?.spent;
-        let tools = &mut bench.tools;
-        let both = std::thread::scope(|scope| -> Result<Duration> {
-            let second = scope.spawn(|| {
-                let sent = Sent {
-                    processor: 1,
-                    ..down_sent
-                };
-                other.run(chain, &sent)
-            });
-            let up = tools.run(chain, &up_sent)?.spent;
-            let down = second.join().map_err(|_| anyhow!("a sending thread panicked"))??.spent;
-            Ok(up.max(down))
-        })?;
-        scaling.add(one.as_secs_f64() / both.as_secs_f64());
-        sent_twice += 2 * (u64::from(up_sent.frames) + u64::from(down_sent.frames));
+        for (by, scaling) in [By::Ours, By::Bare].into_iter().zip(&mut scaling) {
+            let (found, frames) = by_two(bench, &mut other, by)?;
+            scaling.add(found);
+            sent += frames;
+        }
     }
     std::thread::sleep(Duration::from_millis(50));
     let arrived = bench.tools.sunk()? - before;
-    ensure!(
-        arrived * 1_000 >= sent_twice * 995,
-        "{arrived} of {sent_twice} frames arrived"
-    );
-    report.figure("two_core_scaling", &scaling);
+    ensure!(arrived * 1_000 >= sent * 995, "{arrived} of {sent} frames arrived");
+    report.figure("two_core_scaling", &scaling[0]);
+    report.figure("redirect_two_core_scaling", &scaling[1]);
     Ok(())
+}
+
+/// How many times faster two processors are, and how many frames were sent for that.
+fn by_two(bench: &mut Bench<'_>, other: &mut Tools, by: By) -> Result<(f64, u64)> {
+    let [up, down] = [Way::Up, Way::Down].map(Load::usual);
+    let chain = bench.beds.chain(by);
+    let down_sent = bench.prepare(by, down)?;
+    other.make(&bench.flows.templates(by, down)?)?;
+    let up_sent = bench.prepare(by, up)?;
+    let one = bench.tools.run(chain, &up_sent)?.spent + other.run(chain, &down_sent)?.spent;
+    let tools = &mut bench.tools;
+    let both = std::thread::scope(|scope| -> Result<Duration> {
+        let second = scope.spawn(|| {
+            let sent = Sent {
+                processor: 1,
+                ..down_sent
+            };
+            other.run(chain, &sent)
+        });
+        let up = tools.run(chain, &up_sent)?.spent;
+        let down = second.join().map_err(|_| anyhow!("a sending thread panicked"))??.spent;
+        Ok(up.max(down))
+    })?;
+    let frames = 2 * (u64::from(up_sent.frames) + u64::from(down_sent.frames));
+    Ok((one.as_secs_f64() / both.as_secs_f64(), frames))
 }
