@@ -16,8 +16,13 @@ pub(crate) fn route(ctx: &XdpContext) -> u32 {
     let Ok(question) = frame.read::<QUESTION>(0) else {
         return xdp_action::XDP_ABORTED;
     };
-    let (ifindex, source, destination) = inquiry::asked(question);
-    let route = KernelEnv::<()>::new(ctx).route(ifindex, source, destination);
+    let (env, ifindex) = (KernelEnv::<()>::new(ctx), inquiry::interface(&question));
+    let route = if let Some((source, destination)) = inquiry::asked(&question) {
+        env.route(ifindex, source, destination)
+    } else {
+        let (source, destination) = inquiry::asked6(&question);
+        env.route6(ifindex, source, destination)
+    };
     match frame.write(0, &inquiry::answer(&route)) {
         Ok(()) => xdp_action::XDP_PASS,
         Err(_) => xdp_action::XDP_ABORTED,

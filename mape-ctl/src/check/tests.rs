@@ -159,6 +159,7 @@ fn well() -> Case {
             device: "mape0".to_owned(),
             mtu: 1460,
             clamps_mss: true,
+            ipv6_forward: Ipv6Forward::Auto,
             makes_routes: false,
             may_start: true,
             is_loaded: true,
@@ -208,6 +209,8 @@ fn well() -> Case {
                 rules: Ok(Ruleset::default()),
                 legacy: Vec::new(),
                 has_conntrack: false,
+                obstacles: Ok(Vec::new()),
+                is_looked_after: true,
             }),
             loaded: Some(loaded::Facts {
                 again: "mape-ctl load".to_owned(),
