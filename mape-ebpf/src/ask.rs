@@ -17,13 +17,14 @@ pub(crate) fn route(ctx: &XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     };
     let (env, ifindex) = (KernelEnv::<()>::new(ctx), inquiry::interface(&question));
-    let route = if let Some((source, destination)) = inquiry::asked(&question) {
-        env.route(ifindex, source, destination)
+    // Each turned into bytes by itself: a route of either kind in one place would be one with bytes that were never set.
+    let answer = if let Some((source, destination)) = inquiry::asked(&question) {
+        inquiry::answer(&env.route(ifindex, source, destination))
     } else {
         let (source, destination) = inquiry::asked6(&question);
-        env.route6(ifindex, source, destination)
+        inquiry::answer(&env.route6(ifindex, source, destination))
     };
-    match frame.write(0, &inquiry::answer(&route)) {
+    match frame.write(0, &answer) {
         Ok(()) => xdp_action::XDP_PASS,
         Err(_) => xdp_action::XDP_ABORTED,
     }
