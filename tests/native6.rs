@@ -210,13 +210,13 @@ fn xdp_forwards_what_it_can_and_the_stack_does_the_rest() {
     );
     for (change, back) in [
         (
-            "ip -6 route change default via 2001:db8:12:3400::1 mtu 1400",
+            "ip -6 route change default via 2001:db8:12:3400::1 mtu lock 1400",
             "ip -6 route change default via 2001:db8:12:3400::1",
         ),
         ("ip link set wan0 mtu 1400", "ip link set wan0 mtu 1500"),
     ] {
         site.tool("ce", change).unwrap();
-        let (answered, said) = site.ping("host1", FAR, "-c 1 -M probe -s 1400").unwrap();
+        let (answered, said) = site.ping("host1", FAR, "-c 1 -M do -s 1400").unwrap();
         assert!(
             !answered && said.to_lowercase().contains("packet too big") && said.contains("mtu=1400"),
             "{change}: {said}"
@@ -324,13 +324,13 @@ fn a_firewall_is_never_passed_by() {
     ] {
         site.tool("ce", &format!("nft add table {family} guard")).unwrap();
         let chain =
-            format!("nft add chain {family} guard all {{ type filter hook {hook} priority 0 ; policy accept ; }}");
+            format!("nft add chain {family} guard watch {{ type filter hook {hook} priority 0 ; policy accept ; }}");
         site.tool("ce", &chain).unwrap();
         let took = site.becomes(false).unwrap();
         println!("{family} {hook}: off after {took:?}");
         assert!(took < Duration::from_secs(1), "{took:?}");
         assert!(site.is_reachable().unwrap(), "the kernel forwards");
-        site.tool("ce", &format!("nft add rule {family} guard all {drop}"))
+        site.tool("ce", &format!("nft add rule {family} guard watch {drop}"))
             .unwrap();
         let before = site.native().unwrap();
         assert!(!site.is_reachable().unwrap(), "the rule drops");
@@ -345,7 +345,7 @@ fn a_firewall_is_never_passed_by() {
             .unwrap();
         assert_eq!(finding["level"], "note", "{finding}");
         let what = finding["what"].as_str().unwrap();
-        assert!(what.contains(&format!("{family} guard all (hook {hook})")), "{what}");
+        assert!(what.contains(&format!("{family} guard watch (hook {hook})")), "{what}");
         site.tool("ce", &format!("nft delete table {family} guard")).unwrap();
         println!("{family} {hook}: on again after {:?}", site.becomes(true).unwrap());
         site.wait_until_reachable().unwrap();
@@ -358,7 +358,7 @@ fn a_firewall_is_never_passed_by() {
         site.tool("ce", &format!("nft add table {family} other")).unwrap();
         site.tool(
             "ce",
-            &format!("nft add chain {family} other all {{ type filter hook {hook} priority 0 ; }}"),
+            &format!("nft add chain {family} other watch {{ type filter hook {hook} priority 0 ; }}"),
         )
         .unwrap();
     }
@@ -424,7 +424,7 @@ fn always_and_never_are_what_they_say() {
     site.tool("ce", "nft add table ip6 guard").unwrap();
     site.tool(
         "ce",
-        "nft add chain ip6 guard all { type filter hook forward priority 0 ; policy drop ; }",
+        "nft add chain ip6 guard watch { type filter hook forward priority 0 ; policy drop ; }",
     )
     .unwrap();
     assert!(!site.is_reachable().unwrap());
@@ -437,7 +437,7 @@ fn always_and_never_are_what_they_say() {
     assert!(
         bypassed
             .iter()
-            .any(|what| what.contains("native IPv6") && what.contains("ip6 guard all")),
+            .any(|what| what.contains("native IPv6") && what.contains("ip6 guard watch")),
         "{bypassed:?}"
     );
 
