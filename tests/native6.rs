@@ -228,7 +228,7 @@ fn xdp_forwards_what_it_can_and_the_stack_does_the_rest() {
     }
 
     let told = site
-        .ctl(&["explain", "--from", "lan0", "--json", "--hex", &echo(&site).unwrap()])
+        .ctl(&["explain", "--json", "--hex", &echo(&site).unwrap()])
         .unwrap();
     let told: Value = serde_json::from_str(&told.success().unwrap().stdout).unwrap();
     let packet = &told["packets"][0];
@@ -442,10 +442,10 @@ fn always_and_never_are_what_they_say() {
     );
 
     // A load that fails changes nothing about that.
-    let refused = site
+    let failed = site
         .ctl(&["load", "--config", &config, "--ipv6-forward", "never", "--mtu", "9000"])
         .unwrap();
-    assert!(!refused.status.success(), "{refused:?}");
+    assert!(!failed.status.success(), "{failed:?}");
     assert!(site.is_by_xdp().unwrap() && site.is_reachable().unwrap());
 
     assert!(load("never").unwrap().contains("left to the kernel"));
@@ -455,13 +455,12 @@ fn always_and_never_are_what_they_say() {
     site.wait_until_reachable().unwrap();
     let stat = site.stat().unwrap();
     assert_eq!(site.native().unwrap(), before);
-    assert!(refused_as_before(&stat) > 0, "counted as if there were no such thing");
+    assert!(
+        refused(&stat, "other-ethertype").unwrap() > 0,
+        "counted as if there were no such thing"
+    );
     assert!(load("always").unwrap().contains("forwarded in XDP"));
     site.wait_until_reachable().unwrap();
     assert!(site.ping("host1", FAR, "-c 5 -i 0.02").unwrap().0);
     assert!(site.native().unwrap()[0] > before[0], "the stages are there again");
-}
-
-fn refused_as_before(stat: &Value) -> u64 {
-    refused(stat, "other-ethertype").unwrap()
 }

@@ -120,10 +120,8 @@ mod tests {
         let v4 = ([192, 168, 1, 2], [198, 51, 100, 9]);
         let question4 = question(7, &Ends::V4(v4.0, v4.1));
         assert_eq!((interface(&question4), asked(&question4)), (7, Some(v4)));
-        let v6: ([u8; 16], [u8; 16]) = (
-            core::array::from_fn(|i| 32 + i as u8),
-            core::array::from_fn(|i| 64 + i as u8),
-        );
+        let ends = |first| core::array::from_fn(|index| first + u8::try_from(index).unwrap());
+        let v6: ([u8; 16], [u8; 16]) = (ends(32), ends(64));
         let question6 = question(70_000, &Ends::V6(v6.0, v6.1));
         assert_eq!((interface(&question6), asked(&question6)), (70_000, None));
         assert_eq!(asked6(&question6), (&v6.0, &v6.1));

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use mape_tests::table::world::{
-    GATEWAY6, HOST_MAC, HOST6, LAN_MAC, Outcome, Program, ROUTER_MAC, SERVER6, SILENT6, STRANGER6, WAN_MAC, World,
+    CE, GATEWAY6, HOST_MAC, HOST6, LAN_MAC, Outcome, Program, ROUTER_MAC, SERVER6, SILENT6, STRANGER6, WAN_MAC, World,
 };
 
 /// One behaviour.
@@ -55,112 +55,71 @@ fn of_length(len: usize) -> impl FnOnce(&mut Vec<u8>) {
     }
 }
 
-pub(crate) fn cases() -> Vec<Native> {
-    use Program::{Lan, Wan};
-    let row = |name, program, change: Box<dyn FnOnce(&mut Vec<u8>)>, counted| Native {
+fn row(name: &'static str, program: Program, change: impl FnOnce(&mut Vec<u8>), counted: &'static str) -> Native {
+    Native {
         name,
         program,
         given: frame(program, change),
         counted,
-    };
+    }
+}
+
+pub(crate) fn cases() -> Vec<Native> {
+    [sends_on(), is_the_stacks(), goes_elsewhere()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn sends_on() -> Vec<Native> {
+    use Program::{Lan, Wan};
+    let sent = |name, program, change: fn(&mut Vec<u8>)| row(name, program, change, "native");
+    vec![
+        sent("from the LAN", Lan, |_| {}),
+        sent("from the WAN", Wan, |_| {}),
+        sent("with bytes behind the packet", Lan, |frame| frame.extend([9; 7])),
+        sent("with two hops", Lan, |frame| frame[21] = 2),
+        sent("in fragments", Lan, |frame| frame[20] = 44),
+        sent("an echo request", Wan, |frame| (frame[20], frame[54]) = (ICMPV6, 128)),
+        row("as large as the next link takes", Lan, of_length(1500), "native"),
+    ]
+}
+
+fn is_the_stacks() -> Vec<Native> {
+    use Program::{Lan, Wan};
     let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
     let multicast = Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 0, 1);
+    let special = |name, program, change: fn(&mut Vec<u8>)| row(name, program, change, "native-not-plain");
     vec![
-        row("from the LAN", Lan, Box::new(|_| {}), "native"),
-        row("from the WAN", Wan, Box::new(|_| {}), "native"),
+        special("with the last hop", Lan, |frame| frame[21] = 1),
+        special("with options for routers", Lan, |frame| frame[20] = 0),
+        special("longer than its frame", Lan, |frame| frame[19] = 25),
+        special("no IPv6 behind its type", Lan, |frame| frame[14] = 0x45),
+        special("a question for a neighbour", Wan, |frame| {
+            (frame[20], frame[54]) = (ICMPV6, NEIGHBOUR_SOLICITATION);
+        }),
+        row("from a link-local address", Wan, from(link_local), "native-not-plain"),
+        row("to a link-local address", Lan, to(link_local), "native-not-plain"),
+        row("to a group", Lan, to(multicast), "native-not-plain"),
+        row("from nobody", Lan, from(Ipv6Addr::UNSPECIFIED), "native-not-plain"),
+        row("to the sender itself", Lan, to(Ipv6Addr::LOCALHOST), "native-not-plain"),
+        row("in the tunnel's name", Lan, from(CE), "native-not-plain"),
+    ]
+}
+
+fn goes_elsewhere() -> Vec<Native> {
+    use Program::{Lan, Wan};
+    vec![
         row(
-            "with bytes behind the packet",
+            "larger than the next link takes",
             Lan,
-            Box::new(|frame| frame.extend([9; 7])),
-            "native",
+            of_length(1501),
+            "native-too-big",
         ),
-        row(
-            "as large as the next link takes",
-            Lan,
-            Box::new(of_length(1500)),
-            "native",
-        ),
-        row("larger than that", Lan, Box::new(of_length(1501)), "native-too-big"),
-        row(
-            "with the last hop",
-            Lan,
-            Box::new(|frame| frame[21] = 1),
-            "native-not-plain",
-        ),
-        row("with two hops", Lan, Box::new(|frame| frame[21] = 2), "native"),
-        row(
-            "with options for routers",
-            Lan,
-            Box::new(|frame| frame[20] = 0),
-            "native-not-plain",
-        ),
-        row("in fragments", Lan, Box::new(|frame| frame[20] = 44), "native"),
-        row(
-            "longer than its frame",
-            Lan,
-            Box::new(|frame| frame[19] = 25),
-            "native-not-plain",
-        ),
-        row(
-            "no IPv6 behind its type",
-            Lan,
-            Box::new(|frame| frame[14] = 0x45),
-            "native-not-plain",
-        ),
-        row(
-            "from a link-local address",
-            Wan,
-            Box::new(from(link_local)),
-            "native-not-plain",
-        ),
-        row(
-            "to a link-local address",
-            Lan,
-            Box::new(to(link_local)),
-            "native-not-plain",
-        ),
-        row("to a group", Lan, Box::new(to(multicast)), "native-not-plain"),
-        row(
-            "from nobody",
-            Lan,
-            Box::new(from(Ipv6Addr::UNSPECIFIED)),
-            "native-not-plain",
-        ),
-        row(
-            "to the sender itself",
-            Lan,
-            Box::new(to(Ipv6Addr::LOCALHOST)),
-            "native-not-plain",
-        ),
-        row(
-            "a question for a neighbour",
-            Wan,
-            Box::new(|frame| {
-                frame[20] = ICMPV6;
-                frame[54] = NEIGHBOUR_SOLICITATION;
-            }),
-            "native-not-plain",
-        ),
-        row(
-            "an echo request",
-            Wan,
-            Box::new(|frame| (frame[20], frame[54]) = (ICMPV6, 128)),
-            "native",
-        ),
-        row("to the gateway", Lan, Box::new(to(GATEWAY6)), "native-elsewhere"),
-        row("back by the same NIC", Lan, Box::new(to(HOST6)), "native-elsewhere"),
-        row(
-            "to a neighbour that is not known",
-            Wan,
-            Box::new(to(SILENT6)),
-            "native-elsewhere",
-        ),
-        row(
-            "by a NIC that is not ours",
-            Lan,
-            Box::new(to(STRANGER6)),
-            "native-elsewhere",
-        ),
+        row("to the gateway", Lan, to(GATEWAY6), "native-elsewhere"),
+        row("back by the same NIC", Lan, to(HOST6), "native-elsewhere"),
+        row("to a neighbour that is not known", Wan, to(SILENT6), "native-elsewhere"),
+        row("by a NIC that is not ours", Lan, to(STRANGER6), "native-elsewhere"),
     ]
 }
 

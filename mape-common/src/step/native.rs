@@ -16,6 +16,7 @@ use crate::{
         ipv4::Protocol,
         ipv6,
     },
+    word::Word,
 };
 
 use super::admit::{Arrival, is_proven};
@@ -79,7 +80,7 @@ pub struct Plan {
 /// [`Reason::NativeAsks`].
 #[inline(always)]
 pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, off: Reason) -> Result<Plan, Reason> {
-    let lease = env.native(Lease::INDEX).map_or(0, |word| word.load());
+    let lease = env.native(Lease::INDEX).map_or(0, Word::load);
     if !Lease(lease).is_on(arrival.now) {
         return Err(off);
     }
@@ -168,11 +169,7 @@ fn asks<E: Env>(env: &E, neighbour: Mac, now: Tick) -> bool {
 
 /// Where a neighbour's word may be.
 #[inline(always)]
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    reason = "the upper half of a product"
-)]
+#[expect(clippy::as_conversions, reason = "the upper half of a product")]
 const fn place(neighbour: Mac, probe: u32) -> u32 {
     let hash = (neighbour.to_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
     (hash.wrapping_add(probe) & PLACES.wrapping_sub(1)).wrapping_add(1)

@@ -174,7 +174,6 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
 fn left_to_kernel(subject: &Subject, facts: &Facts) -> Option<Trouble> {
     let left = |why: &str, mend: &str| Some(Trouble::new(format!("native IPv6 is left to the kernel: {why}"), mend));
     match (subject.ipv6_forward, &facts.obstacles) {
-        (Ipv6Forward::Always, _) => None,
         (Ipv6Forward::Never, _) => left("ipv6.forward is \"never\"", "nothing, where that is meant"),
         (Ipv6Forward::Auto, Err(why)) => left(
             why,
@@ -191,7 +190,7 @@ fn left_to_kernel(subject: &Subject, facts: &Facts) -> Option<Trouble> {
             "nobody sees to it that it passes no rules by",
             "mape-ctl run in place of load; or ipv6.forward = \"always\"",
         ),
-        (Ipv6Forward::Auto, Ok(_)) => None,
+        (Ipv6Forward::Always, _) | (Ipv6Forward::Auto, Ok(_)) => None,
     }
 }
 
