@@ -272,7 +272,7 @@ fn neighbours_that_change_are_followed() {
     site.lab
         .node("ce")
         .unwrap()
-        .sysctl("ipv6/neigh/lan0/base_reachable_time_ms", "1000")
+        .sysctl("ipv6/neigh/lan0/base_reachable_time_ms", "4000")
         .unwrap();
     site.lab
         .node("ce")
@@ -294,6 +294,12 @@ fn neighbours_that_change_are_followed() {
     site.tool("host1", &knows).unwrap();
     wait_for("the host to be known", PATIENCE, || {
         Ok(site.ping("br", HOST, "-c 1")?.0)
+    })
+    .unwrap();
+    // Nor is the kernel about to ask by itself, as it is for a while after it has sent something there.
+    let entry = format!("ip -6 neigh show dev lan0 to {HOST}");
+    wait_for("an old entry", PATIENCE, || {
+        Ok(site.tool("ce", &entry)?.contains("STALE"))
     })
     .unwrap();
     site.tool("host1", "ip link set eth0 address 02:00:00:00:77:02")
