@@ -62,6 +62,10 @@ fn every_row_holds_in_the_kernel_with_the_hosts_bytes() {
                 compare(case.name, from_kernel, from_host);
                 rows += 1;
             }
+            for case in cases::native::cases() {
+                case.run(&mut kernel);
+                rows += 1;
+            }
             Ok(rows)
         })
         .unwrap();

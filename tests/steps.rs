@@ -18,8 +18,16 @@ fn every_row_holds_on_the_host() {
 }
 
 #[test]
+fn every_row_of_native_ipv6_holds_on_the_host() {
+    for case in cases::native::cases() {
+        case.run(&mut HostWorld::new(16));
+    }
+}
+
+#[test]
 fn every_reason_that_a_frame_alone_can_have_has_a_row() {
-    let covered: BTreeSet<_> = cases::all().iter().map(|(_, case)| case.counted).collect();
+    let mut covered: BTreeSet<_> = cases::all().iter().map(|(_, case)| case.counted).collect();
+    covered.extend(cases::native::cases().iter().map(|case| case.counted));
     // Reasons that depend on state which a row of frames cannot make; the tests named there make it.
     let elsewhere = [
         ("not-configured", "tests/nat.rs"),
@@ -42,6 +50,7 @@ fn every_reason_that_a_frame_alone_can_have_has_a_row() {
         ("fragments-exhausted", "tests/fragment.rs"),
         ("fragment-by-stack", "tests/slow.rs"),
         ("untranslated", "tests/neighbour.rs"),
+        ("native-asks", "before each row of native IPv6"),
         ("no-headroom", "needs a NIC that leaves no room before frames"),
         ("write-failed", "impossible by construction"),
     ];

@@ -140,6 +140,17 @@ pub trait Env: Rules {
     /// What the routing table does with a packet that came in by `ifindex`.
     fn route(&self, ifindex: u32, source: [u8; 4], destination: [u8; 4]) -> Route;
 
+    /// The same for IPv6.
+    #[inline(always)]
+    fn route6(&self, _ifindex: u32, _source: &[u8; 16], _destination: &[u8; 16]) -> Route {
+        Route::Other
+    }
+    /// A word of NATIVE; see [`crate::step::native`].
+    #[inline(always)]
+    fn native(&self, _index: u32) -> Option<&Word> {
+        None
+    }
+
     /// The session a flow has.
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef>;
     /// Makes an entry for a flow that has none.

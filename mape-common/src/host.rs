@@ -11,8 +11,8 @@ use crate::{
     env::{Env, InsertError, Noted, Route, Rules, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     layout::{
-        Config, FRAGMENTS, FlowKey, Gauge, HostUse, LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS,
-        RuleRef, SessionRef, Timeouts, Transport,
+        Config, FRAGMENTS, FlowKey, Gauge, HostUse, LAN_HOSTS, NATIVE_WORDS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey,
+        REFUSALS, RuleRef, SessionRef, Timeouts, Transport,
     },
     map::{psid::PortSet, rule::Rule},
     nat::{fragment, session::Session},
@@ -39,6 +39,8 @@ pub struct HostEnv {
     pub rules_v6: Vec<([u8; 16], u8, RuleRef)>,
     /// Destination prefix, length, route; the longest counts.
     pub routes: RefCell<Vec<([u8; 4], u8, Route)>>,
+    /// The same of IPv6.
+    pub routes6: RefCell<Vec<([u8; 16], u8, Route)>>,
     /// Records.
     pub sessions: Vec<Session>,
     hops: Vec<NextHop>,
@@ -52,6 +54,7 @@ pub struct HostEnv {
     permissions: RefCell<HashMap<PermissionKey, Tick>>,
     host_uses: Vec<HostUse>,
     gauges: Vec<Word>,
+    native: Vec<Word>,
     random: Cell<u64>,
     led: Cell<Option<Led>>,
 }
@@ -106,6 +109,7 @@ impl HostEnv {
             rules_v4: Vec::new(),
             rules_v6: Vec::new(),
             routes: RefCell::default(),
+            routes6: RefCell::default(),
             sessions,
             hops,
             inside: RefCell::default(),
@@ -118,6 +122,7 @@ impl HostEnv {
             permissions: RefCell::default(),
             host_uses: (0..LAN_HOSTS).map(|_| HostUse::default()).collect(),
             gauges: words(Gauge::COUNT),
+            native: words(NATIVE_WORDS),
             random: Cell::new(0x1234_5678_9abc_def1),
             led: Cell::new(None),
             config: Some(config),
@@ -307,6 +312,20 @@ impl Env for HostEnv {
         matching
             .max_by_key(|(_, len, _)| *len)
             .map_or(Route::Other, |(_, _, route)| *route)
+    }
+
+    fn route6(&self, _: u32, _: &[u8; 16], destination: &[u8; 16]) -> Route {
+        let routes = self.routes6.borrow();
+        let matching = routes
+            .iter()
+            .filter(|(prefix, len, _)| starts_with(destination, prefix, *len));
+        matching
+            .max_by_key(|(_, len, _)| *len)
+            .map_or(Route::Other, |(_, _, route)| *route)
+    }
+
+    fn native(&self, index: u32) -> Option<&Word> {
+        self.native.get(usize::try_from(index).ok()?)
     }
 
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {

@@ -8,8 +8,8 @@ use crate::{
     hop::{Hop, Mac},
 };
 
-/// Bytes of a question: interface it came by, source, destination.
-pub const QUESTION: usize = 12;
+/// Bytes of a question: interface it came by, source, destination, and which protocol's those are.
+pub const QUESTION: usize = 40;
 /// Bytes of an answer: what it is, interface, MTU, the neighbour's MAC address and the NIC's.
 pub const ANSWER: usize = 22;
 
@@ -17,20 +17,65 @@ const OTHER: u32 = 0;
 const RESOLVED: u32 = 1;
 const UNRESOLVED: u32 = 2;
 
-/// Where a packet would go.
-#[inline(always)]
-pub const fn question(ifindex: u32, source: [u8; 4], destination: [u8; 4]) -> [u8; QUESTION] {
-    let [i, j, k, l] = ifindex.to_be_bytes();
-    let [a, b, c, d] = source;
-    let [e, f, g, h] = destination;
-    [i, j, k, l, a, b, c, d, e, f, g, h]
+/// Source and destination of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ends {
+    /// Of IPv4.
+    V4([u8; 4], [u8; 4]),
+    /// Of IPv6.
+    V6([u8; 16], [u8; 16]),
 }
 
-/// Takes a question apart: interface, source, destination.
+/// Where a packet would go that came by that interface.
 #[inline(always)]
-pub const fn asked(question: [u8; QUESTION]) -> (u32, [u8; 4], [u8; 4]) {
-    let [i, j, k, l, a, b, c, d, e, f, g, h] = question;
-    (u32::from_be_bytes([i, j, k, l]), [a, b, c, d], [e, f, g, h])
+pub fn question(ifindex: u32, ends: &Ends) -> [u8; QUESTION] {
+    let mut question = [0; QUESTION];
+    let (head, rest) = question.split_at_mut(8);
+    let (source, destination) = rest.split_at_mut(16);
+    let [i, j, k, l] = ifindex.to_be_bytes();
+    match ends {
+        Ends::V4(from, to) => {
+            head.copy_from_slice(&[4, 0, 0, 0, i, j, k, l]);
+            source.iter_mut().zip(from).for_each(|(place, byte)| *place = *byte);
+            destination.iter_mut().zip(to).for_each(|(place, byte)| *place = *byte);
+        }
+        Ends::V6(from, to) => {
+            head.copy_from_slice(&[6, 0, 0, 0, i, j, k, l]);
+            source.copy_from_slice(from);
+            destination.copy_from_slice(to);
+        }
+    }
+    question
+}
+
+/// The interface that a question is about.
+#[inline(always)]
+pub const fn interface(question: &[u8; QUESTION]) -> u32 {
+    let [_, _, _, _, i, j, k, l, ..] = *question;
+    u32::from_be_bytes([i, j, k, l])
+}
+
+/// Source and destination of a question about IPv4; none where it is about IPv6.
+#[inline(always)]
+pub const fn asked(question: &[u8; QUESTION]) -> Option<([u8; 4], [u8; 4])> {
+    let [version, _, _, _, _, _, _, _, a, b, c, d, ..] = *question;
+    let [.., e, f, g, h, _, _, _, _, _, _, _, _, _, _, _, _] = *question;
+    if version == 4 {
+        Some(([a, b, c, d], [e, f, g, h]))
+    } else {
+        None
+    }
+}
+
+/// Source and destination of a question about IPv6.
+#[inline(always)]
+pub const fn asked6(question: &[u8; QUESTION]) -> (&[u8; 16], &[u8; 16]) {
+    let (_, ends) = question.split_at(8);
+    match (ends.first_chunk(), ends.last_chunk()) {
+        (Some(source), Some(destination)) => (source, destination),
+        // There are 32.
+        _ => (&[0; 16], &[0; 16]),
+    }
 }
 
 /// An answer's bytes.
@@ -72,8 +117,14 @@ mod tests {
 
     #[test]
     fn questions_and_answers_arrive_as_they_were_sent() {
-        let asks = (7, [192, 168, 1, 2], [198, 51, 100, 9]);
-        assert_eq!(asked(question(asks.0, asks.1, asks.2)), asks);
+        let v4 = ([192, 168, 1, 2], [198, 51, 100, 9]);
+        let question4 = question(7, &Ends::V4(v4.0, v4.1));
+        assert_eq!((interface(&question4), asked(&question4)), (7, Some(v4)));
+        let ends = |first| core::array::from_fn(|index| first + u8::try_from(index).unwrap());
+        let v6: ([u8; 16], [u8; 16]) = (ends(32), ends(64));
+        let question6 = question(70_000, &Ends::V6(v6.0, v6.1));
+        assert_eq!((interface(&question6), asked(&question6)), (70_000, None));
+        assert_eq!(asked6(&question6), (&v6.0, &v6.1));
         let hop = Hop {
             ifindex: 70_000,
             mtu: 9_000,

@@ -17,10 +17,10 @@ pub use self::{
     config::{Config, Filtering, OVERLAP_PORTS, Timeouts},
     order::{PortOrder, SweepOrder},
 };
-use crate::{map::rule::Rule, wire::port::Port, word::Word};
+use crate::{map::rule::Rule, step::native, wire::port::Port, word::Word};
 
 /// Raised with every change of a map's key or value; part of the pin path.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The mark (`skb->mark`) of packets out of the tunnel that belong to a session, from the tunnel device on: a stateful firewall that
 /// has seen nothing of their flow, because the fast path had it, can know them by that.
@@ -40,6 +40,8 @@ pub const FRAGMENTS: u32 = 4_096;
 pub const HOLDER_QUEUES: u32 = 16;
 /// Remembered refusals, a power of two.
 pub const REFUSALS: u32 = 4_096;
+/// Words of NATIVE: one that says how long native IPv6 is forwarded, and the neighbours'; see `step::native`.
+pub const NATIVE_WORDS: u32 = 1 + native::PLACES;
 /// Bytes of the ring buffer of events: a power of two, and of pages.
 pub const EVENT_BYTES: u32 = 262_144;
 /// 64-bit cells of the overlap table, a power of two; a row has one cell per port.

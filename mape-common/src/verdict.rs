@@ -33,6 +33,11 @@ pub enum Verdict {
         /// Kernel interface index of the NIC to leave by.
         ifindex: u32,
     },
+    /// Native IPv6, routed out of the NIC with this interface index: none of the tunnel's, and counted apart from it.
+    Native {
+        /// Kernel interface index of the NIC to leave by.
+        ifindex: u32,
+    },
     /// Turned into an answer to its sender, out of the NIC it came by; counted by the reason that it is the answer for.
     Answer(Reason),
     /// To this machine's own stack, which does the rest (a neighbour to resolve, its own address).
@@ -77,6 +82,8 @@ pub const TRANSLATED: u32 = 13;
 
 /// Counter slot of later fragments handed to who holds them until the first of their packet has come; they come again then.
 pub const HELD: u32 = 14;
+/// Counter slot of native IPv6 packets that left by a NIC.
+pub const NATIVE: u32 = 15;
 
 macro_rules! reasons {
     ($($name:ident = $number:literal, $label:literal, $action:ident, $meaning:literal;)*) => {
@@ -146,7 +153,11 @@ reasons! {
     ErrorElsewhere = 24, "error-elsewhere", PassSlow, "an ICMP message about no packet of ours: a redirect, a router's, another protocol's";
     FragmentByStack = 25, "fragment-by-stack", PassSlow, "a later fragment of a packet whose first fragment takes the slow path";
     NextHopSilent = 26, "next-hop-silent", PassSlow, "nothing has come from the router for two seconds: the stack finds out whether it is still there";
+    NativeNotPlain = 27, "native-not-plain", PassNotOurs, "native IPv6 that is the stack's alone: neighbour discovery, link-local and other special addresses, options for routers, a hop limit or lengths that end here";
     FragmentFirstMissing = 28, "fragment-first-missing", Drop, "a later fragment of a packet whose first fragment has not come through here";
+    NativeElsewhere = 29, "native-elsewhere", PassNotOurs, "native IPv6 that the routing table gives no neighbour on another of our NICs: to this machine, to nowhere, or to one that is not known yet";
+    NativeTooBig = 30, "native-too-big", PassNotOurs, "native IPv6 larger than the next link's or route's MTU; the stack answers with packet too big";
+    NativeAsks = 31, "native-asks", PassNotOurs, "native IPv6, one packet to each neighbour in four seconds: the stack finds out by it whether the neighbour is still there";
 
     BadLength = 32, "bad-length", Drop, "lengths in the headers contradict each other or the frame";
     NoSession = 33, "no-session", Drop, "nobody on the LAN has opened this port";
@@ -234,7 +245,7 @@ mod tests {
     #[test]
     fn every_number_has_a_counter_of_its_own() {
         let mut seen = [false; 64];
-        for slot in [FORWARDED, DELIVERED, TRANSLATED, HELD]
+        for slot in [FORWARDED, DELIVERED, TRANSLATED, HELD, NATIVE]
             .into_iter()
             .chain(Reason::ALL.iter().map(|r| r.number()))
         {

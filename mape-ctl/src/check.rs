@@ -28,7 +28,7 @@ use std::{
 };
 
 use aya::programs::ProgramInfo;
-use mape_common::{hop::Link, layout::programs as names};
+use mape_common::{hop::Link, layout::programs as names, step::native::Lease};
 use serde::Serialize;
 
 use self::{fix::Fix, kind::Kind};
@@ -38,7 +38,7 @@ use crate::{
         maps::{TableError, Tables},
         pin::{self, PinFolder},
     },
-    gateway::{Gateway, Mode, Role},
+    gateway::{Gateway, Ipv6Forward, Mode, Role},
     host::state::State,
     instance::Instance,
     netlink::{Netlink, NetlinkError, resolve::Target},
@@ -211,6 +211,8 @@ pub struct Subject {
     device: String,
     mtu: u16,
     clamps_mss: bool,
+    /// When native IPv6 is forwarded in XDP.
+    ipv6_forward: Ipv6Forward,
     /// `load` makes routes into the device.
     makes_routes: bool,
     /// A process may be started for the device.
@@ -244,6 +246,7 @@ impl Subject {
             device: gateway.tunnel.device.clone(),
             mtu: gateway.tunnel.mtu,
             clamps_mss: gateway.tunnel.mss.is_some(),
+            ipv6_forward: gateway.ipv6_forward,
             makes_routes: !gateway.tunnel.routes.is_empty(),
             may_start: gateway.tunnel.process,
             is_loaded,
@@ -328,6 +331,13 @@ impl Subject {
                 .map_or_else(|| "mape0".to_owned(), |tunnel| tunnel.device),
             mtu: config.tunnel_mtu,
             clamps_mss: config.mss != 0,
+            ipv6_forward: if tables.native_lease()? == Lease::FOR_EVER {
+                Ipv6Forward::Always
+            } else if pins.program(names::NATIVE_OUTBOUND).exists() {
+                Ipv6Forward::Auto
+            } else {
+                Ipv6Forward::Never
+            },
             makes_routes: false,
             may_start: true,
             is_loaded: true,
@@ -392,7 +402,7 @@ pub fn look(subject: &Subject, netlink: &Netlink, is_passive: bool) -> Result<Re
         sysctl: sysctl::gather(subject, netlink)?,
         mtu: mtu::gather(subject, &interfaces),
         route: route::gather(subject, netlink, &interfaces, is_passive)?,
-        firewall: subject.is_edge().then(firewall::gather),
+        firewall: subject.is_edge().then(|| firewall::gather(subject)),
         loaded: if subject.is_loaded {
             Some(loaded::gather(subject, netlink, is_passive)?)
         } else {

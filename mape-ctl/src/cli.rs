@@ -135,6 +135,9 @@ pub struct LoadArgs {
     #[command(flatten)]
     /// Translation.
     pub nat: NatFlags,
+    #[command(flatten)]
+    /// Native IPv6.
+    pub ipv6: Ipv6Flags,
     /// A static forward: tcp, udp or both, port or ports of the line, LAN host with or without its first port; may be given
     /// several times
     #[arg(
@@ -225,6 +228,16 @@ pub struct TunnelFlags {
     /// IPv4 destination that goes into the tunnel; may be given several times [default: 0.0.0.0/0]
     #[arg(long, value_name = "PREFIX/LEN")]
     pub route: Vec<String>,
+}
+
+/// Flags of the `[ipv6]` section.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Native IPv6")]
+pub struct Ipv6Flags {
+    /// When native IPv6 is forwarded in XDP, past all firewall rules: auto (while `mape-ctl run` finds no rules that it would
+    /// bypass), always, never [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub ipv6_forward: Option<String>,
 }
 
 /// Flags of the `[nat]` section.

@@ -52,6 +52,20 @@ pub struct Gateway {
     pub nat: Nat,
     /// Static forwards.
     pub forwards: Vec<Forward>,
+    /// When native IPv6 is forwarded in XDP; a customer edge's.
+    pub ipv6_forward: Ipv6Forward,
+}
+
+/// When native IPv6 is forwarded in XDP, where no firewall rule sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ipv6Forward {
+    /// While `mape-ctl run` finds nothing that it would bypass.
+    #[default]
+    Auto,
+    /// Whatever it bypasses.
+    Always,
+    /// Never: the kernel forwards it.
+    Never,
 }
 
 /// Who carries what is in the tunnel, where `load` makes its device.

@@ -7,6 +7,7 @@ pub mod filter;
 pub mod ip6_tunnel;
 pub mod link;
 pub mod neighbour;
+pub mod obstacle;
 pub mod resolve;
 pub mod route;
 pub mod watch;

@@ -5,6 +5,7 @@
 mod carrier;
 mod early;
 mod holder;
+mod native;
 mod pace;
 mod service;
 
@@ -21,7 +22,7 @@ use tokio::{
     time::sleep_until,
 };
 
-use self::{carrier::Carrier, holder::Holder, pace::Pace, service::Service};
+use self::{carrier::Carrier, holder::Holder, native::Native, pace::Pace, service::Service};
 use crate::{
     cli::LoadArgs,
     config::{self, ConfigError},
@@ -72,6 +73,10 @@ enum Event {
     End,
     Reload,
     TunnelEnded,
+    /// There may be other firewall rules than before.
+    Rules,
+    /// It is time to renew the lease of native IPv6.
+    Lease,
     /// It is time to look at the path to the border relay.
     Path,
     /// The kernel's tables are others than before, or it is time to look.
@@ -91,6 +96,7 @@ struct Daemon<'a> {
     follower: Follower,
     /// Of the NICs as they were loaded last.
     holder: Option<Holder>,
+    native: Native,
     carrier: Carrier,
     service: Service,
     watch: Watch,
@@ -138,11 +144,13 @@ pub fn run(instance: &Instance, args: &LoadArgs) -> Result<(), RunError> {
         &mut carrier,
     )?;
     let now = Instant::now();
+    let native = Native::new(instance, runtime.handle().clone());
     let mut daemon = Daemon {
         instance,
         args,
         follower,
         holder,
+        native,
         carrier,
         service,
         watch,
@@ -155,6 +163,7 @@ pub fn run(instance: &Instance, args: &LoadArgs) -> Result<(), RunError> {
         path_error: None,
         is_waiting: false,
     };
+    daemon.begin_native();
     held.ready()?;
     Service::ready("forwards, and is looked after");
     daemon.attend(&runtime)
@@ -193,6 +202,14 @@ impl Daemon<'_> {
                     return Ok(());
                 }
                 Event::Reload => self.reload(),
+                Event::Rules => {
+                    say(self.native.look_anew().as_slice());
+                    continue;
+                }
+                Event::Lease => {
+                    say(self.native.look().as_slice());
+                    continue;
+                }
                 Event::Path => {
                     self.look_at_path();
                     continue;
@@ -210,7 +227,9 @@ impl Daemon<'_> {
         let neighbours_on = self.follower.neighbours_on();
         let (may_look, path_due) = (self.looked_at + PAUSE, self.path_at + PATH);
         let watches_path = self.follower.watches_path();
+        let lease_due = self.native.due();
         let (watch, signals, carrier) = (&mut self.watch, &mut self.signals, &mut self.carrier);
+        let native = &mut self.native;
         let changed = async {
             sleep_until(may_look.into()).await;
             watch.changed(&neighbours_on).await
@@ -220,6 +239,8 @@ impl Daemon<'_> {
             _ = signals.int.recv() => Ok(Event::End),
             _ = signals.hup.recv() => Ok(Event::Reload),
             () = carrier.ended() => Ok(Event::TunnelEnded),
+            changed = native.changed() => changed.map(|()| Event::Rules),
+            () = sleep_until(lease_due.unwrap_or(due).into()), if lease_due.is_some() => Ok(Event::Lease),
             changed = changed => changed.map(|()| Event::Look),
             () = sleep_until(due.into()) => Ok(Event::Look),
             () = sleep_until(path_due.into()), if watches_path => Ok(Event::Path),
@@ -251,7 +272,14 @@ impl Daemon<'_> {
         let (follower, holder) = put(self.instance, gateway, programs, &self.interrupted, &mut self.carrier)?;
         self.follower = follower;
         self.holder = holder;
+        self.begin_native();
         Ok(())
+    }
+
+    /// After every load: it takes the lease back.
+    fn begin_native(&mut self) {
+        let said = self.native.begin(self.follower.gateway());
+        say(said.as_slice());
     }
 
     fn look(&mut self) {

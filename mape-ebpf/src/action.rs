@@ -11,7 +11,7 @@ use mape_common::{
         edge, relay,
         stage::{Attempt, Stage},
     },
-    verdict::{DELIVERED, Direction, FORWARDED, Failure, HELD, Reason, Verdict},
+    verdict::{DELIVERED, Direction, FORWARDED, Failure, HELD, NATIVE, Reason, Verdict},
     wire::eth::{self, EtherType},
 };
 
@@ -157,6 +157,7 @@ fn finish<M: Memory>(
             }
         }
         Ok(Verdict::Forward { ifindex }) => (FORWARDED, redirect(ctx, ifindex)),
+        Ok(Verdict::Native { ifindex }) => (NATIVE, redirect(ctx, ifindex)),
         Ok(Verdict::Answer(reason)) => (reason.number(), xdp_action::XDP_TX),
         Ok(Verdict::Deliver) => (DELIVERED, xdp_action::XDP_PASS),
         Err(Failure::Refused(reason)) => (

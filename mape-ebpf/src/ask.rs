@@ -16,9 +16,15 @@ pub(crate) fn route(ctx: &XdpContext) -> u32 {
     let Ok(question) = frame.read::<QUESTION>(0) else {
         return xdp_action::XDP_ABORTED;
     };
-    let (ifindex, source, destination) = inquiry::asked(question);
-    let route = KernelEnv::<()>::new(ctx).route(ifindex, source, destination);
-    match frame.write(0, &inquiry::answer(&route)) {
+    let (env, ifindex) = (KernelEnv::<()>::new(ctx), inquiry::interface(&question));
+    // Each turned into bytes by itself: a route of either kind in one place would be one with bytes that were never set.
+    let answer = if let Some((source, destination)) = inquiry::asked(&question) {
+        inquiry::answer(&env.route(ifindex, source, destination))
+    } else {
+        let (source, destination) = inquiry::asked6(&question);
+        inquiry::answer(&env.route6(ifindex, source, destination))
+    };
+    match frame.write(0, &answer) {
         Ok(()) => xdp_action::XDP_PASS,
         Err(_) => xdp_action::XDP_ABORTED,
     }

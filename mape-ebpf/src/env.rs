@@ -35,6 +35,7 @@ use crate::{maps, part};
 const _: () = assert!(size_of::<FibLookup>() == 64);
 const EEXIST: i32 = -17;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 
 /// The maps, the context that some helpers want, and what is kept of the gate's word.
 pub(crate) struct KernelEnv<M = ()>(*mut core::ffi::c_void, M);
@@ -210,6 +211,24 @@ impl<M: Memory> Env for KernelEnv<M> {
             BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unresolved { ifindex: hop.ifindex },
             _ => Route::Other,
         }
+    }
+
+    #[inline(always)]
+    fn route6(&self, ifindex: u32, source: &[u8; 16], destination: &[u8; 16]) -> Route {
+        let mut hop = MaybeUninit::uninit();
+        let code = route6(self.0, ifindex, source, destination, &mut hop);
+        // SAFETY: `route6` has written it whatever the code.
+        let hop: Hop = unsafe { hop.assume_init() };
+        match code {
+            BPF_FIB_LKUP_RET_SUCCESS => Route::Resolved(hop),
+            BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unresolved { ifindex: hop.ifindex },
+            _ => Route::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn native(&self, index: u32) -> Option<&Word> {
+        maps::NATIVE.get(index)
     }
 
     #[inline(always)]
@@ -417,6 +436,52 @@ fn route(ctx: *mut core::ffi::c_void, ifindex: u32, source: u32, destination: u3
     hop.write(Hop {
         ifindex: request.ifindex,
         mtu: maps::LINKS.get(request.ifindex).map_or(0, Link::mtu),
+        destination: Mac(request.dmac),
+        source: Mac(request.smac),
+    });
+    code as u32
+}
+
+/// The same for IPv6. The MTU is the smaller of the NIC's and, on kernels that say it, the route's.
+#[inline(never)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "as in `route`"
+)]
+fn route6(
+    ctx: *mut core::ffi::c_void,
+    ifindex: u32,
+    source: &[u8; 16],
+    destination: &[u8; 16],
+    hop: &mut MaybeUninit<Hop>,
+) -> u32 {
+    let mut words = [0_u64; size_of::<FibLookup>() / 8];
+    for word in &mut words {
+        // SAFETY: the pointer comes from a reference.
+        unsafe { core::ptr::from_mut(word).write_volatile(0) };
+    }
+    // SAFETY: as large, aligned to more, and all zeros is a valid request: integers, byte arrays and unions of them.
+    let request = unsafe { &mut *(&raw mut words).cast::<FibLookup>() };
+    request.family = AF_INET6;
+    request.ifindex = ifindex;
+    // SAFETY: sixteen bytes either way, with no invalid value; the kernel's words are in network order.
+    request.__bindgen_anon_3.ipv6_src = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(*source) };
+    // SAFETY: as above.
+    request.__bindgen_anon_4.ipv6_dst = unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(*destination) };
+    // SAFETY: the context is the kernel's, the request is on our stack and as long as said.
+    let code = unsafe { bpf_fib_lookup(ctx, request, size_of::<FibLookup>() as i32, 0) };
+    // SAFETY: two bytes that the kernel has written or left zero.
+    let of_route = unsafe { request.__bindgen_anon_1.mtu_result };
+    let of_link = maps::LINKS.get(request.ifindex).map_or(0, Link::mtu);
+    hop.write(Hop {
+        ifindex: request.ifindex,
+        mtu: if of_route != 0 && of_route < of_link {
+            of_route
+        } else {
+            of_link
+        },
         destination: Mac(request.dmac),
         source: Mac(request.smac),
     });

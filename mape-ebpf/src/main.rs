@@ -108,6 +108,18 @@ fn mape_wan_frag(ctx: XdpContext) -> u32 {
     action::stage(&ctx, Stage::InboundFragment)
 }
 
+/// Customer edge, a stage: native IPv6 from a LAN.
+#[xdp]
+fn mape_lan_native(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::NativeOutbound)
+}
+
+/// Customer edge, a stage: native IPv6 from the WAN.
+#[xdp]
+fn mape_wan_native(ctx: XdpContext) -> u32 {
+    action::stage(&ctx, Stage::NativeInbound)
+}
+
 /// Customer edge, the WAN NIC: what the stack sends.
 #[classifier]
 fn mape_wan_sent(ctx: TcContext) -> i32 {

@@ -15,7 +15,8 @@ use mape_common::{
     hop::{Link, NextHop},
     layout::{
         self, Config, Counter, EVENT_BYTES, FRAGMENTS as FRAGMENT_RECORDS, FlowKey, Gauge, HOLDER_QUEUES, HostUse,
-        LAN_HOSTS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder,
+        LAN_HOSTS, NATIVE_WORDS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef,
+        SweepOrder,
     },
     map::rule::Rule,
     nat::{fragment, session::Session},
@@ -106,6 +107,9 @@ pub(crate) static TUNNEL_STAGES: ProgramArray = ProgramArray::with_max_entries(s
 /// User space says what is to be told; the programs count.
 #[map]
 pub(crate) static WATCH: Array<Watch> = Array::with_max_entries(1, 0);
+/// User space says how long native IPv6 is forwarded; the programs note neighbours.
+#[map]
+pub(crate) static NATIVE: Array<Word> = Array::with_max_entries(NATIVE_WORDS, 0);
 /// The programs.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_BYTES, 0);

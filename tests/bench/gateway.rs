@@ -67,9 +67,14 @@ impl<'a> Gateway<'a> {
 
     /// Loads it again over itself.
     fn again(&self) -> Result<()> {
+        self.again_with(&[])
+    }
+
+    /// The same with flags that go before what the file says.
+    pub(crate) fn again_with(&self, flags: &[&str]) -> Result<()> {
         let config = self.config.to_string_lossy().into_owned();
-        self.ctl(&["load", "--config", &config])?.success()?;
-        Ok(())
+        let words = [&["load", "--config", &config], flags].concat();
+        self.ctl(&words)?.success().map(drop)
     }
 
     /// Bytes of its maps.

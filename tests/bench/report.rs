@@ -12,8 +12,10 @@ impl Report {
     /// A figure, with what it lies between.
     pub(crate) fn figure(&mut self, key: &str, readings: &Readings) {
         let summary = readings.summary();
+        // Parts of one are told by hundredths.
+        let digits = if summary.most.abs() < 1.0 { 2 } else { 1 };
         eprintln!(
-            "{key:<28} {:>9.1}   ({:.1} to {:.1})",
+            "{key:<28} {:>9.digits$}   ({:.digits$} to {:.digits$})",
             summary.median, summary.least, summary.most
         );
         self.put(key, json!(summary.median));

@@ -26,41 +26,47 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// In the router's namespace, and as the LAN host reaches it.
 const SERVER: &str = "2001:db8:12:3400::1";
 
-/// Native IPv6 with the gateway attached, as a part of what goes without it: the smaller of forwarded and own.
+/// Native IPv6 with the gateway attached, as a part of what goes without it: forwarded by XDP, forwarded by the kernel behind our programs,
+/// and the box's own.
 pub(crate) fn ipv6(tools: &mut Tools, rounds: usize, report: &mut Report) -> Result<()> {
-    let (without, with) = (six("six")?, six("six-ours")?);
-    let _gateway = Gateway::load(&with, "six")?;
+    let (without, stack, ours) = (six("six")?, six("six-stack")?, six("six-ours")?);
+    let gateways = [Gateway::load(&stack, "stack")?, Gateway::load(&ours, "six")?];
+    gateways[0].again_with(&["--ipv6-forward", "never"])?;
+    gateways[1].again_with(&["--ipv6-forward", "always"])?;
     // A veth takes what a program sends by it where it has a program, or GRO: as a NIC does.
-    tools.pass_at_the_ends(&with)?;
+    tools.pass_at_the_ends(&stack)?;
+    tools.pass_at_the_ends(&ours)?;
     let mut servers = Vec::new();
-    for chain in [&without, &with] {
+    for chain in [&without, &stack, &ours] {
         let (router, _) = chain.sink(Way::Up);
         servers.push(router.start(&["iperf3", "--server", "--bind", SERVER])?);
         wait_for("iperf3", LIMIT, || {
             Ok(!router.tool("ss -6 -H -l -n -t sport = :5201")?.trim().is_empty())
         })?;
     }
-    let mut lost = [Readings::default(), Readings::default()];
+    let (mut by_xdp, mut by_stack, mut own) = <(Readings, Readings, Readings)>::default();
     for _ in 0..rounds {
-        for (from, lost) in ["host", "own"].into_iter().zip(&mut lost) {
-            let rate = |chain: &Chain| {
-                let netns = if from == "own" {
-                    chain.middle()
-                } else {
-                    chain.source(Way::Up)
-                };
-                iperf6(netns)
-            };
-            let (plain, ours) = (rate(&without)?, rate(&with)?);
-            lost.add(1.0 - ours / plain);
-        }
+        let plain = iperf6(without.source(Way::Up))?;
+        by_stack.add(1.0 - iperf6(stack.source(Way::Up))? / plain);
+        by_xdp.add(1.0 - iperf6(ours.source(Way::Up))? / plain);
+        let plain = iperf6(without.middle())?;
+        own.add(1.0 - iperf6(ours.middle())? / plain);
     }
-    report.figure("ipv6_forwarding_loss", &lost[0]);
-    report.figure("ipv6_own_loss", &lost[1]);
+    let (stat, _) = gateways[1].stat()?;
+    let native = stat
+        .pointer("/directions/outbound/native/packets")
+        .and_then(Value::as_u64);
+    ensure!(
+        native > Some(1_000),
+        "XDP has forwarded {native:?} packets of native IPv6"
+    );
+    report.figure("ipv6_forwarding_loss", &by_xdp);
+    report.figure("ipv6_own_loss", &own);
     report.single(
         "ipv6_loss",
         report.get("ipv6_forwarding_loss").max(report.get("ipv6_own_loss")),
     );
+    report.figure("ipv6_loss_by_stack", &by_stack);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod forward;
 mod fragment;
 mod inbound;
+pub(crate) mod native;
 mod outbound;
 
 use std::net::Ipv4Addr;

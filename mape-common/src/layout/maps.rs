@@ -54,8 +54,10 @@ pub const WATCH: &str = "WATCH";
 pub const EVENTS: &str = "EVENTS";
 /// `XskMap`: who holds fragments whose first has not come, by [`super::holder`].
 pub const HOLDERS: &str = "HOLDERS";
+/// `Array<u64>`: how long native IPv6 is forwarded, and which neighbours were left to the stack when, see `step::native`.
+pub const NATIVE: &str = "NATIVE";
 /// All maps that are pinned, in the order above.
-pub const ALL: [&str; 27] = [
+pub const ALL: [&str; 28] = [
     CONFIG,
     GATE,
     LINKS,
@@ -83,4 +85,5 @@ pub const ALL: [&str; 27] = [
     WATCH,
     EVENTS,
     HOLDERS,
+    NATIVE,
 ];

@@ -26,6 +26,10 @@ pub const HAIRPIN_ERROR: &str = "mape_hair_error";
 pub const OUTBOUND_FRAGMENT: &str = "mape_lan_frag";
 /// XDP, customer edge, a stage: the same for packets from the tunnel.
 pub const INBOUND_FRAGMENT: &str = "mape_wan_frag";
+/// XDP, customer edge, a stage: native IPv6 from a LAN.
+pub const NATIVE_OUTBOUND: &str = "mape_lan_native";
+/// XDP, customer edge, a stage: native IPv6 from the WAN.
+pub const NATIVE_INBOUND: &str = "mape_wan_native";
 /// XDP, border relay, a NIC towards the IPv4 Internet.
 pub const RELAY_V4: &str = "mape_relay4_xdp";
 /// XDP, border relay, a NIC towards the domain.

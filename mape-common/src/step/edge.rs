@@ -25,7 +25,7 @@ use super::{
     admit::{Arrival, admit},
     answer, error,
     fragment::customer as fragment,
-    hairpin, hairpin_error, inbound, outbound, path, relay, relay_icmp,
+    hairpin, hairpin_error, inbound, native, outbound, path, relay, relay_icmp,
     stage::{Attempt, Stage},
     tunnel_error,
 };
@@ -39,6 +39,8 @@ pub fn outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Atte
             Err(Stop::Unsettled) => Attempt::go_on(Stage::OutboundOpen, Reason::NoSession),
             Err(Stop::Refused(reason)) => outbound_else(reason),
         },
+        // IPv6 or ARP: neither is on the way of those that are forwarded here.
+        Err(reason @ Reason::OtherEtherType) => Attempt::go_on(Stage::NativeOutbound, reason),
         Err(reason) => Attempt::refused(reason),
     }
 }
@@ -159,7 +161,19 @@ fn inbound_else(reason: Reason) -> Attempt {
         Reason::IcmpError => Attempt::go_on(Stage::InboundError, reason),
         Reason::Icmpv6 => Attempt::go_on(Stage::TunnelError, reason),
         Reason::Fragment => Attempt::go_on(Stage::InboundFragment, reason),
+        Reason::OtherIpv6 => Attempt::go_on(Stage::NativeInbound, reason),
         reason => Attempt::refused(reason),
+    }
+}
+
+/// Native IPv6: forwards it, where that is switched on; else it is what it was for the stage before.
+#[inline(always)]
+pub fn native<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, reason: Reason) -> Attempt {
+    let planned =
+        admitted(frame, env, ifindex, EtherType::IPV6).and_then(|arrival| native::plan(frame, env, &arrival, reason));
+    match planned {
+        Ok(plan) => Attempt::ended(native::apply(frame, &plan).map_err(Failure::from)),
+        Err(reason) => Attempt::refused(reason),
     }
 }
 
@@ -360,6 +374,7 @@ pub fn run<P: Packet, E: Env>(stage: Stage, reason: Reason, frame: &mut P, env: 
         Stage::RelayOutboundIcmp => relay_icmp::to_domain(frame, env, ifindex, reason),
         Stage::RelayInboundIcmp => relay_icmp::from_domain(frame, env, ifindex, reason),
         Stage::HairpinError => hairpin_error(frame, env, ifindex),
+        Stage::NativeOutbound | Stage::NativeInbound => native(frame, env, ifindex, reason),
     }
 }
 

@@ -5,7 +5,8 @@
 //! * [`path`]: where a new session's packets go; * [`fragment`]: packets that come in fragments; * [`error`]: ICMP errors, and [`quoted`], the packet in them;
 //! * [`hairpin`]: from one LAN host to another, and [`hairpin_error`], ICMP errors about that; * [`tunnel_error`]: ICMPv6 errors about the tunnel; * [`answer`]: errors of our own;
 //! * [`slow`]: translation at the tunnel device; * [`guard`]: what must not leave without; * [`neighbour`]: what the stack knows of routers;
-//! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's, and [`relay_icmp`], its ICMP.
+//! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's, and [`relay_icmp`], its ICMP;
+//! * [`native`]: IPv6 that is none of the tunnel's.
 
 pub mod admit;
 pub mod answer;
@@ -20,6 +21,7 @@ pub mod hairpin_error;
 pub mod inbound;
 pub mod inner;
 pub mod mss;
+pub mod native;
 pub mod neighbour;
 pub mod outbound;
 pub mod path;

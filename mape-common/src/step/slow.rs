@@ -414,7 +414,9 @@ pub fn run<P: Packet, E: Env>(stage: Stage, packet: &mut P, env: &E, from: &[u8;
         | Stage::RelayOutboundFragment
         | Stage::RelayInboundFragment
         | Stage::RelayOutboundIcmp
-        | Stage::RelayInboundIcmp => Attempt::refused(Reason::NotConfigured),
+        | Stage::RelayInboundIcmp
+        | Stage::NativeOutbound
+        | Stage::NativeInbound => Attempt::refused(Reason::NotConfigured),
     }
 }
 

@@ -65,6 +65,11 @@ macro_rules! stages {
                 )
             }
 
+            /// Whether it is for native IPv6, which a gateway may leave to the stack.
+            pub const fn is_of_native(self) -> bool {
+                matches!(self, Self::NativeOutbound | Self::NativeInbound)
+            }
+
             /// Which way the packets go that it is for; they are counted there.
             pub const fn direction(self) -> Direction {
                 match self { $(Self::$name => Direction::$direction,)* }
@@ -102,10 +107,14 @@ stages! {
     RelayInboundIcmp = 12, RELAY_INBOUND_ICMP, Inbound;
     /// Translates ICMP errors about packets from one LAN host to another.
     HairpinError = 13, HAIRPIN_ERROR, Outbound;
+    /// Forwards native IPv6 from a LAN.
+    NativeOutbound = 14, NATIVE_OUTBOUND, Outbound;
+    /// Forwards native IPv6 from the WAN.
+    NativeInbound = 16, NATIVE_INBOUND, Inbound;
 }
 
 /// Entries of STAGES: room for more stages than there are.
-pub const STAGES: u32 = 16;
+pub const STAGES: u32 = 32;
 /// The entry of the program that tells what became of a packet: no stage, for the packet's way is over there.
 pub const TRACE: u32 = 15;
 
@@ -130,6 +139,7 @@ impl Attempt {
     const REFUSED: u32 = 3;
     const BROKEN: u32 = 4;
     const ANSWERED: u32 = 5;
+    const NATIVE: u32 = 6;
     /// And above: the next stage's number more.
     const NEXT: u32 = 16;
 
@@ -145,6 +155,7 @@ impl Attempt {
     pub fn ended(outcome: Result<Verdict, Failure>) -> Self {
         match outcome {
             Ok(Verdict::Forward { ifindex }) => Self::new(Self::FORWARDED, ifindex),
+            Ok(Verdict::Native { ifindex }) => Self::new(Self::NATIVE, ifindex),
             Ok(Verdict::Deliver) => Self::new(Self::DELIVERED, 0),
             Ok(Verdict::Answer(reason)) => Self::new(Self::ANSWERED, reason.number()),
             Err(Failure::Refused(reason)) => Self::new(Self::REFUSED, reason.number()),
@@ -175,6 +186,7 @@ impl Attempt {
         let reason = Reason::from_number(value);
         match kind {
             Self::FORWARDED => Ok(Ok(Verdict::Forward { ifindex: value })),
+            Self::NATIVE => Ok(Ok(Verdict::Native { ifindex: value })),
             Self::DELIVERED => Ok(Ok(Verdict::Deliver)),
             Self::ANSWERED => Ok(Ok(Verdict::Answer(reason))),
             Self::BROKEN => Ok(Err(Failure::Broken(Broken(reason)))),
@@ -194,6 +206,7 @@ mod tests {
     fn what_goes_into_an_attempt_comes_out() {
         let ends = [
             Ok(Verdict::Forward { ifindex: 7 }),
+            Ok(Verdict::Native { ifindex: 7 }),
             Ok(Verdict::Deliver),
             Ok(Verdict::Answer(Reason::TooBig)),
             Err(Failure::Refused(Reason::NoSession)),
@@ -215,7 +228,7 @@ mod tests {
     fn every_stage_has_a_place_and_a_program_of_its_own() {
         for stage in Stage::ALL {
             assert_eq!(Stage::from_number(stage.number()), Some(*stage));
-            assert!(stage.number() < TRACE);
+            assert!(stage.number() < STAGES && stage.number() != TRACE);
             assert!(stage.program().len() <= 15, "{}", stage.program());
         }
         let mut names: Vec<_> = Stage::ALL.iter().map(|stage| stage.program()).collect();

@@ -8,6 +8,8 @@ pub struct Header([u8; LEN]);
 
 /// Bytes of the fixed header.
 pub const LEN: usize = 40;
+/// Where the hop limit is.
+pub const HOP_LIMIT: usize = 7;
 
 impl Header {
     /// From the bytes at the start of the packet.
@@ -32,6 +34,12 @@ impl Header {
     #[inline(always)]
     pub const fn payload_len(&self) -> u16 {
         u16::from_be_bytes([self.0[4], self.0[5]])
+    }
+
+    /// How many routers it may still pass.
+    #[inline(always)]
+    pub const fn hop_limit(&self) -> u8 {
+        self.0[7]
     }
 
     /// What follows.

@@ -325,7 +325,7 @@ fn forwarded(outcome: Result<Verdict, Failure>) -> Result<(), Reason> {
     match outcome {
         Ok(Verdict::Forward { .. }) => Ok(()),
         Ok(Verdict::Answer(reason)) => Err(reason),
-        Ok(Verdict::Deliver) => panic!("nothing is delivered here"),
+        Ok(Verdict::Deliver | Verdict::Native { .. }) => panic!("nothing is delivered here"),
         Err(failure) => Err(failure.reason()),
     }
 }

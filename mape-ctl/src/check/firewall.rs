@@ -4,6 +4,12 @@ use std::{env, fs, path::PathBuf, process::Command};
 
 use mape_common::layout::MARK;
 
+use crate::{
+    gateway::Ipv6Forward,
+    netlink::obstacle::{Obstacle, obstacles},
+    post::{self, Post},
+};
+
 use super::{
     Report, Subject, Trouble, kind,
     ruleset::{Chain, Fate, Packet, Ruleset},
@@ -25,9 +31,13 @@ pub(super) struct Facts {
     /// Tables of iptables-legacy that have been used.
     pub(super) legacy: Vec<String>,
     pub(super) has_conntrack: bool,
+    /// What native IPv6 has to pass in the kernel; or why that is not known.
+    pub(super) obstacles: Result<Vec<Obstacle>, String>,
+    /// `mape-ctl run` has the gateway.
+    pub(super) is_looked_after: bool,
 }
 
-pub(super) fn gather() -> Facts {
+pub(super) fn gather(subject: &Subject) -> Facts {
     let mut legacy = Vec::new();
     for list in ["ip_tables_names", "ip6_tables_names"] {
         let text = fs::read_to_string(format!("/proc/net/{list}")).unwrap_or_default();
@@ -38,6 +48,8 @@ pub(super) fn gather() -> Facts {
     Facts {
         rules: read(),
         legacy,
+        obstacles: obstacles().map_err(|error| error.to_string()),
+        is_looked_after: post::holder(Post::Run, &subject.instance).is_some(),
         has_conntrack: fs::exists("/proc/net/nf_conntrack").unwrap_or(false)
             || fs::exists("/proc/sys/net/netfilter/nf_conntrack_count").unwrap_or(false),
     }
@@ -67,6 +79,10 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
         )
     });
     report.see(kind::FIREWALL_CONNTRACK, "", tracked);
+    report.see(kind::FIREWALL_NATIVE, "", left_to_kernel(subject, facts));
+    if let Some(bypassed) = bypassed_by_native(subject, facts) {
+        report.see(kind::FIREWALL_BYPASSED, "native IPv6", Some(bypassed));
+    }
     let Ok(rules) = &facts.rules else { return };
     let device = std::slice::from_ref(&subject.device);
     let wan = std::slice::from_ref(&subject.wan);
@@ -152,6 +168,45 @@ pub(super) fn judge(report: &mut Report, subject: &Subject, facts: &Facts) {
         )
     });
     report.see(kind::FIREWALL_BYPASSED, "", bypassed);
+}
+
+/// Why native IPv6 is not forwarded in XDP.
+fn left_to_kernel(subject: &Subject, facts: &Facts) -> Option<Trouble> {
+    let left = |why: &str, mend: &str| Some(Trouble::new(format!("native IPv6 is left to the kernel: {why}"), mend));
+    match (subject.ipv6_forward, &facts.obstacles) {
+        (Ipv6Forward::Never, _) => left("ipv6.forward is \"never\"", "nothing, where that is meant"),
+        (Ipv6Forward::Auto, Err(why)) => left(
+            why,
+            "nothing; where it may pass all rules by: ipv6.forward = \"always\"",
+        ),
+        (Ipv6Forward::Auto, Ok(obstacles)) if !obstacles.is_empty() => {
+            let all: Vec<String> = obstacles.iter().map(ToString::to_string).collect();
+            left(
+                &all.join("; "),
+                "nothing; where it may pass these by: ipv6.forward = \"always\"",
+            )
+        }
+        (Ipv6Forward::Auto, Ok(_)) if !facts.is_looked_after => left(
+            "nobody sees to it that it passes no rules by",
+            "mape-ctl run in place of load; or ipv6.forward = \"always\"",
+        ),
+        (Ipv6Forward::Always, _) | (Ipv6Forward::Auto, Ok(_)) => None,
+    }
+}
+
+/// What native IPv6 passes by because the configuration says so.
+fn bypassed_by_native(subject: &Subject, facts: &Facts) -> Option<Trouble> {
+    let obstacles = facts.obstacles.as_ref().ok()?.iter();
+    let all: Vec<String> = obstacles
+        .filter(|obstacle| **obstacle != Obstacle::NoForwarding)
+        .map(ToString::to_string)
+        .collect();
+    (subject.ipv6_forward == Ipv6Forward::Always && !all.is_empty()).then(|| {
+        Trouble::new(
+            format!("native IPv6 that XDP forwards passes all rules by: {}", all.join("; ")),
+            "ipv6.forward = \"auto\" leaves it to the kernel where there are such",
+        )
+    })
 }
 
 fn unread(facts: &Facts) -> Vec<Trouble> {

@@ -145,6 +145,9 @@ kinds! {
     FIREWALL_BYPASSED "firewall-bypassed" Note false
         "rules that the fast path bypasses"
         "packets that XDP forwards pass no firewall rule: what is refused or counted there is only the slow path's part"
+    FIREWALL_NATIVE "firewall-native" Note false
+        "native IPv6 is forwarded in XDP"
+        "the kernel forwards it slower while our programs are on the NICs, but past rules that may refuse or translate it XDP must not lead it unasked"
     FIREWALL_CONNTRACK "firewall-conntrack" Note false
         "connection tracking"
         "it sees no packet that XDP forwards, so its table does not show the gateway's flows (mape-ctl sessions does)"

@@ -134,6 +134,16 @@ fn program(side: Side, id: u32, name: &str) -> tc::Classifier {
     }
 }
 
+fn no_rules() -> firewall::Facts {
+    firewall::Facts {
+        rules: Ok(Ruleset::default()),
+        legacy: Vec::new(),
+        has_conntrack: false,
+        obstacles: Ok(Vec::new()),
+        is_looked_after: true,
+    }
+}
+
 fn well() -> Case {
     let device = Interface {
         mtu: 1460,
@@ -159,6 +169,7 @@ fn well() -> Case {
             device: "mape0".to_owned(),
             mtu: 1460,
             clamps_mss: true,
+            ipv6_forward: Ipv6Forward::Auto,
             makes_routes: false,
             may_start: true,
             is_loaded: true,
@@ -204,11 +215,7 @@ fn well() -> Case {
                 is_routed: true,
                 has_address: true,
             },
-            firewall: Some(firewall::Facts {
-                rules: Ok(Ruleset::default()),
-                legacy: Vec::new(),
-                has_conntrack: false,
-            }),
+            firewall: Some(no_rules()),
             loaded: Some(loaded::Facts {
                 again: "mape-ctl load".to_owned(),
                 is_elsewhere: false,

@@ -237,11 +237,10 @@ impl<E: Env> Scene<'_, E> {
         };
         // The one that it is addressed to, else one of the side that it belongs to.
         let side = |port: &&Port| if is_ipv6 { port.is_wan() } else { port.is_lan() };
-        let addressed = self
-            .ports
-            .iter()
-            .filter(side)
-            .find(|port| !frame.is_bare && frame.bytes.get(..6) == Some(&self.mac(port).0));
+        let is_addressed = |port: &&Port| !frame.is_bare && frame.bytes.get(..6) == Some(&self.mac(port).0);
+        let addressed = self.ports.iter().filter(side).find(is_addressed);
+        // Native IPv6 comes from the LAN, too.
+        let addressed = addressed.or_else(|| self.ports.iter().find(is_addressed));
         let port = match self.named()?.or(addressed) {
             Some(port) => port,
             None if is_ipv6 => self.first(Port::is_wan, "out of the tunnel")?,

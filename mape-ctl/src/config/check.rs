@@ -19,7 +19,7 @@ use super::{
     problem::{Mistake, Problem},
 };
 use crate::{
-    gateway::{Gateway, Mode, Nat, Policy, Pressed, Role, Seconds, Tunnel, TunnelKind},
+    gateway::{Gateway, Ipv6Forward, Mode, Nat, Policy, Pressed, Role, Seconds, Tunnel, TunnelKind},
     instance::Instance,
     tun::is_device_name,
 };
@@ -53,6 +53,11 @@ pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistak
     let tunnel = tunnel(&low.tunnel, &line.default_routes)?;
     let nat = nat(&low.nat, line.domain.as_ref(), &mut warnings)?;
     let forwards = forward::forwards(low, line.domain.as_ref(), &nat)?;
+    let ipv6_forward = match word(low.ipv6.forward.as_ref(), "forward", &["auto", "always", "never"])? {
+        Some("always") => Ipv6Forward::Always,
+        Some("never") => Ipv6Forward::Never,
+        _ => Ipv6Forward::Auto,
+    };
     let gateway = Gateway {
         instance: instance.to_string(),
         role,
@@ -69,6 +74,7 @@ pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistak
         tunnel,
         nat,
         forwards,
+        ipv6_forward,
     };
     Ok(Resolved { gateway, warnings })
 }

@@ -59,7 +59,15 @@ pub(super) struct Low {
     pub(super) map: LowMap,
     pub(super) tunnel: LowTunnel,
     pub(super) nat: LowNat,
+    pub(super) ipv6: LowIpv6,
     pub(super) forward: List<LowForward>,
+}
+
+/// `[ipv6]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct LowIpv6 {
+    pub(super) forward: Text,
 }
 
 /// `[map]`.
@@ -218,6 +226,7 @@ impl Low {
             map,
             tunnel,
             nat,
+            ipv6,
             forward,
         } = flags.clone();
         let forwards = forward.into_iter().map(|typed| LowForward {
@@ -254,6 +263,8 @@ impl Low {
         over(&mut self.tunnel.copy_dscp, tunnel.copy_dscp, "--copy-dscp");
         over(&mut self.tunnel.process, tunnel.tunnel_process, "--tunnel-process");
         over_list(&mut self.tunnel.routes, tunnel.route, "--route");
+
+        over(&mut self.ipv6.forward, ipv6.ipv6_forward, "--ipv6-forward");
 
         over(&mut self.nat.sessions, nat.sessions, "--sessions");
         over(&mut self.nat.udp_mapping, nat.udp_mapping, "--udp-mapping");

@@ -5,7 +5,7 @@ use clap::{Args as _, FromArgMatches as _};
 use mape_common::layout::{Filtering, Transport};
 
 use super::*;
-use crate::gateway::{Mode, Pressed, Role, Seconds};
+use crate::gateway::{Ipv6Forward, Mode, Pressed, Role, Seconds};
 
 const FULL: &str = r#"
 role = "ce"
@@ -37,6 +37,9 @@ mtu = 1500
 mss-clamp = 1300
 copy-dscp = false
 routes = ["198.51.100.0/24"]
+
+[ipv6]
+forward = "always"
 
 [nat]
 sessions = 1024
@@ -115,6 +118,7 @@ fn every_key_of_the_file_arrives() {
         ("tun7", 1500, Some(1300), false)
     );
     assert_eq!(tunnel.routes, ["198.51.100.0/24".parse().unwrap()]);
+    assert_eq!(gateway.ipv6_forward, Ipv6Forward::Always);
     let nat = gateway.nat;
     assert_eq!(
         (nat.sessions, nat.policies.map(|policy| policy.endpoint_independent)),
@@ -205,6 +209,8 @@ fn flags_override_the_file_and_suffice_without_one() {
         "false",
         "--generic",
         "false",
+        "--ipv6-forward",
+        "never",
     ];
     let gateway = with(FULL, &words).unwrap().gateway;
     assert_eq!(
@@ -215,6 +221,10 @@ fn flags_override_the_file_and_suffice_without_one() {
         (gateway.tunnel.mtu, gateway.tunnel.mss, gateway.mode),
         (1400, None, Mode::Native)
     );
+    assert_eq!(gateway.ipv6_forward, Ipv6Forward::Never);
+    assert_eq!(file(LEAST).unwrap().gateway.ipv6_forward, Ipv6Forward::Auto);
+    let mistaken = wrong(&format!("{LEAST}[ipv6]\nforward = \"sometimes\"\n"));
+    assert!(mistaken.contains("auto, always, never"), "{mistaken}");
     assert_eq!(gateway.nat.sessions, 1024, "what no flag names stays");
 
     let words = [

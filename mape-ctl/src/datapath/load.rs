@@ -35,7 +35,7 @@ use super::{
     tables,
 };
 use crate::{
-    gateway::{Gateway, Mode, Role},
+    gateway::{Gateway, Ipv6Forward, Mode, Role},
     host::{
         nic::{self, NicError},
         state::{self, State, StateError},
@@ -183,7 +183,15 @@ pub fn load(gateway: &Gateway) -> Result<Done, LoadError> {
         });
     }
     let interrupted = watch_signals(&[SIGINT, SIGTERM, SIGHUP]).map_err(LoadError::Signals)?;
-    load_until(gateway, interrupted, Programs::Anew).map(|loaded| loaded.done)
+    let mut loaded = load_until(gateway, interrupted, Programs::Anew)?;
+    if gateway.role == Role::CustomerEdge && gateway.ipv6_forward == Ipv6Forward::Auto {
+        loaded.done.messages.push(
+            "native IPv6: left to the kernel; only `mape-ctl run` sees to it that XDP bypasses no firewall rules \
+             (or ipv6.forward = \"always\")"
+                .to_owned(),
+        );
+    }
+    Ok(loaded.done)
 }
 
 /// Which programs a gateway is to run.
@@ -453,6 +461,14 @@ impl<'a> Loading<'a> {
                 self.gateway.rules.len()
             ),
         };
+        if self.gateway.role == Role::CustomerEdge {
+            let native = match self.gateway.ipv6_forward {
+                Ipv6Forward::Always => Some("native IPv6: forwarded in XDP, past all firewall rules (ipv6.forward)"),
+                Ipv6Forward::Never => Some("native IPv6: left to the kernel (ipv6.forward)"),
+                Ipv6Forward::Auto => None,
+            };
+            self.done.messages.extend(native.map(ToOwned::to_owned));
+        }
         self.done
             .messages
             .insert(0, format!("{verb} instance {}: {what}", self.instance));

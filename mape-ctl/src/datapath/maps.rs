@@ -10,6 +10,7 @@ use aya::{
 use mape_common::{
     hop::{Hop, Link, NextHop},
     layout::{Config, Counter, Gauge, NEXT_HOPS, PortOrder, STATIC_HOPS, SweepOrder, maps},
+    step::native::Lease,
     time::Tick,
     trace::Gate,
     verdict::{Direction, OUTCOMES},
@@ -186,6 +187,35 @@ impl Tables {
             Opening::Whole => Gate::SLOW | Gate::OPEN,
         };
         self.set::<u64>(maps::GATE, 0, word)
+    }
+
+    /// How long native IPv6 is forwarded.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn native_lease(&self) -> Result<Lease, TableError> {
+        Ok(Lease(self.get::<u64>(maps::NATIVE, Lease::INDEX)?))
+    }
+
+    /// Says how long; also while packets are forwarded.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn set_native_lease(&self, lease: Lease) -> Result<(), TableError> {
+        self.set::<u64>(maps::NATIVE, Lease::INDEX, lease.0)
+    }
+
+    /// Takes the program of a stage out: packets that it would get are counted by who would hand them on.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn clear_stage(&self, stage: u32) -> Result<(), TableError> {
+        let mut stages: ProgramArray<MapData> = self.typed(maps::STAGES)?;
+        match stages.clear_index(&stage) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            cleared => cleared.map_err(writing(maps::STAGES)),
+        }
     }
 
     /// Enters a program where the others' tail calls look for it: a stage's number, or that of the one that tells.

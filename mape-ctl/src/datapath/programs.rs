@@ -15,8 +15,8 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, EVENT_BYTES, FRAGMENTS, FlowKey, Gauge, HOLDER_QUEUES, HostUse, LAN_HOSTS, NEXT_HOPS,
-        OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
+        Config, Counter, EVENT_BYTES, FRAGMENTS, FlowKey, Gauge, HOLDER_QUEUES, HostUse, LAN_HOSTS, NATIVE_WORDS,
+        NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
     },
     map::rule::Rule,
     nat::{fragment, session::Session},
@@ -194,6 +194,7 @@ impl Sizes {
             maps::PORT_ORDER => (index, size_of::<PortOrder>(), 1, Fit::Exactly),
             maps::SWEEP_ORDER => (index, size_of::<SweepOrder>(), 1, Fit::Exactly),
             maps::STAGES | maps::TUNNEL_STAGES => (index, size_of::<u32>(), STAGES, Fit::Exactly),
+            maps::NATIVE => (index, word, NATIVE_WORDS, Fit::Exactly),
             maps::WATCH => (index, size_of::<Watch>(), 1, Fit::Exactly),
             maps::EVENTS => (0, 0, EVENT_BYTES, Fit::Exactly),
             maps::HOLDERS => (

@@ -19,7 +19,7 @@ use elsa::FrozenMap;
 use mape_common::{
     env::{Env, InsertError, Noted, Route, Rules, Search, Side},
     hop::{Link, NextHop},
-    inquiry,
+    inquiry::{self, Ends},
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport, maps, programs},
     map::rule::Rule,
     nat::{fragment, session::Session},
@@ -142,8 +142,8 @@ impl Failure {
     }
 }
 
-/// What the routing table is asked: interface, source, destination.
-type Question = (u32, [u8; 4], [u8; 4]);
+/// What the routing table is asked: interface, source and destination.
+type Question = (u32, Ends);
 
 /// A loaded gateway and what has been changed of it here.
 pub struct Loaded {
@@ -159,6 +159,7 @@ pub struct Loaded {
     overlap: Copies<Word, 1>,
     refused: Copies<Word, 1>,
     gauges: Copies<Word, 1>,
+    native: Copies<Word, 1>,
     rules: Array<MapData, Rule>,
     known_rules: FrozenMap<u32, Box<Rule>>,
     rules_v4: LpmTrie<MapData, [u8; 4], RuleRef>,
@@ -202,6 +203,7 @@ impl Loaded {
             overlap: Copies::open(tables, maps::OVERLAP, word)?,
             refused: Copies::open(tables, maps::REFUSED, word)?,
             gauges: Copies::open(tables, maps::GAUGES, word)?,
+            native: Copies::open(tables, maps::NATIVE, word)?,
             rules: tables.array(maps::RULES)?,
             known_rules: FrozenMap::new(),
             rules_v4: tables.typed(maps::RULES_V4)?,
@@ -237,11 +239,27 @@ impl Loaded {
         }
     }
 
-    fn ask(&self, ifindex: u32, source: [u8; 4], destination: [u8; 4]) -> Result<Route, aya::programs::ProgramError> {
+    fn known_route(&self, ifindex: u32, ends: Ends) -> Route {
+        let asked = (ifindex, ends);
+        if let Some(known) = self.answers.borrow().get(&asked) {
+            return *known;
+        }
+        let route = self.ask(ifindex, &ends).unwrap_or_else(|error| {
+            self.failure
+                .0
+                .borrow_mut()
+                .get_or_insert(LoadedError::Route(Box::new(error)));
+            Route::Other
+        });
+        self.answers.borrow_mut().insert(asked, route);
+        route
+    }
+
+    fn ask(&self, ifindex: u32, ends: &Ends) -> Result<Route, aya::programs::ProgramError> {
         // The kernel wants at least an Ethernet header.
         let mut question = [0; 64];
         let mut answer = question;
-        for (to, from) in question.iter_mut().zip(inquiry::question(ifindex, source, destination)) {
+        for (to, from) in question.iter_mut().zip(inquiry::question(ifindex, ends)) {
             *to = from;
         }
         self.asker.test_run(TestRunOptions {
@@ -307,19 +325,15 @@ impl Env for Loaded {
     }
 
     fn route(&self, ifindex: u32, source: [u8; 4], destination: [u8; 4]) -> Route {
-        let asked = (ifindex, source, destination);
-        if let Some(known) = self.answers.borrow().get(&asked) {
-            return *known;
-        }
-        let route = self.ask(ifindex, source, destination).unwrap_or_else(|error| {
-            self.failure
-                .0
-                .borrow_mut()
-                .get_or_insert(LoadedError::Route(Box::new(error)));
-            Route::Other
-        });
-        self.answers.borrow_mut().insert(asked, route);
-        route
+        self.known_route(ifindex, Ends::V4(source, destination))
+    }
+
+    fn route6(&self, ifindex: u32, source: &[u8; 16], destination: &[u8; 16]) -> Route {
+        self.known_route(ifindex, Ends::V6(*source, *destination))
+    }
+
+    fn native(&self, index: u32) -> Option<&Word> {
+        self.native.get(index, &self.failure)
     }
 
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {

@@ -19,6 +19,7 @@ use mape_common::{
         session::{Facts, Hold, Phase, Session, State},
         table::{self, Draft, Ending},
     },
+    step::native::Lease,
     time::Tick,
     wire::port::Port,
     word::Word,
@@ -354,6 +355,42 @@ impl<E: Env> Env for Observer<E> {
         let asked = if ifindex == tunnel { "the way back to " } else { "" };
         self.say(format!("routing table: {asked}{to} goes to {way}"));
         route
+    }
+
+    fn route6(&self, ifindex: u32, source: &[u8; 16], destination: &[u8; 16]) -> Route {
+        let route = self.inner.route6(ifindex, source, destination);
+        let to = Ipv6Addr::from(*destination);
+        let way = match route {
+            Route::Resolved(hop) => format!(
+                "{}, neighbour {}, MTU {}",
+                self.name(hop.ifindex),
+                Self::mac(hop.destination),
+                hop.mtu
+            ),
+            Route::Unresolved { ifindex } => {
+                format!(
+                    "{}, whose neighbour there is not in the kernel's table",
+                    self.name(ifindex)
+                )
+            }
+            Route::Other => {
+                "nowhere by a NIC (this machine itself, no route, or the kernel does not forward IPv6)".to_owned()
+            }
+        };
+        self.say(format!("routing table: {to} goes to {way}"));
+        route
+    }
+
+    fn native(&self, index: u32) -> Option<&Word> {
+        let word = self.inner.native(index)?;
+        if index == Lease::INDEX {
+            let is_on = Lease(word.load()).is_on(self.inner.now());
+            self.say(format!(
+                "forwarding of native IPv6 is switched {}",
+                if is_on { "on" } else { "off" }
+            ));
+        }
+        Some(word)
     }
 
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::{Explanation, advice};
 use crate::view::packet::{Outer, Seen, end};
 
-/// The outcome's name: `forwarded`, `answered`, `delivered`, `passed`, `dropped`.
+/// The outcome's name: `forwarded` (native IPv6, too), `answered`, `delivered`, `passed`, `dropped`.
 pub const fn outcome_name(outcome: &Result<Verdict, Failure>) -> &'static str {
     match outcome {
-        Ok(Verdict::Forward { .. }) => "forwarded",
+        Ok(Verdict::Forward { .. } | Verdict::Native { .. }) => "forwarded",
         Ok(Verdict::Answer(_)) => "answered",
         Ok(Verdict::Deliver) => "delivered",
         Err(Failure::Refused(reason)) if reason.action().passes() => "passed",
@@ -26,7 +26,7 @@ pub const fn outcome_name(outcome: &Result<Verdict, Failure>) -> &'static str {
 pub const fn reason(outcome: &Result<Verdict, Failure>) -> Option<Reason> {
     match outcome {
         Ok(Verdict::Answer(reason)) => Some(*reason),
-        Ok(Verdict::Forward { .. } | Verdict::Deliver) => None,
+        Ok(Verdict::Forward { .. } | Verdict::Native { .. } | Verdict::Deliver) => None,
         Err(failure) => Some(failure.reason()),
     }
 }
@@ -83,6 +83,9 @@ fn conclude(
     let after = Seen::frame(&explanation.after);
     match &explanation.outcome {
         Ok(Verdict::Forward { ifindex }) => writeln!(out, "Result: forwarded, leaves by {}", name(*ifindex))?,
+        Ok(Verdict::Native { ifindex }) => {
+            writeln!(out, "Result: native IPv6, forwarded, leaves by {}", name(*ifindex))?;
+        }
         Ok(Verdict::Deliver) => writeln!(
             out,
             "Result: out of the tunnel, and to the kernel's stack, which knows the rest"
@@ -109,7 +112,8 @@ fn conclude(
         Ok(Verdict::Forward { .. } | Verdict::Deliver) => changes(out, before, &after)?,
         // Another packet, not this one changed.
         Ok(Verdict::Answer(_)) => writeln!(out, "  answer: {after}")?,
-        Err(_) => {}
+        // One hop less, and nothing else that is to be seen.
+        Ok(Verdict::Native { .. }) | Err(_) => {}
     }
     if let Some(advice) = reason(&explanation.outcome).and_then(advice::for_reason) {
         writeln!(out, "  what to do: {advice}")?;
@@ -181,7 +185,7 @@ fn header(outer: &Outer) -> String {
 /// With stable keys.
 pub fn json(explanation: &Explanation, name: &dyn Fn(u32) -> String) -> Value {
     let leaves_by = match explanation.outcome {
-        Ok(Verdict::Forward { ifindex }) => Some(name(ifindex)),
+        Ok(Verdict::Forward { ifindex } | Verdict::Native { ifindex }) => Some(name(ifindex)),
         Ok(Verdict::Answer(_)) => Some(explanation.port.name.clone()),
         Ok(Verdict::Deliver) | Err(_) => None,
     };

@@ -7,7 +7,7 @@ use mape_common::{
     layout::{FlowKey, SessionRef, Transport, maps},
     nat::session::{Facts as Record, Session},
     trace::{Facts, Kind},
-    verdict::{DELIVERED, FORWARDED, HELD, Reason},
+    verdict::{DELIVERED, FORWARDED, HELD, NATIVE, Reason},
     wire::port::Port,
 };
 use serde_json::{Value, json};
@@ -25,14 +25,18 @@ pub fn outcome_name(outcome: u32) -> &'static str {
         FORWARDED => "forwarded",
         DELIVERED => "delivered",
         HELD => "held",
+        NATIVE => "native",
         number => Reason::from_number(number).label(),
     }
 }
 
+/// Outcomes without a reason.
+const PLAIN: [u32; 4] = [FORWARDED, DELIVERED, HELD, NATIVE];
+
 /// The number of an outcome.
 pub fn outcome_number(name: &str) -> Option<u32> {
     let reasons = Reason::ALL.iter().map(|reason| reason.number());
-    [FORWARDED, DELIVERED, HELD]
+    PLAIN
         .into_iter()
         .chain(reasons)
         .find(|number| outcome_name(*number) == name)
@@ -41,11 +45,7 @@ pub fn outcome_number(name: &str) -> Option<u32> {
 /// All outcomes' names.
 pub fn outcome_names() -> Vec<&'static str> {
     let reasons = Reason::ALL.iter().map(|reason| reason.number());
-    [FORWARDED, DELIVERED, HELD]
-        .into_iter()
-        .chain(reasons)
-        .map(outcome_name)
-        .collect()
+    PLAIN.into_iter().chain(reasons).map(outcome_name).collect()
 }
 
 /// What of a packet is wanted, beside its outcome.
@@ -92,9 +92,10 @@ impl Filter {
 
 /// Outcomes that are wanted, a bit each, outbound and inbound.
 pub fn wanted(args: &TraceArgs, outcomes: &[u32]) -> [u64; 2] {
-    let chosen = outcomes.iter().fold(0, |mask, outcome| mask | 1 << (outcome & 63));
+    let mask_of = |outcomes: &[u32]| outcomes.iter().fold(0, |mask, outcome| mask | 1 << (outcome & 63));
+    let chosen = mask_of(outcomes);
     let mask = if args.refused {
-        !(1 << FORWARDED | 1 << DELIVERED | 1 << HELD)
+        !mask_of(&PLAIN)
     } else if outcomes.is_empty() {
         u64::MAX
     } else {
@@ -181,6 +182,7 @@ pub fn outcome_text(facts: &Facts) -> String {
         FORWARDED => "forwarded".to_owned(),
         DELIVERED => "out of the tunnel and to the stack".to_owned(),
         HELD => "held until the first fragment of its packet has come".to_owned(),
+        NATIVE => "native IPv6, forwarded".to_owned(),
         number => {
             let reason = Reason::from_number(number);
             format!(
@@ -218,7 +220,7 @@ pub fn line(facts: &Facts, seen: &Seen, other: Option<(Ipv4Addr, u16)>, interfac
 /// With stable keys.
 pub fn json(facts: &Facts, seen: &Seen, other: Option<(Ipv4Addr, u16)>, interface: &str, time: f64) -> Value {
     let reason = match facts.outcome {
-        FORWARDED | DELIVERED | HELD => None,
+        FORWARDED | DELIVERED | HELD | NATIVE => None,
         number => Some(Reason::from_number(number)),
     };
     json!({
@@ -367,9 +369,9 @@ mod tests {
             refused: true,
             ..TraceArgs::default()
         };
-        assert_eq!(wanted(&refused, &[]), [!(3 | 1 << HELD); 2]);
+        assert_eq!(wanted(&refused, &[]), [!(3 | 1 << HELD | 1 << NATIVE); 2]);
         assert_eq!(outcome_number("frobnicated"), None);
-        assert_eq!(outcome_names().len(), Reason::ALL.len() + 3);
+        assert_eq!(outcome_names().len(), Reason::ALL.len() + PLAIN.len());
     }
 
     #[test]

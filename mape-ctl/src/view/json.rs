@@ -32,6 +32,7 @@ pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Ra
         "role": if is_br { "br" } else { "ce" },
         "loaded_seconds": shot.loaded_for,
         "gate": if shot.is_gate_open { "open" } else { "closed" },
+        "native_ipv6": if shot.is_native_on { "xdp" } else { "stack" },
         "tunnel_address": Ipv6Addr::from(config.tunnel_address),
         "relay_address": Ipv6Addr::from(config.relay_address),
         "external_address": (!is_br).then(|| Ipv4Addr::from(config.external_address)),
@@ -71,6 +72,7 @@ fn direction_of(shot: &Snapshot, direction: Direction) -> Value {
     };
     json!({
         "forwarded": counter(shot.counters.forwarded(direction)),
+        "native": counter(shot.counters.native(direction)),
         "delivered": counter(shot.counters.delivered(direction)),
         "reasons": shot.counters.reasons(direction).map(reason).collect::<Vec<_>>(),
     })

@@ -7,7 +7,7 @@ use mape_common::{
     hop::{Hop, Link, Mac},
     layout::{Config, Counter, Gauge, STATIC_HOPS, Transport, maps},
     time::Tick,
-    verdict::{DELIVERED, Direction, FORWARDED, Reason, TRANSLATED},
+    verdict::{DELIVERED, Direction, FORWARDED, NATIVE, Reason, TRANSLATED},
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub loaded_for: Option<u64>,
     /// Whether it forwards.
     pub is_gate_open: bool,
+    /// Whether it forwards native IPv6, too.
+    pub is_native_on: bool,
     /// Its NICs.
     pub links: Vec<LinkView>,
     /// Next hops in use.
@@ -157,6 +159,11 @@ impl Counters {
         self.get(direction, FORWARDED)
     }
 
+    /// Native IPv6 that left by a NIC.
+    pub fn native(&self, direction: Direction) -> Counter {
+        self.get(direction, NATIVE)
+    }
+
     /// Packets that the stack got after translation, or that were translated on their way through it.
     pub fn delivered(&self, direction: Direction) -> Counter {
         let (delivered, translated) = (self.get(direction, DELIVERED), self.get(direction, TRANSLATED));
@@ -243,6 +250,7 @@ impl Snapshot {
             config,
             loaded_for: record.as_ref().map(|record| uptime().saturating_sub(record.loaded_at)),
             is_gate_open: tables.is_gate_open()?,
+            is_native_on: tables.native_lease()?.is_on(now()),
             links: links(tables, &interfaces, is_here)?,
             hops: hops(tables, &interfaces, record.as_ref(), is_border_relay(&config))?,
             use_of: Transport::ALL

@@ -95,7 +95,16 @@ fn head(out: &mut String, instance: &Instance, shot: &Snapshot) -> fmt::Result {
     } else {
         format!("at most {}", config.mss)
     };
-    writeln!(out, "  tunnel MTU      {}, TCP MSS {mss}", config.tunnel_mtu)
+    writeln!(out, "  tunnel MTU      {}, TCP MSS {mss}", config.tunnel_mtu)?;
+    if is_br {
+        return Ok(());
+    }
+    let native = if shot.is_native_on {
+        "forwarded in XDP"
+    } else {
+        "left to the kernel"
+    };
+    writeln!(out, "  native IPv6     {native}")
 }
 
 /// Days, hours, minutes and seconds, the two largest of them.
@@ -204,6 +213,10 @@ fn far_end(is_br: bool, index: u32) -> String {
 
 fn traffic(out: &mut String, shot: &Snapshot, rates: Option<&[(Direction, Rate); 2]>) -> fmt::Result {
     let mut columns = vec!["TRAFFIC", ">FORWARDED", ">BYTES", ">BY THE STACK", ">BYTES"];
+    let is_br = is_border_relay(&shot.config);
+    if !is_br {
+        columns.extend([">NATIVE IPV6", ">BYTES"]);
+    }
     if rates.is_some() {
         columns.extend([">PACKETS/S", ">BITS/S"]);
     }
@@ -211,9 +224,11 @@ fn traffic(out: &mut String, shot: &Snapshot, rates: Option<&[(Direction, Rate);
     for direction in Direction::ALL {
         let (forwarded, delivered) = (shot.counters.forwarded(direction), shot.counters.delivered(direction));
         let mut row = vec![direction.name().to_owned()];
+        let native = (!is_br).then(|| shot.counters.native(direction));
         row.extend(
             [forwarded, delivered]
-                .iter()
+                .into_iter()
+                .chain(native)
                 .flat_map(|sum| [sum.packets.to_string(), sum.bytes.to_string()]),
         );
         if let Some((_, rate)) = rates.and_then(|rates| rates.iter().find(|(of, _)| *of == direction)) {

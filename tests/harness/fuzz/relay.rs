@@ -185,6 +185,7 @@ impl Relay {
                 assert_eq!(program, Program::Wan);
                 self.forwarded(program, before, &packet.0);
             }
+            Ok(Verdict::Native { .. }) => panic!("a border relay forwards the tunnel's packets only"),
             Ok(Verdict::Answer(_)) => passage::told(before, &packet.0),
             Err(Failure::Refused(reason)) => {
                 assert_eq!(

@@ -67,6 +67,10 @@ fn is_for_the_slow_path(label: &str) -> bool {
 }
 
 impl World for Doors {
+    fn forward_native(&mut self, on: bool) {
+        self.world.forward_native(on);
+    }
+
     fn order(&mut self, order: PortOrder) -> u32 {
         self.world.order(order)
     }

@@ -3,14 +3,17 @@
 use mape_common::{
     env::{Env as _, Route},
     host::HostEnv,
-    layout::{Config, PortOrder},
+    layout::{Config, NATIVE_WORDS, PortOrder},
     nat::forward,
     packet::VecPacket,
-    step::edge,
+    step::{edge, native::Lease},
     verdict::{Direction, Failure, Verdict},
 };
 
-use super::world::{ELSEWHERE, GATEWAY, HOST, LAN_MAC, Outcome, Program, WAN_MAC, World, config, host, router};
+use super::world::{
+    ELSEWHERE, GATEWAY, HOST, HOST6, LAN_MAC, Outcome, Program, SERVER6, STRANGER6, WAN_MAC, World, config, host,
+    router,
+};
 
 /// Interface index of the LAN NIC here.
 pub const LAN: u32 = 1;
@@ -56,6 +59,12 @@ impl HostWorld {
             ([192, 168, 10, 0], 24, Route::Resolved(host(LAN))),
             (ELSEWHERE.octets(), 32, Route::Unresolved { ifindex: 3 }),
         ]);
+        env.routes6.borrow_mut().extend([
+            (SERVER6.octets(), 48, Route::Resolved(router(WAN))),
+            (HOST6.octets(), 64, Route::Unresolved { ifindex: LAN }),
+            (HOST6.octets(), 128, Route::Resolved(host(LAN))),
+            (STRANGER6.octets(), 48, Route::Resolved(host(3))),
+        ]);
         assert!(HOST.octets().starts_with(&[192, 168, 10]), "the route's network");
         Self {
             env,
@@ -65,6 +74,14 @@ impl HostWorld {
 }
 
 impl World for HostWorld {
+    fn forward_native(&mut self, on: bool) {
+        let lease = if on { Lease::FOR_EVER } else { Lease::NONE };
+        for index in 0..NATIVE_WORDS {
+            let word = self.env.native(index).expect("a word of NATIVE");
+            word.store(if index == Lease::INDEX { lease.0 } else { 0 });
+        }
+    }
+
     fn order(&mut self, order: PortOrder) -> u32 {
         let config = self.env.config().expect("configured");
         forward::carry_out(&self.env, config, &order)
@@ -83,6 +100,7 @@ impl World for HostWorld {
         };
         match outcome {
             Ok(Verdict::Forward { .. }) => (Outcome::Forwarded(packet.0), "forwarded"),
+            Ok(Verdict::Native { .. }) => (Outcome::Forwarded(packet.0), "native"),
             Ok(Verdict::Answer(reason)) => (Outcome::Answered(packet.0), reason.label()),
             Ok(Verdict::Deliver) => (Outcome::Passed(packet.0), "delivered"),
             Err(Failure::Refused(reason)) => {

@@ -17,22 +17,25 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FRAGMENTS, FlowKey, Gauge, PermissionKey, PortOrder, SessionRef, SweepOrder, Transport, maps,
-        programs,
+        Config, Counter, FRAGMENTS, FlowKey, Gauge, NATIVE_WORDS, PermissionKey, PortOrder, SessionRef, SweepOrder,
+        Transport, maps, programs,
     },
     nat::{
         port::PortState,
         session::{Session, State},
     },
-    step::stage::Stage,
+    step::{native::Lease, stage::Stage},
     time::Tick,
-    verdict::{DELIVERED, FORWARDED, OUTCOMES, Reason, TRANSLATED},
+    verdict::{DELIVERED, FORWARDED, NATIVE, OUTCOMES, Reason, TRANSLATED},
     wire::port::Port,
 };
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::world::{ELSEWHERE, GATEWAY, HOST, HOST_MAC, LAN_MAC, Outcome, Program, WAN_MAC, World, config, router};
+use super::world::{
+    ELSEWHERE, GATEWAY, GATEWAY6, HOST, HOST_MAC, HOST6, LAN_MAC, Outcome, Program, ROUTER_MAC, SERVER6, STRANGER6,
+    WAN_MAC, World, config, router,
+};
 use crate::netns::Netns;
 
 const XDP_DROP: u32 = 1;
@@ -85,6 +88,22 @@ pub fn furnish(netns: &Netns) -> Result<()> {
     ))?;
     netns.tool("ip route add default dev mape0")?;
     netns.tool(&format!("ip route add {ELSEWHERE} dev other0"))?;
+    let (host, router, stranger) = (mac(HOST_MAC.0), mac(ROUTER_MAC.0), mac([2, 0, 0, 0, 3, 2]));
+    for line in [
+        format!("addr add {GATEWAY6}/64 dev lan0 nodad"),
+        format!("neigh replace {HOST6} lladdr {host} dev lan0 nud permanent"),
+        "addr add 2001:db8:b::2/64 dev wan0 nodad".to_owned(),
+        format!("neigh replace 2001:db8:b::1 lladdr {router} dev wan0 nud permanent"),
+        format!("route add {SERVER6}/128 via 2001:db8:b::1 dev wan0"),
+        "addr add 2001:db8:c::2/64 dev other0 nodad".to_owned(),
+        format!("neigh replace 2001:db8:c::1 lladdr {stranger} dev other0 nud permanent"),
+        format!("route add {STRANGER6}/128 via 2001:db8:c::1 dev other0"),
+    ] {
+        netns.tool(&format!("ip -6 {line}"))?;
+    }
+    for device in ["all", "lan0", "wan0"] {
+        netns.sysctl(&format!("ipv6/conf/{device}/forwarding"), "1")?;
+    }
     Ok(())
 }
 
@@ -489,6 +508,15 @@ impl KernelWorld {
 }
 
 impl World for KernelWorld {
+    fn forward_native(&mut self, on: bool) {
+        let lease = if on { Lease::FOR_EVER } else { Lease::NONE };
+        let mut words = array::<u64>(&mut self.ebpf, maps::NATIVE).expect("the map");
+        for index in 0..NATIVE_WORDS {
+            let word = if index == Lease::INDEX { lease.0 } else { 0 };
+            words.set(index, word, 0).expect("a word of NATIVE");
+        }
+    }
+
     fn order(&mut self, order: PortOrder) -> u32 {
         let outcome = self.carry_out(order).expect("the kernel runs the program");
         if order.action == PortOrder::FORWARD && outcome == PortOrder::DONE {
@@ -508,6 +536,7 @@ fn label(slot: u32) -> &'static str {
         FORWARDED => "forwarded",
         DELIVERED => "delivered",
         TRANSLATED => "translated",
+        NATIVE => "native",
         slot => Reason::ALL
             .iter()
             .find(|r| r.number() == slot)

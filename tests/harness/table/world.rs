@@ -37,6 +37,8 @@ pub trait World {
     fn give(&mut self, program: Program, frame: &[u8]) -> (Outcome, &'static str);
     /// Has an order about a port carried out; gives its outcome.
     fn order(&mut self, order: PortOrder) -> u32;
+    /// Switches the forwarding of native IPv6 on or off; no neighbour has been asked after then.
+    fn forward_native(&mut self, on: bool);
 }
 
 /// A static forward of one port.
@@ -90,6 +92,16 @@ pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 5);
 pub const CE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x12, 0x3400, 0, 0xc000, 0x0212, 0x34);
 /// The border relay.
 pub const RELAY: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
+/// The LAN host's own IPv6 address.
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0x10);
+/// A neighbour on the LAN that nobody has heard of.
+pub const SILENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0x99);
+/// The gateway's own IPv6 address on the LAN.
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 1);
+/// A host on the Internet, behind the provider's router.
+pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 7);
+/// A host behind a NIC that is not the gateway's.
+pub const STRANGER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 7);
 /// A port of the set: a = 6, k = 8, PSID 0x34: 1232-1235, 2256-2259, …
 pub const IN_SET: u16 = 1232;
 /// A port that is not.

@@ -94,6 +94,13 @@ const FIGURES: [(&str, &str, &str, Side, f64); 23] = [
         0.1,
     ),
     (
+        "ipv6_loss_by_stack",
+        "the same, forwarded by the kernel and not by XDP",
+        "",
+        Side::Told,
+        0.0,
+    ),
+    (
         "down_1400_mbps",
         "frames of 1,400 bytes, WAN to LAN",
         "Mbit/s",

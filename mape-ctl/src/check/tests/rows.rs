@@ -16,7 +16,19 @@ use super::{
     },
     Case, ESTABLISHED, FORWARD, FROM_LAN, INPUT, masquerade, program, rule,
 };
-use crate::netlink::filter::Side;
+use crate::{
+    gateway::Ipv6Forward,
+    netlink::{filter::Side, obstacle as way},
+};
+
+fn chain() -> way::Obstacle {
+    way::Obstacle::Chain {
+        family: "inet",
+        table: "f".to_owned(),
+        name: "fwd".to_owned(),
+        hook: "forward",
+    }
+}
 
 /// Makes a machine that is well have a fault.
 pub(super) type Change = fn(&mut Case);
@@ -182,6 +194,32 @@ pub(super) fn rows() -> Vec<(&'static Kind, Level, &'static str, Change)> {
                 case.rules(&format!("{FORWARD},{}", rule("f", "fwd", 2, ESTABLISHED)));
             },
         ),
+        (
+            kind::FIREWALL_BYPASSED,
+            Note,
+            "passes all rules by: the chain inet f fwd (hook forward)",
+            |case| {
+                case.subject.ipv6_forward = Ipv6Forward::Always;
+                case.firewall().obstacles = Ok(vec![way::Obstacle::NoForwarding, chain()]);
+            },
+        ),
+        (
+            kind::FIREWALL_NATIVE,
+            Note,
+            "does not forward IPv6 (net.ipv6.conf.all.forwarding = 0); the chain inet f fwd (hook forward)",
+            |case| {
+                case.firewall().obstacles = Ok(vec![way::Obstacle::NoForwarding, chain()]);
+            },
+        ),
+        (kind::FIREWALL_NATIVE, Note, "cannot ask", |case| {
+            case.firewall().obstacles = Err("cannot ask".to_owned());
+        }),
+        (kind::FIREWALL_NATIVE, Note, "nobody sees to it", |case| {
+            case.firewall().is_looked_after = false;
+        }),
+        (kind::FIREWALL_NATIVE, Note, "\"never\"", |case| {
+            case.subject.ipv6_forward = Ipv6Forward::Never;
+        }),
         (kind::FIREWALL_CONNTRACK, Note, "tracking", |case| {
             case.firewall().has_conntrack = true;
         }),

@@ -1,6 +1,9 @@
 //! Filling the maps with the gate closed, and keeping sessions of a running gateway where they are still right.
 
-use mape_common::layout::{Config, Gauge, SweepOrder};
+use mape_common::{
+    layout::{Config, Gauge, SweepOrder},
+    step::native::Lease,
+};
 
 use super::{LoadError, Loading};
 use crate::{
@@ -12,6 +15,7 @@ use crate::{
         sweep::Sweeper,
         tables,
     },
+    gateway::Ipv6Forward,
     host::{neighbour, state},
 };
 
@@ -86,6 +90,13 @@ impl Loading<'_> {
             self.tables
                 .set_link_words(port.nic.index, nics::words(&port.nic, &addresses, known))?;
         }
+        // Who looks after the gateway gives it anew.
+        self.tables
+            .set_native_lease(if gateway.ipv6_forward == Ipv6Forward::Always {
+                Lease::FOR_EVER
+            } else {
+                Lease::NONE
+            })?;
         self.tables.set_config(&new)?;
         Ok(())
     }
@@ -155,10 +166,12 @@ impl Loading<'_> {
     /// Notes how to give a running gateway back what it had.
     pub(super) fn note_old_tables(&mut self) -> Result<(), LoadError> {
         let (config, rules, hops) = (self.tables.config()?, self.tables.rules()?, self.tables.far_hops()?);
+        let lease = self.tables.native_lease()?;
         let tables = self.tables.clone();
         self.undo.push("restore the configuration", move || {
             tables.set_rules(&rules)?;
             tables.set_far_hops(&hops)?;
+            tables.set_native_lease(lease)?;
             tables.set_config(&config)?;
             Ok(())
         });

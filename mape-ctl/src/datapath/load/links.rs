@@ -22,7 +22,7 @@ use crate::{
         programs::{self, LoadError as ProgramLoadError},
         prove::{self, Proof},
     },
-    gateway::{Mode, Role},
+    gateway::{Ipv6Forward, Mode, Role},
     netlink::link::Interface,
     undo::Undo,
 };
@@ -174,17 +174,38 @@ impl Loading<'_> {
         Ok(())
     }
 
-    /// The stages of this gateway's role.
+    /// The stages of this gateway's role, less those that are not wanted.
     fn stages(&self) -> impl Iterator<Item = Stage> + use<> {
         let is_relay = self.gateway.role == Role::BorderRelay;
+        let is_native = self.gateway.ipv6_forward != Ipv6Forward::Never;
         Stage::ALL
             .iter()
             .copied()
-            .filter(move |stage| stage.is_of_relay() == is_relay)
+            .filter(move |stage| stage.is_of_relay() == is_relay && (is_native || !stage.is_of_native()))
+    }
+
+    /// Takes stages out that are not wanted any longer.
+    fn leave_stages(&mut self) -> Result<(), LoadError> {
+        if !self.is_reload || self.gateway.ipv6_forward != Ipv6Forward::Never {
+            return Ok(());
+        }
+        for stage in Stage::ALL.iter().filter(|stage| stage.is_of_native()) {
+            self.tables.clear_stage(stage.number())?;
+            let (name, path) = (stage.program(), self.pins.program(stage.program()));
+            if path.exists() {
+                let (tables, number) = (self.tables.clone(), stage.number());
+                self.undo.push(format!("put the program {name} back"), move || {
+                    let program = Xdp::from_pin(path, XdpAttachType::Interface)?;
+                    tables.set_stage(number, program.fd()?).map_err(Into::into)
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Enters the stages' programs into their map. The gate is closed: no packet is on its way from one to another.
     fn enter_stages(&mut self, ebpf: &Ebpf, old: &BTreeMap<&'static str, PathBuf>) -> Result<(), LoadError> {
+        self.leave_stages()?;
         let stages = self.stages().map(|stage| (stage.number(), stage.program()));
         for (number, name) in stages.chain([(stage::TRACE, names::TRACE)]) {
             self.tables.set_stage(number, &programs::fd(ebpf, name)?)?;

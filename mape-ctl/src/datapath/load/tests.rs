@@ -6,7 +6,7 @@ use mape_common::layout::Filtering;
 
 use super::*;
 use crate::{
-    gateway::{Mode, Nat, Policy, Pressed, Seconds, Tunnel, TunnelKind},
+    gateway::{Ipv6Forward, Mode, Nat, Policy, Pressed, Seconds, Tunnel, TunnelKind},
     host::nic::tests::nic as interface,
 };
 
@@ -21,6 +21,7 @@ fn relay(lan: &[&str], wan: &str, role: Role) -> Gateway {
         relay: Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1),
         rules: Vec::new(),
         forwards: Vec::new(),
+        ipv6_forward: Ipv6Forward::Auto,
         tunnel: Tunnel {
             device: "mape0".to_owned(),
             kind: TunnelKind::Auto,
