@@ -48,9 +48,6 @@ struct Arguments {
     /// Only this: the fast path beside that of another mape-ctl, of another commit, say.
     #[arg(long, value_name = "MAPE-CTL")]
     against: Option<PathBuf>,
-    /// Only this: what native IPv6 loses.
-    #[arg(long)]
-    ipv6: bool,
 }
 
 /// A part of a run.

@@ -28,11 +28,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     if let Some(other) = &arguments.against {
         return against::compare(tools, other, arguments);
     }
-    if arguments.ipv6 {
-        let mut report = Report::default();
-        tcp::ipv6(&mut tools, arguments.rounds, &mut report)?;
-        return Ok(report.value());
-    }
     let beds = Beds::make(&mut tools, &By::ALL)?;
     let gateway = Gateway::load(beds.chain(By::Ours), "fast")?;
     let all: Vec<Flow> = (0..FLOWS).map(Flow::number).collect();

@@ -14,7 +14,7 @@ enum Side {
 }
 
 /// A figure's name in the JSON, what it is, its unit, and its limit.
-const FIGURES: [(&str, &str, &str, Side, f64); 23] = [
+const FIGURES: [(&str, &str, &str, Side, f64); 24] = [
     ("generator_ns", "generator alone", "ns", Side::Told, 0.0),
     ("redirect_ns", "bare redirect, the ceiling", "ns", Side::Told, 0.0),
     ("up_ns", "gateway, LAN to WAN", "ns", Side::Told, 0.0),
