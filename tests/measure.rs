@@ -13,15 +13,15 @@ use mape_tests::{
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-fn lab() -> Option<Lab> {
+fn lab() -> Result<Option<Lab>> {
     if !is_root() {
-        return None;
+        return Ok(None);
     }
-    watch_signals().unwrap();
-    let mut lab = Lab::up(&LabOptions::default()).unwrap();
-    lab.load(&gateway::program().unwrap()).unwrap();
-    lab.wait_until_reachable("host1").unwrap();
-    Some(lab)
+    watch_signals()?;
+    let mut lab = Lab::up(&LabOptions::default())?;
+    lab.load(&gateway::program()?)?;
+    lab.wait_until_reachable("host1")?;
+    Ok(Some(lab))
 }
 
 fn by_path(lab: &Lab) -> Result<[[u64; 2]; 2]> {
@@ -31,7 +31,7 @@ fn by_path(lab: &Lab) -> Result<[[u64; 2]; 2]> {
 #[test]
 fn each_path_is_read_and_the_fast_one_is_open_again() {
     let _alone = alone();
-    let Some(lab) = lab() else { return };
+    let Some(lab) = lab().unwrap() else { return };
     let _servers = Servers::start(&lab).unwrap();
     let (gateway, ce) = (lab.gateway(Role::Ce).unwrap(), lab.node("ce").unwrap());
     let before = by_path(&lab).unwrap();
@@ -62,7 +62,7 @@ fn each_path_is_read_and_the_fast_one_is_open_again() {
 #[test]
 fn a_signal_in_the_middle_opens_the_fast_path_again() {
     let _alone = alone();
-    let Some(lab) = lab() else { return };
+    let Some(lab) = lab().unwrap() else { return };
     let (gateway, ce) = (lab.gateway(Role::Ce).unwrap(), lab.node("ce").unwrap());
     let words = ["bench", "--seconds", "1", "--compare", "--no-wait"];
     let bench = gateway.start(ce, &[], &words).unwrap();
@@ -82,7 +82,7 @@ fn a_signal_in_the_middle_opens_the_fast_path_again() {
 #[test]
 fn who_measures_nothing_is_told() {
     let _alone = alone();
-    let Some(lab) = lab() else { return };
+    let Some(lab) = lab().unwrap() else { return };
     let (gateway, ce) = (lab.gateway(Role::Ce).unwrap(), lab.node("ce").unwrap());
     gateway.ctl(ce, &["unload"]).unwrap().success().unwrap();
     let said = gateway.ctl(ce, &["bench", "--no-wait"]).unwrap();
