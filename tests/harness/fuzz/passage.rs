@@ -18,6 +18,32 @@ pub fn forwarded<'a>(before: &'a [u8], after: &'a [u8]) -> (Cut<'a>, Cut<'a>) {
     (came, left)
 }
 
+/// Checks native IPv6 that was sent on: two MAC addresses and a hop, and neither address one that no router sends on.
+///
+/// # Panics
+/// Where anything else has changed, or it should not have been sent on.
+pub fn routed(before: &[u8], after: &[u8]) {
+    assert_eq!(before[12..15].first_chunk(), Some(&[0x86, 0xdd]), "IPv6");
+    assert!(before[21] > 1, "hop limit {}", before[21]);
+    let mut expected = before.to_vec();
+    expected[..12].copy_from_slice(&after[..12]);
+    expected[21] -= 1;
+    assert_eq!(after, expected, "bytes that no router changes");
+    assert_ne!(before[..6], after[..6], "to a neighbour");
+    assert!(
+        word(before, 18).map(usize::from) <= Some(before.len() - 54),
+        "payload length"
+    );
+    for address in [&before[22..38], &before[38..54]] {
+        assert!(address[0] != 0xff && address[..2] != [0xfe, 0x80], "{address:02x?}");
+        assert_ne!(address[..8], [0; 8], "{address:02x?}");
+    }
+    assert!(
+        before[20] != 58 || !(133..=137).contains(&before[54]),
+        "neighbour discovery"
+    );
+}
+
 /// Checks the lengths of what leaves.
 ///
 /// # Panics

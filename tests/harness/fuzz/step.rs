@@ -1,5 +1,7 @@
 //! A customer edge: frames, time, sweeps and orders in any order; after each, everything that must hold is asked.
 
+use std::net::Ipv6Addr;
+
 use arbitrary::{Result, Unstructured};
 use mape_common::{
     host::HostEnv,
@@ -18,7 +20,10 @@ use crate::table::{
     frame::Seen,
     host::{HostWorld, TUNNEL},
     talk::sweep,
-    world::{CE, Forwarded, Outcome, Program, RELAY, SERVER, SHARED, World as _, config},
+    world::{
+        CE, Forwarded, HOST_MAC, HOST6, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER6, SHARED, WAN_MAC,
+        World as _, config,
+    },
 };
 
 /// Longer after zero than anything lives.
@@ -75,8 +80,9 @@ impl Edge {
         config.tunnel_ifindex = TUNNEL;
         config.overlap_row_mask = config.overlap_row_mask.min(ROWS - 1);
         behave(&mut config, policy);
-        let world = HostWorld::of(config);
+        let mut world = HostWorld::of(config);
         world.env.now.set(START);
+        world.forward_native(true);
         let ports = (0..set.len().min(12)).filter_map(|ordinal| set.port(ordinal));
         let scene = Scene {
             ports: ports.map(|port| port.0).collect(),
@@ -224,6 +230,7 @@ impl Edge {
             "{label} cannot happen here"
         );
         match outcome {
+            Outcome::Forwarded(after) if label == "native" => passage::routed(&frame, &after),
             Outcome::Forwarded(after) if frame.get(12..21).is_some_and(is_icmpv6) => {
                 let seen = Seen::of(&after);
                 assert_eq!(
@@ -360,6 +367,22 @@ pub fn script(frames: &[(Program, Vec<u8>)]) -> Vec<u8> {
 
 /// An ordinary frame for each kind of step, so that the fuzzer need not find them.
 pub fn examples() -> Vec<Vec<u8>> {
+    // Native IPv6: the first packet to a neighbour is the one that it is asked after by.
+    let native = |program, from: Ipv6Addr, to: Ipv6Addr| {
+        let macs = match program {
+            Program::Lan => [LAN_MAC.0, HOST_MAC.0],
+            Program::Wan => [WAN_MAC.0, ROUTER_MAC.0],
+        };
+        let head = [0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 17, 64];
+        let ends = [from.octets(), to.octets()].concat();
+        (
+            program,
+            [&macs.concat()[..], &head, &ends, &[0, 53, 0, 54, 0, 8, 1, 2]].concat(),
+        )
+    };
+    let up = native(Program::Lan, HOST6, SERVER6);
+    let down = native(Program::Wan, SERVER6, HOST6);
+    let natives = script(&[up.clone(), up.clone(), down.clone(), down, up]);
     // Which step, then what it reads: see `Edge::step` and `Scene`.
     let up = |kind: u8, remote: u8, from: u8| vec![2, 0, remote, from, 193, 5, kind, 0, 255];
     let answer = [6, 0, 7, 5, 0, 255];
@@ -379,5 +402,6 @@ pub fn examples() -> Vec<Vec<u8>> {
                 bytes
             })
         })
+        .chain([natives])
         .collect()
 }
