@@ -194,9 +194,9 @@ impl<E: Env> Search for UnclearSearch<'_, E> {
             self.free = ordinal;
             return true;
         }
-        // A look-up costs as much as twenty cells.
+        // A look-up costs as much as twenty cells; a free port may still come.
         if !self.looked_up.is_within(self.now.0, LOOKUPS) {
-            return false;
+            return true;
         }
         if is_taken(self.env, self.config, self.draft, ordinal) {
             return true;
