@@ -205,12 +205,7 @@ impl<M: Memory> Env for KernelEnv<M> {
             &mut hop,
         );
         // SAFETY: `route` has written it whatever the code.
-        let hop: Hop = unsafe { hop.assume_init() };
-        match code {
-            BPF_FIB_LKUP_RET_SUCCESS => Route::Resolved(hop),
-            BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unresolved { ifindex: hop.ifindex },
-            _ => Route::Other,
-        }
+        answered(code, unsafe { hop.assume_init() })
     }
 
     #[inline(always)]
@@ -218,12 +213,7 @@ impl<M: Memory> Env for KernelEnv<M> {
         let mut hop = MaybeUninit::uninit();
         let code = route6(self.0, ifindex, source, destination, &mut hop);
         // SAFETY: `route6` has written it whatever the code.
-        let hop: Hop = unsafe { hop.assume_init() };
-        match code {
-            BPF_FIB_LKUP_RET_SUCCESS => Route::Resolved(hop),
-            BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unresolved { ifindex: hop.ifindex },
-            _ => Route::Other,
-        }
+        answered(code, unsafe { hop.assume_init() })
     }
 
     #[inline(always)]
@@ -406,6 +396,16 @@ unsafe extern "C" fn step<S: Search>(index: u64, search: *mut S) -> i64 {
     // SAFETY: `search` is the exclusive reference that `KernelEnv::search` lent to `bpf_loop`.
     let search = unsafe { &mut *search };
     i64::from(!search.step(index as u32))
+}
+
+/// What the kernel's code says of a look-up that has filled in the hop.
+#[inline(always)]
+const fn answered(code: u32, hop: Hop) -> Route {
+    match code {
+        BPF_FIB_LKUP_RET_SUCCESS => Route::Resolved(hop),
+        BPF_FIB_LKUP_RET_NO_NEIGH => Route::Unresolved { ifindex: hop.ifindex },
+        _ => Route::Other,
+    }
 }
 
 /// Asks the kernel's routing table about a packet that came in by `ifindex`; fills in `hop` and gives the kernel's code.
