@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
@@ -31,19 +31,13 @@ pub(crate) fn compare(mut tools: Tools, other: &Path, arguments: &Arguments) -> 
         other_ports: theirs.external_ports(&all)?,
         all,
     };
-    let mut bench = Bench {
-        tools,
-        beds: &beds,
-        flows: &flows,
-        frames: arguments.frames,
-        rounds: arguments.rounds,
-    };
+    let mut bench = Bench::new(tools, &beds, &flows, arguments);
     let mut report = Report::default();
     report.put("rounds", json!(arguments.rounds));
     for (way, load) in [("up", up), ("down", down)] {
         let readings = bench.turns(&[(By::Bare, load), (By::Ours, load), (By::Other, load)])?;
         let [bare, ours, theirs] = &readings[..] else {
-            anyhow::bail!("three cases");
+            bail!("three cases");
         };
         report.figure(&format!("{way}_redirect_ns"), bare);
         report.figure(&format!("{way}_added_ns"), &ours.minus(bare));

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use mape_tests::process::interrupted;
 
 use crate::{
+    Arguments,
     bed::{Chain, Way},
     frames::{CHECK_SEQUENCE, Flow, OUTER, Order, Template},
     kernel,
@@ -163,7 +164,18 @@ pub(crate) struct Bench<'a> {
     pub rounds: usize,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    /// As large as was asked for.
+    pub(crate) const fn new(tools: Tools, beds: &'a Beds, flows: &'a Flows, arguments: &Arguments) -> Self {
+        Self {
+            tools,
+            beds,
+            flows,
+            frames: arguments.frames,
+            rounds: arguments.rounds,
+        }
+    }
+
     /// What is sent for a load; the source has its frames then.
     pub(crate) fn prepare(&mut self, by: By, load: Load) -> Result<Sent> {
         ensure!(!interrupted(), "interrupted");

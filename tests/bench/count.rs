@@ -47,34 +47,27 @@ pub(crate) fn count(mut tools: Tools, arguments: &Arguments) -> Result<Value> {
         other_ports: Vec::new(),
         all,
     };
-    let mut bench = Bench {
-        tools,
-        beds: &beds,
-        flows: &flows,
-        frames: arguments.frames,
-        rounds: arguments.rounds,
-    };
+    let mut bench = Bench::new(tools, &beds, &flows, arguments);
     let mut report = Report::default();
     report.put("frames", json!(arguments.frames));
     let cases = CASES.map(|(_, by, way)| (by, Load::usual(way)));
     for ((name, ..), readings) in CASES.iter().zip(bench.turns(&cases)?) {
         report.figure(name, &readings);
     }
-    let get = |report: &Report, name: &str| report.get(name);
-    let (made, made_down) = (get(&report, "generator"), get(&report, "generator_down"));
-    let (up, down) = (get(&report, "up"), get(&report, "down"));
-    report.single("up_added", up - get(&report, "redirect"));
-    report.single("down_added", down - get(&report, "redirect_down"));
+    let (made, made_down) = (report.get("generator"), report.get("generator_down"));
+    let (up, down) = (report.get("up"), report.get("down"));
+    report.single("up_added", up - report.get("redirect"));
+    report.single("down_added", down - report.get("redirect_down"));
     for (name, of) in [
         ("kernel_forward_to_up", "kernel_forward"),
         ("kernel_snat_to_up", "kernel_snat"),
         ("kernel_tunnel_to_up", "kernel_tunnel"),
     ] {
-        report.single(name, (get(&report, of) - made) / (up - made));
+        report.single(name, (report.get(of) - made) / (up - made));
     }
     report.single(
         "kernel_tunnel_to_down",
-        (get(&report, "kernel_tunnel") - made) / (down - made_down),
+        (report.get("kernel_tunnel") - made) / (down - made_down),
     );
     new_sessions(&mut bench, &gateway, &mut report)?;
     Ok(report.value())

@@ -32,19 +32,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     let gateway = Gateway::load(beds.chain(By::Ours), "fast")?;
     let all: Vec<Flow> = (0..FLOWS).map(Flow::number).collect();
     gateway.open(&mut tools, &all)?;
-    let ports = gateway.external_ports(&all)?;
     let flows = Flows {
-        all,
-        ports,
+        ports: gateway.external_ports(&all)?,
         other_ports: Vec::new(),
+        all,
     };
-    let mut bench = Bench {
-        tools,
-        beds: &beds,
-        flows: &flows,
-        frames: arguments.frames,
-        rounds: arguments.rounds,
-    };
+    let mut bench = Bench::new(tools, &beds, &flows, arguments);
     let mut report = Report::default();
     report.put("frames", json!(arguments.frames));
     report.put("rounds", json!(arguments.rounds));
