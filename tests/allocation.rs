@@ -60,8 +60,9 @@ fn time(
     Ok((times[times.len() / 4], last))
 }
 
-/// Others' use of the machine comes and goes, between two rows, too; a search that takes too long does so each time.
-const ATTEMPTS: u32 = 3;
+/// Others' use of the machine comes and goes, between two rows, too, and slows what waits for memory more than the packet that tells by how
+/// much; a search that takes too long does so each time.
+const ATTEMPTS: u32 = 10;
 
 /// Opens connections to one server until it refuses; gives how many there are.
 fn fill(world: &mut KernelWorld, to: Ipv4Addr, to_port: u16) -> Result<u32> {
