@@ -12,11 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mape_common::wire::port::Port;
 use mape_tests::{
     netns::Netns,
     table::{
         kernel::{KernelWorld, furnish},
+        talk,
         world::HOST_MAC,
     },
 };
@@ -200,7 +200,7 @@ fn in_the_kernel(name: &str, has_device: bool) {
             let wanted = scene.config(tunnel);
             let mut world = KernelWorld::with(mape_ctl::object::object(), scene.slots, |config| *config = wanted)?;
             if let Some(port) = scene.reserved {
-                world.reserve(Port(port))?;
+                talk::reserve(&mut world, port);
             }
             if has_device {
                 world.load_device()?;

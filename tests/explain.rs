@@ -18,7 +18,8 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use mape_common::{
-    layout::{FlowKey, PermissionKey, SessionRef, maps, programs},
+    layout::{PermissionKey, maps, programs},
+    nat::index::{Bucket, WORDS},
     trace::Gate,
 };
 use mape_tests::{
@@ -166,21 +167,13 @@ impl<'a> Edge<'a> {
         (0..map.len()).map(|index| Ok(map.get(&index, 0)?)).collect()
     }
 
-    fn flows(&self, name: &str) -> Result<Vec<(FlowKey, SessionRef)>> {
-        let map: HashMap<MapData, FlowKey, SessionRef> = self.map(name)?;
-        let mut entries = map.iter().collect::<Result<Vec<_>, _>>()?;
-        entries.sort_by_key(|(key, _)| format!("{key:?}"));
-        Ok(entries)
-    }
-
     /// All that packets change, but for the counters: frames of the lab's own neighbours move those at any time.
     fn state(&self) -> Result<State> {
         let permissions: HashMap<MapData, PermissionKey, u64> = self.map(maps::PERMISSIONS)?;
         let mut permissions = permissions.iter().collect::<Result<Vec<_>, _>>()?;
         permissions.sort_by_key(|(key, _)| format!("{key:?}"));
         Ok(State {
-            inside: self.flows(maps::INSIDE)?,
-            outside: self.flows(maps::OUTSIDE)?,
+            flows: self.words(maps::FLOWS)?,
             sessions: self.words(maps::SESSIONS)?,
             words: [maps::PORTS, maps::OVERLAP, maps::REFUSED, maps::GAUGES, maps::GATE]
                 .into_iter()
@@ -202,8 +195,7 @@ impl<'a> Edge<'a> {
 
 #[derive(PartialEq)]
 struct State {
-    inside: Vec<(FlowKey, SessionRef)>,
-    outside: Vec<(FlowKey, SessionRef)>,
+    flows: Vec<[u64; WORDS]>,
     sessions: Vec<[u64; 8]>,
     words: Vec<Vec<[u64; 1]>>,
     hops: Vec<[u64; 4]>,
@@ -403,7 +395,8 @@ fn explaining_changes_nothing() {
     let told = ce.explain("udp 192.168.10.2:5000 198.51.100.7:4000").unwrap();
     ce.give("lan0", &bytes(&told["came"]).unwrap()).unwrap();
     let before = ce.state().unwrap();
-    assert_eq!(before.inside.len(), 2, "a mapping and a session");
+    let entries: usize = before.flows.iter().map(|words| Bucket::from_words(*words).len()).sum();
+    assert_eq!(entries, 4, "a mapping and a session, in both tables");
     for words in [
         "udp 192.168.10.2:5000 198.51.100.7:4000",
         "udp 192.168.10.2:5000 198.51.100.8:4000",

@@ -10,10 +10,10 @@ use mape_tests::table::{
     both::{in_both, in_the_kernel},
     frame::{Frame, Payload, Seen, echo, error, syn, tcp, udp},
     host::HostWorld,
-    talk::{answer, down, send, sweep, up},
+    talk::{answer, down, reserve, send, sweep, up},
     world::{
-        CE, ELSEWHERE, GATEWAY, HOST, HOST_2, HOST_MAC, LAN_MAC, Outcome, Program, RELAY, ROUTER_MAC, SERVER, SERVER_2,
-        SHARED, WAN_MAC, World,
+        CE, ELSEWHERE, GATEWAY, HOST, HOST_2, HOST_MAC, IN_SET, LAN_MAC, NOT_IN_SET, Outcome, Program, RELAY,
+        ROUTER_MAC, SERVER, SERVER_2, SHARED, WAN_MAC, World,
     },
 };
 
@@ -159,6 +159,7 @@ fn options_of_a_quoted_packet_are_stepped_over() {
 #[test]
 fn errors_that_nobody_can_have_sent_in_good_faith_go_nowhere() {
     in_both(mape_ctl::object::object(), "errbad", |world| {
+        reserve(world, IN_SET);
         let (original, translated) = sent(world, udp(FROM, 4000));
         let port = u16::from_be_bytes([translated[20], translated[21]]);
         let about = |payload| Frame::new(SHARED, SERVER, payload).packet();
@@ -181,12 +182,12 @@ fn errors_that_nobody_can_have_sent_in_good_faith_go_nowhere() {
             ),
             (
                 "another port of the set",
-                inbound(&about(udp(1232, 4000))),
+                inbound(&about(udp(IN_SET, 4000))),
                 "error-without-session",
             ),
             (
                 "a port of another set",
-                inbound(&about(udp(40_000, 4000))),
+                inbound(&about(udp(NOT_IN_SET, 4000))),
                 "foreign-port",
             ),
             ("seven bytes", inbound(&translated[..27]), "error-unusable"),
@@ -555,16 +556,17 @@ fn answers_are_few_however_many_packets_ask_for_one() {
 #[test]
 fn the_shared_address_answers_a_ping_from_the_lan_and_only_that() {
     in_both(mape_ctl::object::object(), "self", |world| {
-        let request = up(HOST, SHARED, echo(8, 1232));
+        reserve(world, IN_SET);
+        let request = up(HOST, SHARED, echo(8, IN_SET));
         let (outcome, _) = world.give(Program::Lan, &request);
         let Outcome::Answered(frame) = outcome else {
             panic!("{outcome:?}")
         };
         let seen = Seen::of(&frame);
-        assert_eq!((seen.addresses, seen.ports.0, frame[34]), ((SHARED, HOST), 1232, 0));
+        assert_eq!((seen.addresses, seen.ports.0, frame[34]), ((SHARED, HOST), IN_SET, 0));
         assert_eq!(frame[42..], request[42..], "the data comes back");
         assert_eq!(
-            labelled(world, Program::Lan, &up(HOST, SHARED, tcp(FROM, 1232, SYN))),
+            labelled(world, Program::Lan, &up(HOST, SHARED, tcp(FROM, IN_SET, SYN))),
             "no-session"
         );
     });

@@ -3,13 +3,14 @@
 use std::{
     collections::{HashMap, HashSet},
     net::Ipv4Addr,
+    ops::RangeInclusive,
 };
 
 use mape_common::{
-    env::Env,
+    env::{Env, Side},
     hop::Mac,
     host::HostEnv,
-    layout::{Config, Gauge, Timeouts, Transport},
+    layout::{Config, FlowKey, Gauge, Timeouts, Transport},
     map::psid::PortSet,
     time::Tick,
     wire::port::Port,
@@ -47,6 +48,16 @@ impl Drop for Room {
 
 /// Runs a test in the kernel, or says that it was skipped.
 fn in_the_kernel(name: &str, sessions: u32, test: impl FnOnce(&mut KernelWorld) + Send) {
+    in_the_kernel_with(name, sessions, |_| {}, test);
+}
+
+/// The same with a configuration that was changed before anything ran.
+fn in_the_kernel_with(
+    name: &str,
+    sessions: u32,
+    change: impl FnOnce(&mut Config) + Send,
+    test: impl FnOnce(&mut KernelWorld) + Send,
+) {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: loading BPF programs needs root");
         return;
@@ -54,7 +65,7 @@ fn in_the_kernel(name: &str, sessions: u32, test: impl FnOnce(&mut KernelWorld) 
     let room = Room(Netns::create(&format!("mape-{name}-{}", std::process::id())).expect("a namespace"));
     furnish(&room.0).expect("devices");
     let run = room.0.enter(|| {
-        test(&mut KernelWorld::new(mape_ctl::object::object(), sessions)?);
+        test(&mut KernelWorld::with(mape_ctl::object::object(), sessions, change)?);
         Ok(())
     });
     run.expect("the test");
@@ -81,6 +92,80 @@ fn fill_one_destination(world: &mut dyn World) {
     for n in 0..PORTS {
         send(world, HOST, SERVER, tcp(20_000 + n, 443, ACK)).unwrap_or_else(|e| panic!("connection {n} later: {e}"));
     }
+}
+
+/// As many connections as two buckets hold; those for which there is no place are refused and leave nothing.
+fn crowd_two_buckets(world: &mut dyn World) {
+    let mut connections = Vec::new();
+    for inside in CROWD {
+        match send(world, HOST, SERVER, tcp(inside, 443, SYN)) {
+            Ok(port) => connections.push((inside, port)),
+            Err(reason) => assert_eq!(reason, "sessions-exhausted", "from port {inside}"),
+        }
+    }
+    assert!(connections.len() > 20, "{} of 40", connections.len());
+    for (inside, port) in connections {
+        for flags in [SYN_ACK, ACK] {
+            let reached = answer(world, SERVER, tcp(443, port, flags));
+            assert_eq!(reached, Ok((HOST, inside)), "an answer to port {port}");
+            assert_eq!(
+                send(world, HOST, SERVER, tcp(inside, 443, ACK)),
+                Ok(port),
+                "from port {inside}"
+            );
+        }
+    }
+}
+
+const CROWD: RangeInclusive<u16> = 20_001..=20_040;
+/// All but the highest bit of a hash is left out.
+const TWO_BUCKETS: u32 = 63;
+
+#[test]
+fn connections_that_a_glance_does_not_show_go_on_like_others() {
+    let mut world = HostWorld::of(Config {
+        flow_shift: TWO_BUCKETS,
+        ..config(TUNNEL, 4096)
+    });
+    crowd_two_buckets(&mut world);
+    assert_whole(&world.env);
+    let key = |inside| FlowKey::new(Transport::Tcp, HOST.octets(), Port(inside), SERVER.octets(), Port(443));
+    let is_hidden = |inside: &u16| {
+        let (key, config) = (key(*inside), world.env.config().expect("configured"));
+        world.env.find(Side::Inside, &key).is_some() && world.env.glance(config, Side::Inside, &key).is_none()
+    };
+    let hidden: Vec<u16> = CROWD.filter(is_hidden).collect();
+    assert!(!hidden.is_empty(), "all are seen at a glance");
+    // They, too, are noted as used once a second and not with every packet.
+    for seconds in [0, 2] {
+        world.env.pass_seconds(seconds);
+        world.env.now.set(Tick(world.env.now.get().0 + 1));
+        for inside in &hidden {
+            let read = |world: &HostWorld| {
+                let found = world.env.find(Side::Inside, &key(*inside)).expect("found before");
+                let record = world.env.session(found.slot).expect("a record");
+                (record.state(), record.facts())
+            };
+            let (before, facts) = read(&world);
+            assert_eq!(
+                send(&mut world, HOST, SERVER, tcp(*inside, 443, ACK)),
+                Ok(facts.external_port.0)
+            );
+            let (used, _) = read(&world);
+            assert_eq!(used == before, seconds == 0, "from port {inside} after {seconds} s");
+            assert_eq!(
+                answer(&mut world, SERVER, tcp(443, facts.external_port.0, ACK)),
+                Ok((HOST, *inside))
+            );
+            assert_eq!(read(&world).0, used, "an answer to port {inside} after {seconds} s");
+        }
+    }
+}
+
+#[test]
+fn connections_that_a_glance_does_not_show_go_on_in_the_kernel() {
+    let crowded = |config: &mut Config| config.flow_shift = TWO_BUCKETS;
+    in_the_kernel_with("crowd", 4096, crowded, |world| crowd_two_buckets(world));
 }
 
 #[test]

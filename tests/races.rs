@@ -17,8 +17,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, Stack};
 use mape_common::{
-    layout::{FlowKey, Gauge, PermissionKey, SessionRef, SweepOrder, Transport, maps, programs},
+    layout::{Gauge, PermissionKey, SessionRef, SweepOrder, Transport, maps, programs},
     nat::{
+        index::{Bucket, WORDS},
         mapping,
         session::{Facts, Hold, State},
     },
@@ -225,9 +226,12 @@ fn assert_empty(world: &mut KernelWorld) -> Result<()> {
             ensure!(value == 0, "{gauge:?}: {value}");
         }
     }
-    for name in [maps::INSIDE, maps::OUTSIDE] {
-        let table: HashMap<_, FlowKey, SessionRef> = HashMap::try_from(Map::HashMap(map(world, name)?))?;
-        ensure!(table.keys().count() == 0, "{name} has entries left");
+    let flows: Array<_, [u64; WORDS]> = Array::try_from(Map::Array(map(world, maps::FLOWS)?))?;
+    for bucket in flows.iter() {
+        ensure!(
+            Bucket::from_words(bucket?).is_empty(),
+            "the tables of flows have entries left"
+        );
     }
     let permissions: HashMap<_, PermissionKey, u64> = HashMap::try_from(Map::HashMap(map(world, maps::PERMISSIONS)?))?;
     ensure!(permissions.keys().count() == 0, "permissions are left");
@@ -293,7 +297,7 @@ fn meet(world: &mut KernelWorld, time: Duration) -> Result<()> {
     let [first, second] = &mut processors;
     let (start, seen) = (Start::default(), [Seen::new(NOTHING), Seen::new(NOTHING)]);
     let until = Instant::now() + time;
-    let mut refused = 0_u64;
+    let (mut refused, mut both_refused) = (0_u64, 0_u64);
     let side = |index: usize, processor: &mut Processor, between: &mut dyn FnMut(u64) -> Result<bool>| -> Result<u64> {
         pin_to(index)?;
         let mut round = 0;
@@ -319,7 +323,8 @@ fn meet(world: &mut KernelWorld, time: Duration) -> Result<()> {
     let mut judge = |round: u64| -> Result<bool> {
         let ports = [0, 1].map(|i| seen[i].load(SeqCst));
         match ports {
-            [NOTHING, NOTHING] => anyhow::bail!("round {round}: neither packet of {:?} was forwarded", flow_of(round)),
+            // Each has met the other's entry, and the one that stays has waited in vain for the other one to go.
+            [NOTHING, NOTHING] => both_refused += 1,
             [NOTHING, _] | [_, NOTHING] => refused += 1,
             [a, b] => ensure!(a == b, "round {round}: one flow left by two ports, {a} and {b}"),
         }
@@ -340,9 +345,15 @@ fn meet(world: &mut KernelWorld, time: Duration) -> Result<()> {
         mine.and_then(|rounds| other.map(|_| rounds))
     })?;
     println!(
-        "{rounds} new flows, each from both processors; in {refused} of them one packet came too early and was refused"
+        "{rounds} new flows, each from both processors; in {refused} of them one packet came too early and was refused, in \
+         {both_refused} both"
     );
     ensure!(rounds > 1_000, "only {rounds} rounds");
+    // Seen: five in 10,000, where two processors meet as closely as they can be made to; more where one is held up by others.
+    ensure!(
+        both_refused * 100 <= rounds,
+        "in {both_refused} of {rounds} rounds neither packet was forwarded"
+    );
     assert_empty(world)
 }
 

@@ -3,7 +3,7 @@
 //! Byte order does not matter to a one's-complement sum as long as all of its words are read the same way (RFC 1071 §2 B);
 //! here every 16-bit word is read in network order, so what comes out is written back with `to_be_bytes`. An update needs
 //! the old checksum and, for each changed word, its old and new value: `HC' = ~(~HC + ~m + m')` (RFC 1624 eqn. 3). Sums
-//! are kept in 32 bits and folded once at the end; 65,535 words fit before one could overflow.
+//! are kept in 32 bits and folded once at the end; some 30,000 words fit before one could overflow.
 #![expect(
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
@@ -29,14 +29,7 @@ impl Delta {
     /// Two adjacent words change, such as an IPv4 address.
     #[inline(always)]
     pub const fn words(self, from: [u8; 4], to: [u8; 4]) -> Self {
-        self.word(
-            u16::from_be_bytes([from[0], from[1]]),
-            u16::from_be_bytes([to[0], to[1]]),
-        )
-        .word(
-            u16::from_be_bytes([from[2], from[3]]),
-            u16::from_be_bytes([to[2], to[3]]),
-        )
+        Self(self.0 + halves(!u32::from_be_bytes(from) as u64 + u32::from_be_bytes(to) as u64))
     }
 
     /// This change and another.
@@ -56,10 +49,7 @@ impl Delta {
     /// The checksum after the change.
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {
-        let sum = self.0 + (!checksum as u32);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        !(sum as u16)
+        !Self(self.0 + (!checksum as u32)).folded()
     }
 
     /// The UDP checksum after the change: zero means "none" (RFC 768) and stays; a computed zero is sent as all ones.
@@ -73,6 +63,12 @@ impl Delta {
             sum => sum,
         }
     }
+}
+
+/// The sum of the two words of a number, or of a sum of two such numbers.
+#[inline(always)]
+const fn halves(sum: u64) -> u32 {
+    (sum & 0xffff) as u32 + (sum >> 16) as u32
 }
 
 /// How a transport header's checksum changes.
@@ -121,8 +117,7 @@ impl Sum {
     /// With the four bytes of an address more.
     #[inline(always)]
     pub const fn four(self, bytes: [u8; 4]) -> Self {
-        self.word(u16::from_be_bytes([bytes[0], bytes[1]]))
-            .word(u16::from_be_bytes([bytes[2], bytes[3]]))
+        Self(self.0 + halves(u32::from_be_bytes(bytes) as u64))
     }
 
     /// With eight bytes more.

@@ -6,21 +6,39 @@ use crate::{
     map::rule::Rule,
     nat::{
         fragment,
+        index::{self, Bucket},
         part::{Done, Part},
-        session::{Session, State},
+        session::{Facts, Session, State},
         table::{self, Draft, Ending},
     },
     time::Tick,
     word::Word,
 };
 
-/// Which of the two tables of flows.
+/// Which of the two tables of flows; see [`index`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Keyed by the LAN host's end.
     Inside,
     /// Keyed by the external end.
     Outside,
+}
+
+impl Side {
+    /// Zero or one.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Inside => 0,
+            Self::Outside => 1,
+        }
+    }
+
+    /// The side with that number; any but zero is outside.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        if number == 0 { Self::Inside } else { Self::Outside }
+    }
 }
 
 /// Why an entry was not made.
@@ -151,15 +169,43 @@ pub trait Env: Rules {
         None
     }
 
-    /// The session a flow has.
-    fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef>;
-    /// Makes an entry for a flow that has none.
+    /// A bucket of one of the tables of flows; see [`index`].
+    fn bucket(&self, side: Side, index: u32) -> Option<&Bucket>;
+    /// The live record of a flow; see [`index::find`].
+    #[inline(always)]
+    fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef>
+    where
+        Self: Sized,
+    {
+        index::find(self, side, key)
+    }
+    /// The live record of a flow and what it says, where that is seen at a glance; see [`index::glance`].
+    #[inline(always)]
+    fn glance(&self, config: &Config, side: Side, key: &FlowKey) -> Option<(SessionRef, State, Facts)>
+    where
+        Self: Sized,
+    {
+        index::glance(self, config, side, key)
+    }
+    /// Makes the entry of a record whose flow has none; see [`index::insert`].
     ///
     /// # Errors
     /// [`InsertError`]; nothing was changed.
-    fn insert(&self, side: Side, key: &FlowKey, session: SessionRef) -> Result<(), InsertError>;
-    /// Takes an entry away; only for who made it.
-    fn remove(&self, side: Side, key: &FlowKey);
+    #[inline(always)]
+    fn insert(&self, side: Side, slot: u32) -> Result<(), InsertError>
+    where
+        Self: Sized,
+    {
+        index::insert(self, side, slot)
+    }
+    /// Takes away the entry of a record; see [`index::remove`].
+    #[inline(always)]
+    fn remove(&self, side: Side, slot: u32)
+    where
+        Self: Sized,
+    {
+        index::remove(self, side, slot);
+    }
     /// A record of the session table.
     fn session(&self, slot: u32) -> Option<&Session>;
     /// Takes a slot off the free list.

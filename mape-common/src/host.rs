@@ -8,14 +8,18 @@ use std::{
 };
 
 use crate::{
-    env::{Env, InsertError, Noted, Route, Rules, Search, Side},
+    env::{Env, Noted, Route, Rules, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     layout::{
-        Config, FRAGMENTS, FlowKey, Gauge, HostUse, LAN_HOSTS, NATIVE_WORDS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey,
-        REFUSALS, RuleRef, SessionRef, Timeouts, Transport,
+        Config, FRAGMENTS, Gauge, HostUse, LAN_HOSTS, NATIVE_WORDS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, REFUSALS,
+        RuleRef, Timeouts, Transport,
     },
     map::{psid::PortSet, rule::Rule},
-    nat::{fragment, session::Session},
+    nat::{
+        fragment,
+        index::{self, Bucket},
+        session::Session,
+    },
     time::Tick,
     wire::port::Port,
     word::Word,
@@ -44,8 +48,7 @@ pub struct HostEnv {
     /// Records.
     pub sessions: Vec<Session>,
     hops: Vec<NextHop>,
-    inside: RefCell<HashMap<FlowKey, SessionRef>>,
-    outside: RefCell<HashMap<FlowKey, SessionRef>>,
+    flows: Vec<Bucket>,
     free: RefCell<Vec<u32>>,
     ports: Vec<Word>,
     overlap: Vec<Word>,
@@ -112,8 +115,9 @@ impl HostEnv {
             routes6: RefCell::default(),
             sessions,
             hops,
-            inside: RefCell::default(),
-            outside: RefCell::default(),
+            flows: (0..index::buckets_of_both(config.sessions))
+                .map(|_| Bucket::default())
+                .collect(),
             free: RefCell::new((0..config.sessions).rev().collect()),
             ports: words(config.ports.saturating_mul(3)),
             overlap: words(overlap_cells(&config)),
@@ -151,6 +155,7 @@ impl HostEnv {
             tunnel_address: tunnel,
             relay_address: relay,
             hash_key: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
+            flow_keys: [0x1357_9bdf_0246_8ace, 0x8ace_0246_9bdf_1357, 0x9e37_79b9_7f4a_7c15],
             timeouts: Timeouts::DEFAULT,
             pressed: Timeouts::PRESSED,
             external_address: external,
@@ -174,6 +179,7 @@ impl HostEnv {
             mss: 1420,
             flags: Config::mapping(Transport::Udp) | Config::mapping(Transport::Icmp) | Config::COPY_DSCP,
             sessions,
+            flow_shift: Config::flow_shift(sessions),
             sessions_high: percent(sessions, 80),
             ports_high: percent(ports, 80),
             host_sessions: 0,
@@ -328,33 +334,8 @@ impl Env for HostEnv {
         self.native.get(usize::try_from(index).ok()?)
     }
 
-    fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {
-        match side {
-            Side::Inside => self.inside.borrow().get(key).copied(),
-            Side::Outside => self.outside.borrow().get(key).copied(),
-        }
-    }
-
-    fn insert(&self, side: Side, key: &FlowKey, session: SessionRef) -> Result<(), InsertError> {
-        let mut table = match side {
-            Side::Inside => self.inside.borrow_mut(),
-            Side::Outside => self.outside.borrow_mut(),
-        };
-        if table.contains_key(key) {
-            return Err(InsertError::Exists);
-        }
-        if table.len() >= self.sessions.len() {
-            return Err(InsertError::Full);
-        }
-        table.insert(*key, session);
-        Ok(())
-    }
-
-    fn remove(&self, side: Side, key: &FlowKey) {
-        match side {
-            Side::Inside => self.inside.borrow_mut().remove(key),
-            Side::Outside => self.outside.borrow_mut().remove(key),
-        };
+    fn bucket(&self, side: Side, index: u32) -> Option<&Bucket> {
+        self.flows.get(usize::try_from(index::number(side, index)).ok()?)
     }
 
     fn session(&self, slot: u32) -> Option<&Session> {

@@ -20,7 +20,7 @@ pub use self::{
 use crate::{map::rule::Rule, step::native, wire::port::Port, word::Word};
 
 /// Raised with every change of a map's key or value; part of the pin path.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// The mark (`skb->mark`) of packets out of the tunnel that belong to a session, from the tunnel device on: a stateful firewall that
 /// has seen nothing of their flow, because the fast path had it, can know them by that.
@@ -114,7 +114,8 @@ impl Transport {
     }
 }
 
-/// One end of the box and one remote end: the key of INSIDE (local = LAN host) and of OUTSIDE (local = external address).
+/// One end of the box and one remote end: what a record is found by in INSIDE (local = LAN host) and in OUTSIDE (local = external
+/// address).
 ///
 /// A remote of all zeros stands for "any": the key of an endpoint-independent mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -158,7 +159,7 @@ impl FlowKey {
     }
 }
 
-/// What INSIDE and OUTSIDE hold: a slot of SESSIONS and the generation it must have.
+/// One life of a record: a slot of SESSIONS and the generation it must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct SessionRef {

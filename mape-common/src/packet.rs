@@ -24,6 +24,18 @@ pub trait Packet {
     /// [`Truncated`] where the frame ends before them.
     fn read<const N: usize>(&self, offset: usize) -> Result<[u8; N], Truncated>;
 
+    /// The same where the offset is no constant, but told by the frame itself.
+    ///
+    /// The compiler may find out that such a place is as good as a constant one, and leave out what has been asked there; the kernel's
+    /// verifier will not.
+    ///
+    /// # Errors
+    /// [`Truncated`] where the frame ends before them.
+    #[inline(always)]
+    fn read_told<const N: usize>(&self, offset: usize) -> Result<[u8; N], Truncated> {
+        self.read(offset)
+    }
+
     /// Overwrites `N` bytes at `offset`.
     ///
     /// # Errors

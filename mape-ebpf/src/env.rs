@@ -21,6 +21,7 @@ use mape_common::{
     map::rule::Rule,
     nat::{
         fragment,
+        index::{self, Bucket},
         part::{Done, Part},
         session::{Session, State},
         table::{Draft, Ending},
@@ -222,37 +223,23 @@ impl<M: Memory> Env for KernelEnv<M> {
     }
 
     #[inline(always)]
+    fn bucket(&self, side: Side, index: u32) -> Option<&Bucket> {
+        maps::FLOWS.get(index::number(side, index))
+    }
+
+    #[inline(always)]
     fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {
-        match side {
-            // SAFETY: copied out at once; whoever follows it asks the record whether it is the flow's (`nat::table::find`).
-            Side::Inside => unsafe { maps::INSIDE.get(key) }.copied(),
-            // SAFETY: as above.
-            Side::Outside => unsafe { maps::OUTSIDE.get(key) }.copied(),
-        }
+        part::find(side, key)
     }
 
     #[inline(always)]
-    fn insert(&self, side: Side, key: &FlowKey, session: SessionRef) -> Result<(), InsertError> {
-        let outcome = match side {
-            Side::Inside => maps::INSIDE.insert(key, session, u64::from(BPF_NOEXIST)),
-            Side::Outside => maps::OUTSIDE.insert(key, session, u64::from(BPF_NOEXIST)),
-        };
-        outcome.map_err(|code| {
-            if code == EEXIST {
-                InsertError::Exists
-            } else {
-                InsertError::Full
-            }
-        })
+    fn insert(&self, side: Side, slot: u32) -> Result<(), InsertError> {
+        part::insert(side, slot)
     }
 
     #[inline(always)]
-    fn remove(&self, side: Side, key: &FlowKey) {
-        // Only who made an entry removes it, so it is there; if it is not, nothing is to be done either.
-        let _ = match side {
-            Side::Inside => maps::INSIDE.remove(key),
-            Side::Outside => maps::OUTSIDE.remove(key),
-        };
+    fn remove(&self, side: Side, slot: u32) {
+        part::remove(side, slot);
     }
 
     #[inline(always)]

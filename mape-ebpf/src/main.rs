@@ -222,6 +222,18 @@ fn mape_bare_xdp(_: XdpContext) -> u32 {
     measure::bare_redirect()
 }
 
+/// For measurements: the same with an outer header before each packet.
+#[xdp]
+fn mape_encap_xdp(ctx: XdpContext) -> u32 {
+    measure::encapsulate(&ctx)
+}
+
+/// For measurements: the same with all look-ups that a gateway makes for each packet, and nothing asked of what they give.
+#[xdp]
+fn mape_least_xdp(ctx: XdpContext) -> u32 {
+    measure::least(&ctx)
+}
+
 /// For measurements: makes frames out of TEMPLATES. Never attached; run by user space with live frames.
 #[xdp]
 fn mape_source_xdp(ctx: XdpContext) -> u32 {

@@ -14,12 +14,11 @@ use aya_ebpf::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        self, Config, Counter, EVENT_BYTES, FRAGMENTS as FRAGMENT_RECORDS, FlowKey, Gauge, HOLDER_QUEUES, HostUse,
-        LAN_HOSTS, NATIVE_WORDS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef,
-        SweepOrder,
+        self, Config, Counter, EVENT_BYTES, FRAGMENTS as FRAGMENT_RECORDS, Gauge, HOLDER_QUEUES, HostUse, LAN_HOSTS,
+        NATIVE_WORDS, NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SweepOrder,
     },
     map::rule::Rule,
-    nat::{fragment, session::Session},
+    nat::{fragment, index::Bucket, session::Session},
     step::stage::{self, Next},
     trace::Watch,
     verdict::{Direction, OUTCOMES, Reason},
@@ -53,12 +52,9 @@ pub(crate) static RULES_V4: LpmTrie<[u8; 4], RuleRef> = LpmTrie::with_max_entrie
 /// User space.
 #[map]
 pub(crate) static RULES_V6: LpmTrie<[u8; 16], RuleRef> = LpmTrie::with_max_entries(1, 0);
-/// The programs.
+/// The programs. Memory-mappable, so that a bucket is a line of the cache and not parts of two.
 #[map]
-pub(crate) static INSIDE: HashMap<FlowKey, SessionRef> = HashMap::with_max_entries(1, 0);
-/// The programs.
-#[map]
-pub(crate) static OUTSIDE: HashMap<FlowKey, SessionRef> = HashMap::with_max_entries(1, 0);
+pub(crate) static FLOWS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// The programs; user space reads it through a memory mapping.
 #[map]
 pub(crate) static SESSIONS: Array<Session> = Array::with_max_entries(1, BPF_F_MMAPABLE);

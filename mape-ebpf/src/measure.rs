@@ -6,10 +6,19 @@
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::{bpf_ktime_get_ns, bpf_loop},
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop},
     programs::XdpContext,
 };
-use mape_common::packet::Packet as _;
+use mape_common::{
+    packet::Packet as _,
+    verdict::{Broken, Direction, FORWARDED, Reason},
+    wire::{
+        eth,
+        ipv4::{self, Protocol},
+        ipv6::{self, Address},
+        udp,
+    },
+};
 
 use crate::{maps, packet::xdp::XdpPacket};
 
@@ -157,4 +166,82 @@ pub(crate) fn sink(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 pub(crate) fn bare_redirect() -> u32 {
     maps::redirect(maps::REDIRECT_TO.get(0).copied().unwrap_or(0))
+}
+
+/// What a frame from a LAN host has to say, read in parts of eight bytes: both addresses, and its ports and what follows them.
+struct Said {
+    addresses: u64,
+    ports: u64,
+}
+
+/// Where the transport header of a frame from a LAN host begins.
+const L4: usize = eth::LEN + ipv4::LEN;
+
+/// Reads of every header, puts a MAC header and an outer header in front, and changes in place what a translation changes. What is
+/// written makes no sense: `look` gives some of it.
+#[inline(always)]
+fn wrap(ctx: &XdpContext, look: impl FnOnce(&Said) -> Option<u64>) -> Result<(), Broken> {
+    let mut frame = XdpPacket::new(ctx);
+    let first = u64::from_ne_bytes(frame.read(0)?);
+    let mac = u64::from_ne_bytes(frame.read(eth::LEN - 8)?);
+    let rows = u64::from_ne_bytes(frame.read(eth::LEN)?);
+    let said = Said {
+        addresses: u64::from_ne_bytes(frame.read(eth::LEN + ipv4::SOURCE)?),
+        ports: u64::from_ne_bytes(frame.read(L4)?),
+    };
+    let found = look(&said).ok_or(Broken(Reason::NotConfigured))?;
+    #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
+    let (low, port) = (found as u32, found as u16);
+    frame.write(eth::LEN + ipv4::SOURCE, &low.to_ne_bytes())?;
+    frame.write(L4, &port.to_ne_bytes())?;
+    frame.write(L4 + udp::CHECKSUM, &port.to_ne_bytes())?;
+    frame.grow_front::<{ ipv6::LEN }>()?;
+    let [a, b, c, d, e, f, g, h] = first.to_ne_bytes();
+    let [i, j, k, l, m, n, ..] = mac.to_ne_bytes();
+    frame.write(0, &[a, b, c, d, e, f, g, h, i, j, k, l, m, n])?;
+    let address = |a, b| Address::from_bytes((u128::from(a) | u128::from(b) << 64).to_ne_bytes());
+    let ends = (address(first, mac), address(said.addresses, said.ports));
+    #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
+    let outer = ipv6::Header::new(ends, 0, low, rows as u16, Protocol::IPV4, 64);
+    frame.write(eth::LEN, &outer.to_bytes())?;
+    frame
+        .write(eth::LEN + ipv6::LEN + ipv4::TTL, &low.to_ne_bytes())
+        .map_err(Broken::from)
+}
+
+#[inline(always)]
+fn redirected(wrapped: Result<(), Broken>) -> u32 {
+    match wrapped {
+        Ok(()) => bare_redirect(),
+        Err(_) => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// Encapsulates everything, somehow, and redirects it: what reading, writing and making room take by themselves.
+#[inline(always)]
+pub(crate) fn encapsulate(ctx: &XdpContext) -> u32 {
+    redirected(wrap(ctx, |said| Some(said.addresses ^ said.ports)))
+}
+
+/// The same, and what has to be known and counted of each packet: configuration, NIC, gate, the bucket and the record of its flow, next
+/// hop, the time, a counter. Nothing is asked of what is found: the least that a gateway with these tables can take.
+#[inline(always)]
+pub(crate) fn least(ctx: &XdpContext) -> u32 {
+    redirected(wrap(ctx, |said| {
+        let config = maps::CONFIG.get(0)?;
+        let link = maps::LINKS.get(0)?;
+        let gate = maps::GATE.get(0)?;
+        let hash = said
+            .addresses
+            .wrapping_mul(said.ports | 1)
+            .wrapping_mul(config.hash_key[0] | 0x9e37_79b9_7f4a_7c15);
+        let bucket = maps::FLOWS.get(u32::try_from(hash >> 49).ok()?)?;
+        let held = bucket.word(u32::try_from(hash >> 60).ok()?).load();
+        let record = maps::SESSIONS.get(u32::try_from((hash ^ held) >> 48).ok()?)?;
+        let hop = maps::HOPS.get(0)?;
+        // SAFETY: the helper takes nothing.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        maps::count(Direction::Outbound, FORWARDED, eth::LEN);
+        Some(gate.load() ^ link.mac() ^ record.state().to_word() ^ hop.destination() ^ now)
+    }))
 }

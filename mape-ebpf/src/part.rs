@@ -5,8 +5,10 @@
 )]
 
 use mape_common::{
-    layout::SessionRef,
+    env::{InsertError, Side},
+    layout::{FlowKey, SessionRef},
     nat::{
+        index,
         part::{Done, Part},
         session::State,
         table::{self, Draft, Ending},
@@ -29,6 +31,9 @@ macro_rules! parts {
             #[unsafe(no_mangle)]
             #[inline(never)]
             extern "C" fn $name(slot: u32, generation: u32) -> u32 {
+                // Some do not need it, and then the compiler passes whatever is in a register, which the verifier does not allow.
+                // SAFETY: there is no instruction in it.
+                unsafe { core::arch::asm!("/* {0} */", in(reg) u64::from(generation), options(nomem, nostack, preserves_flags)) };
                 let draft = Draft::resume(SessionRef { slot, generation });
                 Part::$part.run(&KernelEnv::without_frame(), draft).0
             }
@@ -44,7 +49,81 @@ parts! {
     FindUsable = mape_find_usable;
     FindUnclear = mape_find_unclear;
     FindOver = mape_find_over;
+    EndOver = mape_end_over;
+    Claim = mape_claim;
     Finish = mape_finish;
+}
+
+/// No record, as a number: a slot has twenty bits, a generation 24.
+const NONE: u64 = u64::MAX;
+
+/// Calls the function that finds the record of a flow.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is the slot")]
+pub(crate) fn find(side: Side, key: &FlowKey) -> Option<SessionRef> {
+    let [a, b] = key.local_port;
+    let [c, d] = key.remote_port;
+    let found = mape_find(
+        u32::from_ne_bytes(key.local),
+        u32::from_ne_bytes(key.remote),
+        u32::from_ne_bytes([a, b, c, d]),
+        key.protocol,
+        side.number(),
+    );
+    (found != NONE).then_some(SessionRef {
+        slot: found as u32,
+        generation: (found >> 32) as u32,
+    })
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mape_find(local: u32, remote: u32, ports: u32, protocol: u32, side: u32) -> u64 {
+    let [a, b, c, d] = ports.to_ne_bytes();
+    let key = FlowKey {
+        local: local.to_ne_bytes(),
+        remote: remote.to_ne_bytes(),
+        local_port: [a, b],
+        remote_port: [c, d],
+        protocol,
+    };
+    match index::find(&KernelEnv::without_frame(), Side::from_number(side), &key) {
+        Some(SessionRef { slot, generation }) => u64::from(generation) << 32 | u64::from(slot),
+        None => NONE,
+    }
+}
+
+/// Calls the function that makes a record's entry.
+#[inline(always)]
+pub(crate) fn insert(side: Side, slot: u32) -> Result<(), InsertError> {
+    match mape_insert(side.number(), slot) {
+        0 => Ok(()),
+        1 => Err(InsertError::Exists),
+        _ => Err(InsertError::Full),
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mape_insert(side: u32, slot: u32) -> u32 {
+    match index::insert(&KernelEnv::without_frame(), Side::from_number(side), slot) {
+        Ok(()) => 0,
+        Err(InsertError::Exists) => 1,
+        Err(InsertError::Full) => 2,
+    }
+}
+
+/// Calls the function that takes a record's entry away.
+#[inline(always)]
+pub(crate) fn remove(side: Side, slot: u32) {
+    let _ = mape_remove(side.number(), slot);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn mape_remove(side: u32, slot: u32) -> u32 {
+    index::remove(&KernelEnv::without_frame(), Side::from_number(side), slot);
+    0
 }
 
 /// Calls the function that ends a record.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use mape_common::layout::programs;
 use mape_tests::process::interrupted;
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     frames::{CHECK_SEQUENCE, Flow, OUTER, Order, Template},
     kernel,
     stats::Readings,
-    tools::{Bare, Sent, Tools},
+    tools::{Redirect, Sent, Tools},
 };
 
 /// A path that a stack carries is slower by about as much: it gets so many times fewer frames.
@@ -24,6 +25,10 @@ pub(crate) enum By {
     Nothing,
     /// A bare redirect.
     Bare,
+    /// One that encapsulates.
+    Encapsulating,
+    /// One that also looks up and counts what has to be: the least that a gateway can take.
+    Least,
     /// Our gateway's fast path.
     Ours,
     /// That of another program of ours.
@@ -38,18 +43,38 @@ pub(crate) enum By {
 
 impl By {
     /// What a run has side by side.
-    pub(crate) const ALL: [Self; 5] = [Self::Nothing, Self::Bare, Self::Ours, Self::Kernel, Self::KernelNat];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Nothing,
+        Self::Bare,
+        Self::Encapsulating,
+        Self::Least,
+        Self::Ours,
+        Self::Kernel,
+        Self::KernelNat,
+    ];
 
     /// As reports call it.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Nothing => "generator",
             Self::Bare => "redirect",
+            Self::Encapsulating => "encapsulate",
+            Self::Least => "least",
             Self::Ours => "gateway",
             Self::Other => "other_gateway",
             Self::Kernel => "kernel_forward",
             Self::KernelNat => "kernel_snat",
             Self::KernelTunnel => "kernel_tunnel",
+        }
+    }
+
+    /// The program that redirects, where that is all there is.
+    const fn redirect(self) -> Option<&'static str> {
+        match self {
+            Self::Bare => Some(programs::BARE),
+            Self::Encapsulating => Some(programs::ENCAPSULATE),
+            Self::Least => Some(programs::LEAST),
+            Self::Nothing | Self::Ours | Self::Other | Self::Kernel | Self::KernelNat | Self::KernelTunnel => None,
         }
     }
 
@@ -91,18 +116,19 @@ impl Load {
 /// The chains, one for each of the [`By`] that are wanted, all there at once.
 pub(crate) struct Beds {
     chains: BTreeMap<By, Chain>,
-    _bare: Bare,
+    _redirects: Vec<Redirect>,
 }
 
 impl Beds {
     /// Makes them, with sinks at the ends.
     pub(crate) fn make(tools: &mut Tools, wanted: &[By]) -> Result<Self> {
         let mut chains = BTreeMap::new();
+        let mut redirects = Vec::new();
         for by in wanted.iter().copied() {
             let chain = Chain::new(by.name())?;
             match by {
                 By::Nothing => tools.sink_in_the_middle(&chain)?,
-                By::Bare | By::Ours | By::Other => {}
+                By::Bare | By::Encapsulating | By::Least | By::Ours | By::Other => {}
                 By::Kernel => chain.forward_by_kernel()?,
                 By::KernelNat => {
                     chain.forward_by_kernel()?;
@@ -110,11 +136,16 @@ impl Beds {
                 }
                 By::KernelTunnel => kernel::tunnel(&chain)?,
             }
+            if let Some(program) = by.redirect() {
+                redirects.push(Redirect::put(&chain, program)?);
+            }
             tools.sink_at_the_ends(&chain)?;
             chains.insert(by, chain);
         }
-        let bare = Bare::put(&chains[&By::Bare])?;
-        Ok(Self { chains, _bare: bare })
+        Ok(Self {
+            chains,
+            _redirects: redirects,
+        })
     }
 
     /// The chain of that.

@@ -15,20 +15,24 @@ use crate::{
     tools::Tools,
 };
 
-const CHAINS: [By; 6] = [
+const CHAINS: [By; 8] = [
     By::Nothing,
     By::Bare,
+    By::Encapsulating,
+    By::Least,
     By::Ours,
     By::Kernel,
     By::KernelNat,
     By::KernelTunnel,
 ];
 /// Each case, and what its figure is called.
-const CASES: [(&str, By, Way); 9] = [
+const CASES: [(&str, By, Way); 11] = [
     ("generator", By::Nothing, Way::Up),
     ("generator_down", By::Nothing, Way::Down),
     ("redirect", By::Bare, Way::Up),
     ("redirect_down", By::Bare, Way::Down),
+    ("encapsulate", By::Encapsulating, Way::Up),
+    ("least", By::Least, Way::Up),
     ("up", By::Ours, Way::Up),
     ("down", By::Ours, Way::Down),
     ("kernel_forward", By::Kernel, Way::Up),
@@ -57,6 +61,8 @@ pub(crate) fn count(mut tools: Tools, arguments: &Arguments) -> Result<Value> {
     let (made, made_down) = (report.get("generator"), report.get("generator_down"));
     let (up, down) = (report.get("up"), report.get("down"));
     report.single("up_added", up - report.get("redirect"));
+    report.single("encapsulate_added", report.get("encapsulate") - report.get("redirect"));
+    report.single("least_added", report.get("least") - report.get("redirect"));
     report.single("down_added", down - report.get("redirect_down"));
     for (name, of) in [
         ("kernel_forward_to_up", "kernel_forward"),

@@ -11,6 +11,7 @@ mod kernel;
 mod latency;
 mod memory;
 mod processor;
+mod programs;
 mod report;
 mod run;
 mod scale;
@@ -65,6 +66,8 @@ enum Part {
     Latency,
     /// The slow path.
     Slow,
+    /// What the programs take by themselves.
+    Programs,
     /// New sessions.
     New,
     /// Loading, `stat`, memory.

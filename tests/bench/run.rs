@@ -9,7 +9,7 @@ use crate::{
     count,
     frames::Flow,
     gateway::Gateway,
-    latency,
+    latency, programs,
     report::Report,
     scale, slow, tcp,
     tools::Tools,
@@ -62,6 +62,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
         slow::measure(&mut bench, &mut report)?;
     }
     // Behind all that has sessions: they have other ports from here on.
+    if wants(Part::Programs) {
+        programs::measure(&mut bench, &gateway, &mut report)?;
+    }
     if wants(Part::New) {
         scale::new_sessions(&mut bench, &gateway, &mut report)?;
     }

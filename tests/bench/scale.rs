@@ -82,7 +82,8 @@ const fn name(by: By, way: Way) -> &'static str {
     }
 }
 
-/// Each number of sessions, in order, by chance, and most of them by few.
+/// Each number of sessions, in order, by chance, and most of them by few; beside it, LAN to WAN, how the least that a gateway can take
+/// grows, which has a bucket and a record to fetch from memory, too.
 pub(crate) fn sessions(bench: &mut Bench<'_>, report: &mut Report) -> Result<()> {
     let load = |way, flows, order| Load {
         flows,
@@ -99,16 +100,21 @@ pub(crate) fn sessions(bench: &mut Bench<'_>, report: &mut Report) -> Result<()>
     cases.push(load(Way::Up, MOST, Order::Zipf));
     cases.push(load(Way::Down, MOST, Order::Zipf));
     // The same frames by a bare redirect: reading them takes time, too.
-    let both: Vec<(By, Load)> = cases
+    let measured: Vec<(By, Load)> = cases
         .iter()
-        .flat_map(|load| [(By::Bare, *load), (By::Ours, *load)])
+        .flat_map(|load| [By::Bare, By::Ours, By::Least].map(|by| (by, *load)))
+        .filter(|(by, load)| *by != By::Least || load.way == Way::Up)
         .collect();
-    let readings = bench.turns(&both)?;
+    let readings = bench.turns(&measured)?;
+    let of = |by, load| {
+        let at = measured.iter().position(|case| *case == (by, load));
+        at.and_then(|at| readings.get(at)).context("a case that was measured")
+    };
+    let time = |by, load| Ok::<_, anyhow::Error>(of(by, load)?.summary().median);
+    let added = |by, load| Ok::<_, anyhow::Error>(of(by, load)?.minus(of(By::Bare, load)?).summary().median);
     let mut rows = Vec::new();
-    let mut found: Vec<(Load, f64, f64)> = Vec::new();
-    for (load, pair) in cases.iter().zip(readings.chunks(2)) {
-        let [bare, ours] = pair else { continue };
-        let (added, time) = (ours.minus(bare).summary().median, ours.summary().median);
+    for load in cases {
+        let (time, added) = (time(By::Ours, load)?, added(By::Ours, load)?);
         eprintln!(
             "{:>6} sessions, {:<10} {:?}: {time:.0} ns, added {added:.0}",
             load.flows,
@@ -122,25 +128,20 @@ pub(crate) fn sessions(bench: &mut Bench<'_>, report: &mut Report) -> Result<()>
             "ns": time,
             "added_ns": added,
         }));
-        found.push((*load, time, added));
     }
     report.put("by_sessions", Value::Array(rows));
-    let of = |way, flows, order| {
-        let wanted = load(way, flows, order);
-        found
-            .iter()
-            .find(|(load, ..)| *load == wanted)
-            .map(|(_, time, added)| (*time, *added))
-            .context("a case that was measured")
+    // By how much more it takes by chance, and the rate by Zipf's law.
+    let grows = |by, way| {
+        let few = load(way, SESSIONS[0], Order::Random);
+        let more = added(by, load(way, MOST, Order::Random))? - added(by, few)?;
+        Ok::<_, anyhow::Error>((more, time(by, few)? / time(by, load(way, MOST, Order::Zipf))?))
     };
-    let (mut worst, mut least) = (f64::MIN, f64::MAX);
-    for way in [Way::Up, Way::Down] {
-        let few = of(way, SESSIONS[0], Order::Random)?;
-        worst = worst.max(of(way, MOST, Order::Random)?.1 - few.1);
-        least = least.min(few.0 / of(way, MOST, Order::Zipf)?.0);
-    }
-    report.single("scale_60k_random_added_ns", worst);
-    report.single("scale_60k_zipf", least);
+    let (up, down) = (grows(By::Ours, Way::Up)?, grows(By::Ours, Way::Down)?);
+    let least = grows(By::Least, Way::Up)?;
+    report.single("scale_60k_random_added_ns", up.0.max(down.0));
+    report.single("scale_60k_zipf", up.1.min(down.1));
+    report.single("least_60k_random_added_ns", least.0);
+    report.single("least_60k_zipf", least.1);
     Ok(())
 }
 

@@ -26,30 +26,39 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// In the router's namespace, and as the LAN host reaches it.
 const SERVER: &str = "2001:db8:12:3400::1";
 
-/// Native IPv6 with the gateway attached, as a part of what goes without it: forwarded by XDP, forwarded by the kernel behind our programs,
-/// and the box's own.
+/// What native IPv6 loses by the gateway's being attached, as a part of what goes without it: forwarded by XDP, forwarded by the kernel
+/// behind our programs, and the box's own. Beside it what it loses by any program, one that passes everything: large frames and
+/// finished sums.
 pub(crate) fn ipv6(tools: &mut Tools, rounds: usize, report: &mut Report) -> Result<()> {
-    let (without, stack, ours) = (six("six")?, six("six-stack")?, six("six-ours")?);
+    let (without, pass, stack, ours) = (six("six")?, six("six-pass")?, six("six-stack")?, six("six-ours")?);
     let gateways = [Gateway::load(&stack, "stack")?, Gateway::load(&ours, "six")?];
     gateways[0].again_with(&["--ipv6-forward", "never"])?;
     gateways[1].again_with(&["--ipv6-forward", "always"])?;
     // A veth takes what a program sends by it where it has a program, or GRO: as a NIC does.
-    tools.pass_at_the_ends(&stack)?;
-    tools.pass_at_the_ends(&ours)?;
+    for chain in [&pass, &stack, &ours] {
+        tools.pass_at_the_ends(chain)?;
+    }
+    let [_, lan, wan, _] = DEVICES;
+    for device in [lan, wan] {
+        tools.pass(pass.middle(), device)?;
+    }
     let mut servers = Vec::new();
-    for chain in [&without, &stack, &ours] {
+    for chain in [&without, &pass, &stack, &ours] {
         let (router, _) = chain.sink(Way::Up);
         servers.push(router.start(&["iperf3", "--server", "--bind", SERVER])?);
         wait_for("iperf3", LIMIT, || {
             Ok(!router.tool("ss -6 -H -l -n -t sport = :5201")?.trim().is_empty())
         })?;
     }
-    let (mut by_xdp, mut by_stack, mut own) = <(Readings, Readings, Readings)>::default();
+    let (mut by_xdp, mut by_stack, mut by_pass) = <(Readings, Readings, Readings)>::default();
+    let (mut own, mut own_by_pass) = <(Readings, Readings)>::default();
     for _ in 0..rounds {
         let plain = iperf6(without.source(Way::Up))?;
+        by_pass.add(1.0 - iperf6(pass.source(Way::Up))? / plain);
         by_stack.add(1.0 - iperf6(stack.source(Way::Up))? / plain);
         by_xdp.add(1.0 - iperf6(ours.source(Way::Up))? / plain);
         let plain = iperf6(without.middle())?;
+        own_by_pass.add(1.0 - iperf6(pass.middle())? / plain);
         own.add(1.0 - iperf6(ours.middle())? / plain);
     }
     let (stat, _) = gateways[1].stat()?;
@@ -67,6 +76,8 @@ pub(crate) fn ipv6(tools: &mut Tools, rounds: usize, report: &mut Report) -> Res
         report.get("ipv6_forwarding_loss").max(report.get("ipv6_own_loss")),
     );
     report.figure("ipv6_loss_by_stack", &by_stack);
+    report.figure("ipv6_loss_by_pass", &by_pass);
+    report.figure("ipv6_own_loss_by_pass", &own_by_pass);
     Ok(())
 }
 

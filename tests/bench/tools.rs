@@ -1,4 +1,4 @@
-//! Owns the measuring programs: the source of frames, the sinks that count them, the bare redirect, and the time that frames take.
+//! Owns the measuring programs: the source of frames, the sinks that count them, programs that redirect, and the time that frames take.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use aya::{
     programs::{Xdp, XdpMode, xdp::XdpLinkId},
     util::nr_cpus,
 };
-use mape_common::layout::programs;
+use mape_common::layout::{maps, programs};
 use mape_tests::{netns::Netns, table::kernel::KernelWorld};
 
 use crate::{
@@ -37,6 +37,9 @@ fn object() -> Result<Ebpf> {
     for map in ["OVERLAP", "REFUSED", "FRAGMENTS", "HOSTS"] {
         loader.map_max_entries(map, 1);
     }
+    // As large as a gateway's, for the program that only looks things up.
+    loader.map_max_entries(maps::FLOWS, 1 << 15);
+    loader.map_max_entries(maps::SESSIONS, 1 << 16);
     Ok(loader.load(mape_ctl::object::object())?)
 }
 
@@ -48,19 +51,19 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(program)
 }
 
-/// The bare redirect in a chain, both ways; it goes with this.
-pub(crate) struct Bare(#[expect(dead_code, reason = "its programs are there as long as it is")] [Ebpf; 2]);
+/// A program that redirects, in a chain, both ways; it goes with this.
+pub(crate) struct Redirect(#[expect(dead_code, reason = "its programs are there as long as it is")] [Ebpf; 2]);
 
-impl Bare {
+impl Redirect {
     /// Puts it there.
-    pub(crate) fn put(chain: &Chain) -> Result<Self> {
+    pub(crate) fn put(chain: &Chain, name: &'static str) -> Result<Self> {
         let [_, lan, wan, _] = DEVICES;
         let redirect = |from: &str, to: &str| {
             chain.middle().enter(|| {
                 let mut ebpf = object()?;
                 let mut map: Array<_, u32> = Array::try_from(ebpf.map_mut("REDIRECT_TO").context("REDIRECT_TO")?)?;
                 map.set(0, KernelWorld::index(to)?, 0)?;
-                program(&mut ebpf, programs::BARE)?.attach(from, XdpMode::Driver)?;
+                program(&mut ebpf, name)?.attach(from, XdpMode::Driver)?;
                 Ok(ebpf)
             })
         };
@@ -112,12 +115,17 @@ impl Tools {
     pub(crate) fn pass_at_the_ends(&mut self, chain: &Chain) -> Result<()> {
         for way in [Way::Up, Way::Down] {
             let (netns, device) = chain.sink(way);
-            netns.enter(|| {
-                program(&mut self.ebpf, programs::PASS)?.attach(device, XdpMode::Driver)?;
-                Ok(())
-            })?;
+            self.pass(netns, device)?;
         }
         Ok(())
+    }
+
+    /// Attaches a program to a device that passes everything to the stack.
+    pub(crate) fn pass(&mut self, netns: &Netns, device: &'static str) -> Result<()> {
+        netns.enter(|| {
+            program(&mut self.ebpf, programs::PASS)?.attach(device, XdpMode::Driver)?;
+            Ok(())
+        })
     }
 
     fn no_sink(&mut self, netns: &Netns, device: &'static str) -> Result<()> {

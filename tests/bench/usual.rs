@@ -21,6 +21,8 @@ pub(crate) fn measure(bench: &mut Bench<'_>, report: &mut Report) -> Result<()> 
         (By::Nothing, down),
         (By::Bare, up),
         (By::Bare, down),
+        (By::Encapsulating, up),
+        (By::Least, up),
         (By::Ours, up),
         (By::Ours, down),
         (By::Kernel, up),
@@ -32,6 +34,8 @@ pub(crate) fn measure(bench: &mut Bench<'_>, report: &mut Report) -> Result<()> 
         made_down,
         bare_up,
         bare_down,
+        encapsulating,
+        least,
         ours_up,
         ours_down,
         forward,
@@ -39,15 +43,19 @@ pub(crate) fn measure(bench: &mut Bench<'_>, report: &mut Report) -> Result<()> 
         large,
     ] = &readings[..]
     else {
-        bail!("nine cases");
+        bail!("eleven cases");
     };
     report.figure("generator_ns", made_up);
     report.figure("generator_down_ns", made_down);
     report.figure("redirect_ns", bare_up);
     report.figure("redirect_down_ns", bare_down);
+    report.figure("encapsulate_ns", encapsulating);
+    report.figure("least_ns", least);
     report.figure("up_ns", ours_up);
     report.figure("down_ns", ours_down);
     report.figure("up_added_ns", &ours_up.minus(bare_up));
+    report.figure("encapsulate_added_ns", &encapsulating.minus(bare_up));
+    report.figure("least_added_ns", &least.minus(bare_up));
     report.figure("down_added_ns", &ours_down.minus(bare_down));
     report.figure("kernel_forward_ns", forward);
     report.figure("kernel_snat_ns", nat);

@@ -4,7 +4,7 @@ use mape_common::{
     env::{Env, Search, Side},
     host::HostEnv,
     layout::{Gauge, PortOrder, SweepOrder},
-    nat::{port::PortState, session::Hold as HeldBy, sweep::Sweep},
+    nat::{port::PortState, session::Hold as HeldBy, sweep::Sweep, table},
     time::Tick,
     wire::port::Port,
 };
@@ -187,8 +187,7 @@ impl Subject for Host {
     }
 
     fn port_of(&mut self, flow: &Flow) -> Option<u16> {
-        let found = self.0.env.find(Side::Inside, &key(flow))?;
-        let (_, facts) = self.0.env.session(found.slot)?.read(found.generation)?;
+        let (_, _, facts) = table::read(&self.0.env, Side::Inside, &key(flow))?;
         Some(facts.external_port.0)
     }
 

@@ -223,7 +223,7 @@ fn row(kernel: &Counted) -> Value {
 }
 
 /// What the table has: a figure's name, what it is, and how many digits behind the point.
-const ROWS: [(&str, &str, usize); 14] = [
+const ROWS: [(&str, &str, usize); 16] = [
     ("generator", "generator alone", 0),
     ("redirect", "bare redirect, the ceiling", 0),
     ("up", "gateway, LAN to WAN", 0),
@@ -233,6 +233,12 @@ const ROWS: [(&str, &str, usize); 14] = [
     ("kernel_tunnel", "ip6tnl and the usual rules of source NAT", 0),
     ("up_added", "added over the bare redirect, LAN to WAN", 0),
     ("down_added", "added over the bare redirect, WAN to LAN", 0),
+    (
+        "encapsulate_added",
+        "of that, reading, writing and making room alone",
+        0,
+    ),
+    ("least_added", "the same with the look-ups: the least it can take", 0),
     (
         "kernel_snat_to_up",
         "source NAT without a tunnel: times the gateway, generator subtracted",

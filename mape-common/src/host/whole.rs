@@ -4,13 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{HostEnv, overlap_cells, words};
 use crate::{
-    env::Env as _,
-    layout::{Gauge, HostUse, SessionRef, Transport},
+    env::{Env as _, Side},
+    layout::{Gauge, HostUse, Transport},
     nat::{
+        index::Bucket,
         overlap::{self, Fingerprint},
         port::PortState,
         quota,
         session::{Hold, Phase, Session},
+        table,
     },
     word::Word,
 };
@@ -21,7 +23,6 @@ impl HostEnv {
     /// Both table entries of every live record and none of any other; every port held by who says so; nothing lost.
     pub fn violations(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let (inside, outside) = (self.inside.borrow(), self.outside.borrow());
         let mut expected = 0usize;
         for (slot, record) in self.sessions.iter().enumerate() {
             let state = record.state();
@@ -33,24 +34,21 @@ impl HostEnv {
             }
             expected = expected.saturating_add(1);
             let facts = record.facts();
-            let reference = SessionRef {
-                slot: u32::try_from(slot).unwrap_or(u32::MAX),
-                generation: state.generation,
+            let has_entry = |side, key| {
+                let found = table::find(self, side, &key);
+                found.is_some_and(|(reference, _)| usize::try_from(reference.slot) == Ok(slot))
             };
-            if inside.get(&facts.inside_key()) != Some(&reference) {
+            if !has_entry(Side::Inside, facts.inside_key()) {
                 found.push(format!("slot {slot}: no entry in INSIDE"));
             }
-            if outside.get(&facts.outside_key()) != Some(&reference) {
+            if !has_entry(Side::Outside, facts.outside_key()) {
                 found.push(format!("slot {slot}: no entry in OUTSIDE"));
             }
         }
         found.extend(self.unbalanced());
-        if inside.len() != expected || outside.len() != expected {
-            found.push(format!(
-                "{expected} live records, {} INSIDE, {} OUTSIDE",
-                inside.len(),
-                outside.len()
-            ));
+        let entries = self.flows.iter().map(Bucket::len).fold(0, usize::saturating_add);
+        if entries != expected.saturating_mul(2) {
+            found.push(format!("{expected} live records, {entries} entries"));
         }
         if self.free.borrow().len().saturating_add(expected) != self.sessions.len() {
             found.push(format!(

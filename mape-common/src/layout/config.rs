@@ -1,7 +1,7 @@
 //! What a gateway is told to be: addresses, ports, idle times and policy, as the programs read them.
 
 use super::{OVERLAP_CELLS, Transport};
-use crate::{map::psid::PortSet, time::Tick, wire::port::Port};
+use crate::{map::psid::PortSet, nat::index, time::Tick, wire::port::Port};
 
 /// Idle times after which a session is over. Each from [`Tick::at_least_seconds`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct Config {
     pub relay_address: [u8; 16],
     /// Secret of the overlap, refusal and fragment tables.
     pub hash_key: [u64; 2],
+    /// Secret of the tables of flows; see `nat::index`.
+    pub flow_keys: [u64; 3],
     /// Idle times.
     pub timeouts: Timeouts,
     /// Idle times while ports or records are short; none is longer than that above.
@@ -93,6 +95,8 @@ pub struct Config {
     pub flags: u32,
     /// Slots of SESSIONS.
     pub sessions: u32,
+    /// By how much a hash is shifted to be the number of a bucket of INSIDE or OUTSIDE: [`index::shift`] of [`index::buckets`].
+    pub flow_shift: u32,
     /// Records in use from which on the shorter idle times hold.
     pub sessions_high: u32,
     /// Ports in use of a protocol with mappings, from which on the shorter idle times hold.
@@ -138,6 +142,11 @@ impl Config {
             None | Some(0) => 1,
             Some(rows) => 1 << (rows.ilog2() & 31),
         }
+    }
+
+    /// What [`Self::flow_shift`] is for that many slots.
+    pub const fn flow_shift(sessions: u32) -> u32 {
+        index::shift(index::buckets(sessions))
     }
 
     /// Whether a flag is set.

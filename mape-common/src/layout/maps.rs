@@ -14,10 +14,8 @@ pub const RULES: &str = "RULES";
 pub const RULES_V4: &str = "RULES_V4";
 /// `LpmTrie<[u8; 16], RuleRef>`: rules by IPv6 prefix.
 pub const RULES_V6: &str = "RULES_V6";
-/// `HashMap<FlowKey, SessionRef>`: from the LAN's point of view.
-pub const INSIDE: &str = "INSIDE";
-/// `HashMap<FlowKey, SessionRef>`: from the WAN's point of view.
-pub const OUTSIDE: &str = "OUTSIDE";
+/// `Array<nat::index::Bucket>`, memory-mappable: the two tables of flows, by `nat::index::number`.
+pub const FLOWS: &str = "FLOWS";
 /// `Array<Session>`, memory-mappable.
 pub const SESSIONS: &str = "SESSIONS";
 /// `Stack<u32>`: slots of SESSIONS that are free.
@@ -57,7 +55,7 @@ pub const HOLDERS: &str = "HOLDERS";
 /// `Array<u64>`: how long native IPv6 is forwarded, and which neighbours were left to the stack when, see `step::native`.
 pub const NATIVE: &str = "NATIVE";
 /// All maps that are pinned, in the order above.
-pub const ALL: [&str; 28] = [
+pub const ALL: [&str; 27] = [
     CONFIG,
     GATE,
     LINKS,
@@ -65,8 +63,7 @@ pub const ALL: [&str; 28] = [
     RULES,
     RULES_V4,
     RULES_V6,
-    INSIDE,
-    OUTSIDE,
+    FLOWS,
     SESSIONS,
     FREE_SLOTS,
     PORTS,

@@ -64,6 +64,10 @@ pub const TUNNEL_IN_FRAGMENT: &str = "mape_tin_frag";
 pub const PASS: &str = "mape_pass_xdp";
 /// XDP for measurements: redirects everything to REDIRECT_TO.
 pub const BARE: &str = "mape_bare_xdp";
+/// XDP for measurements: as BARE, and encapsulates.
+pub const ENCAPSULATE: &str = "mape_encap_xdp";
+/// XDP for measurements: as ENCAPSULATE, and looks up and counts what has to be for each packet.
+pub const LEAST: &str = "mape_least_xdp";
 /// XDP for measurements: makes frames.
 pub const SOURCE: &str = "mape_source_xdp";
 /// XDP for measurements: counts and drops frames.

@@ -285,8 +285,9 @@ const fn state(kind: u64, tag: u64, now: Tick) -> u64 {
 }
 
 /// A record that a new packet may have, and how gladly. Of several that are as good the first that is looked at: ages that are
-/// compared with each other would lead the kernel's verifier through the search once for every order they can have. So would ranks that
-/// it knows: they begin at a number that it does not, the time.
+/// compared with each other would lead the kernel's verifier through the search once for every order they can have. So would what it
+/// knows of a choice that is none yet: ranks begin at a number that it does not know, the time, and the rest at any such number, each at
+/// another one, for it knows of two copies that they are the same.
 #[derive(Clone, Copy)]
 struct Choice {
     rank: u32,
@@ -295,13 +296,15 @@ struct Choice {
 }
 
 impl Choice {
-    const fn none(begin: Tick) -> Self {
+    #[expect(clippy::as_conversions, reason = "half of it")]
+    const fn none(begin: Tick, any: u64) -> Self {
         Self {
             rank: begin.0,
-            way: 0,
-            state: 0,
+            way: (any >> 32) as u32,
+            state: any,
         }
     }
+
     /// An incomplete packet's.
     const INCOMPLETE: u32 = 1;
     /// Nobody's.
@@ -398,9 +401,9 @@ pub fn note<E: Env>(env: &E, config: &Config, fragment: &Fragment, note: &mut No
         hash,
         now,
         begin: env.random(),
-        twice: Choice::none(now),
-        best: Choice::none(now),
-        own: Choice::none(now),
+        twice: Choice::none(now, hash >> 1),
+        best: Choice::none(now, hash >> 2),
+        own: Choice::none(now, hash >> 3),
         owned: Tally::from(now.0),
     };
     env.search(WAYS, &mut choosing);

@@ -1,6 +1,7 @@
 //! The NAT: sessions, ports and how one gets the other (RFC 2663, 4787, 5382, 5508, 6888, 7857).
 //!
-//! * [`session`]: the record and its state word; * [`table`]: how a record comes into the two tables of flows and out;
+//! * [`session`]: the record and its state word; [`index`]: the two tables that tell a flow's record; * [`table`]: how a record
+//!   comes into them and out;
 //! * [`port`]: the state of each port of the set; * [`overlap`]: which destinations a shared port already has;
 //! * [`allocate`]: choosing a port; * [`mapping`]: endpoint-independent mappings and who may send to them;
 //! * [`forward`]: mappings and reservations that an operator makes;
@@ -12,6 +13,7 @@ pub mod allocate;
 pub mod forward;
 pub mod fragment;
 pub mod hold;
+pub mod index;
 pub mod mapping;
 pub mod open;
 pub mod overlap;

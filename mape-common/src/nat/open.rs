@@ -1,7 +1,9 @@
 //! A flow without a session gets one: the slow part of translation, a few times per connection.
 
 use super::{
-    forward, mapping,
+    forward,
+    index::same,
+    mapping,
     overlap::Fingerprint,
     part::{Done, Part},
     pressure, quota,
@@ -274,11 +276,11 @@ impl Joined {
 /// Whether new endpoints that send to this port share a port although their protocol has mappings.
 #[inline(always)]
 fn overlaps(config: &Config, remote_port: Port) -> bool {
-    let mut found = false;
+    let mut found = 0;
     for port in &config.overlap_ports {
-        found |= *port == remote_port;
+        found |= same(port.0.into(), remote_port.0.into());
     }
-    found && remote_port != Port(0)
+    found != 0 && remote_port != Port(0)
 }
 
 /// Makes the draft a member of a mapping and makes its entry in OUTSIDE.

@@ -24,12 +24,16 @@ pub enum Part {
     Map,
     /// Finds the draft a port to share, and makes its entry in OUTSIDE.
     Share,
-    /// Gives the ordinal of a port that the draft's session can share, or `u32::MAX`.
+    /// Gives the ordinal of a port that the draft's session can share, or `u32::MAX`, or [`allocate::UNCLEAR`].
     FindUsable,
     /// The same among ports of which only the table of flows can tell.
     FindUnclear,
     /// Gives the ordinal of a port whose session with the draft's destination is over in all but name, or `u32::MAX`.
     FindOver,
+    /// Ends the session that the draft's destination has on the port that the draft's record says.
+    EndOver,
+    /// Takes a share of the port that the draft's record says, and makes its entry in OUTSIDE.
+    Claim,
     /// Makes the draft's last entry and its record live.
     Finish,
 }
@@ -77,6 +81,8 @@ impl Part {
             Self::EnterInside => table::enter(env, config, Side::Inside, draft).map_err(refused),
             Self::Map => mapping::create(env, config, draft),
             Self::Share => allocate::take_shared(env, config, draft),
+            Self::EndOver => allocate::end_over(env, config, draft),
+            Self::Claim => allocate::claim(env, config, draft),
             Self::Finish => open::finish(env, config, draft),
         };
         Done::new(result)

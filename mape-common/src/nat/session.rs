@@ -126,7 +126,7 @@ impl Facts {
 }
 
 /// The record. Words: state; inside | its port | external port; remote | its port | protocol | hold; external | ordinal |
-/// first phase; far end (two); created | WAN hop | LAN hop; mapping's generation and slot.
+/// first phase, these three in the order of memory; far end (two); created | WAN hop | LAN hop; mapping's generation and slot.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct Session([Word; 8]);
@@ -181,36 +181,81 @@ impl Session {
         self.is_alive(generation).then_some((state, facts))
     }
 
+    /// The generation of the record, if it is alive and that flow's: whose it is is read between two looks at its state, since the
+    /// slot may go on to another life at any moment.
+    #[inline(always)]
+    pub fn life_of(&self, side: Side, key: &FlowKey) -> Option<u32> {
+        let state = self.state();
+        (self.is_of(side, key) && state.phase.is_live() && self.is_alive(state.generation)).then_some(state.generation)
+    }
+
+    /// Which life of the record in that slot it is and what it says, if it is alive and that flow's.
+    #[inline(always)]
+    pub fn read_of(&self, slot: u32, side: Side, key: &FlowKey) -> Option<(SessionRef, State, Facts)> {
+        let word = self.0[0].load();
+        if !State::is_live(word) || !self.is_of(side, key) {
+            return None;
+        }
+        let state = State::from_word(word);
+        let (generation, facts) = (state.generation, self.facts());
+        // As above, and for the facts as well.
+        self.is_alive(generation)
+            .then_some((SessionRef { slot, generation }, state, facts))
+    }
+
     /// Whether the record is of that generation and alive.
     #[inline(always)]
     pub fn is_alive(&self, generation: u32) -> bool {
-        let state = self.state();
-        state.generation == generation && state.phase.is_live()
+        let word = self.0[0].load();
+        State::from_word(word).generation == generation && State::is_live(word)
     }
 
     /// Whether the record's flow has this key in that table.
     #[inline(always)]
     pub fn is_of(&self, side: Side, key: &FlowKey) -> bool {
-        let [i0, i1, i2, i3, ip0, ip1, ep0, ep1] = self.0[1].load().to_be_bytes();
-        let [r0, r1, r2, r3, rp0, rp1, protocol, _] = self.0[2].load().to_be_bytes();
-        let [e0, e1, e2, e3, ..] = self.0[3].load().to_be_bytes();
-        let (local, local_port) = match side {
-            Side::Inside => ([i0, i1, i2, i3], [ip0, ip1]),
-            Side::Outside => ([e0, e1, e2, e3], [ep0, ep1]),
+        // Bytes in the order of memory, the first one lowest.
+        let endpoint =
+            |address, port| u64::from(u32::from_le_bytes(address)) | u64::from(u16::from_le_bytes(port)) << 32;
+        let local = endpoint(key.local, key.local_port);
+        let remote = endpoint(key.remote, key.remote_port) | u64::from(key.protocol) << 48;
+        match side {
+            Side::Inside => self.has_words(side, local, remote, 0),
+            Side::Outside => self.has_words(side, local << 16, remote, local),
+        }
+    }
+
+    /// Whether the flows of both records have the same key in that table.
+    #[inline(always)]
+    pub fn is_like(&self, side: Side, other: &Self) -> bool {
+        let [_, ends, remote, external, ..] = &other.0;
+        self.has_words(
+            side,
+            ends.load().to_le(),
+            remote.load().to_le(),
+            external.load().to_le(),
+        )
+    }
+
+    /// Whether those parts of three words that make the key are these. One comparison, because the kernel's verifier goes through what
+    /// follows once for every way that leads to it.
+    #[inline(always)]
+    fn has_words(&self, side: Side, ends: u64, remote: u64, external: u64) -> bool {
+        let ends = ends ^ self.0[1].load().to_le();
+        let local = match side {
+            // All but the external port.
+            Side::Inside => ends << 16,
+            Side::Outside => (external ^ self.0[3].load().to_le()) << 32 | ends >> 48,
         };
-        u32::from_ne_bytes(local) == u32::from_ne_bytes(key.local)
-            && u16::from_ne_bytes(local_port) == u16::from_ne_bytes(key.local_port)
-            && u32::from_ne_bytes([r0, r1, r2, r3]) == u32::from_ne_bytes(key.remote)
-            && u16::from_ne_bytes([rp0, rp1]) == u16::from_ne_bytes(key.remote_port)
-            && u32::from(protocol) == key.protocol
+        // All but the hold.
+        local | (remote ^ self.0[2].load().to_le()) << 8 == 0
     }
 
     /// The facts, whatever the state: for who holds the record in Building or Dead, and for reports that check the state after.
     #[inline(always)]
     pub fn facts(&self) -> Facts {
-        let [i0, i1, i2, i3, ip0, ip1, ep0, ep1] = self.0[1].load().to_be_bytes();
-        let [r0, r1, r2, r3, rp0, rp1, protocol, hold] = self.0[2].load().to_be_bytes();
-        let [e0, e1, e2, e3, o0, o1, first, _] = self.0[3].load().to_be_bytes();
+        let [i0, i1, i2, i3, ip0, ip1, ep0, ep1] = self.0[1].load().to_ne_bytes();
+        let [r0, r1, r2, r3, rp0, rp1, protocol, hold] = self.0[2].load().to_ne_bytes();
+        let [e0, e1, e2, e3, o0, o1, first, _] = self.0[3].load().to_ne_bytes();
         let [f0, f1, f2, f3, f4, f5, f6, f7] = self.0[4].load().to_ne_bytes();
         let [g0, g1, g2, g3, g4, g5, g6, g7] = self.0[5].load().to_ne_bytes();
         let [c0, c1, c2, c3, w0, w1, l0, l1] = self.0[6].load().to_be_bytes();
@@ -225,7 +270,7 @@ impl Session {
             inside_port: Port::from_bytes([ip0, ip1]),
             external: [e0, e1, e2, e3],
             external_port: Port::from_bytes([ep0, ep1]),
-            ordinal: u16::from_be_bytes([o0, o1]),
+            ordinal: u16::from_ne_bytes([o0, o1]),
             first: Phase::from_number(first),
             remote: [r0, r1, r2, r3],
             remote_port: Port::from_bytes([rp0, rp1]),
@@ -240,10 +285,20 @@ impl Session {
         }
     }
 
+    /// The flow's key in that table, whatever the state.
+    #[inline(always)]
+    pub fn key(&self, side: Side) -> FlowKey {
+        let facts = self.facts();
+        match side {
+            Side::Inside => facts.inside_key(),
+            Side::Outside => facts.outside_key(),
+        }
+    }
+
     /// The protocol, whatever the state.
     #[inline(always)]
     pub fn transport(&self) -> Transport {
-        let [.., protocol, _] = self.0[2].load().to_be_bytes();
+        let [.., protocol, _] = self.0[2].load().to_ne_bytes();
         match Transport::from_protocol(protocol) {
             Some(transport) => transport,
             None => Transport::Udp,
@@ -275,10 +330,10 @@ impl Session {
         let [i0, i1, i2, i3] = facts.inside;
         let [ip0, ip1] = facts.inside_port.to_bytes();
         let [ep0, ep1] = facts.external_port.to_bytes();
-        self.0[1].store(u64::from_be_bytes([i0, i1, i2, i3, ip0, ip1, ep0, ep1]));
+        self.0[1].store(u64::from_ne_bytes([i0, i1, i2, i3, ip0, ip1, ep0, ep1]));
         let [r0, r1, r2, r3] = facts.remote;
         let [rp0, rp1] = facts.remote_port.to_bytes();
-        self.0[2].store(u64::from_be_bytes([
+        self.0[2].store(u64::from_ne_bytes([
             r0,
             r1,
             r2,
@@ -289,8 +344,8 @@ impl Session {
             facts.hold.number(),
         ]));
         let [e0, e1, e2, e3] = facts.external;
-        let [o0, o1] = facts.ordinal.to_be_bytes();
-        self.0[3].store(u64::from_be_bytes([e0, e1, e2, e3, o0, o1, facts.first.number(), 0]));
+        let [o0, o1] = facts.ordinal.to_ne_bytes();
+        self.0[3].store(u64::from_ne_bytes([e0, e1, e2, e3, o0, o1, facts.first.number(), 0]));
         self.set_mapping(facts.mapping);
     }
 
@@ -306,20 +361,20 @@ impl Session {
     /// Puts another port into a record in Building.
     #[inline(always)]
     pub fn set_port(&self, external_port: Port, ordinal: u16) {
-        let [i0, i1, i2, i3, ip0, ip1, _, _] = self.0[1].load().to_be_bytes();
+        let [i0, i1, i2, i3, ip0, ip1, _, _] = self.0[1].load().to_ne_bytes();
         let [ep0, ep1] = external_port.to_bytes();
-        self.0[1].store(u64::from_be_bytes([i0, i1, i2, i3, ip0, ip1, ep0, ep1]));
-        let [e0, e1, e2, e3, _, _, first, _] = self.0[3].load().to_be_bytes();
-        let [o0, o1] = ordinal.to_be_bytes();
-        self.0[3].store(u64::from_be_bytes([e0, e1, e2, e3, o0, o1, first, 0]));
+        self.0[1].store(u64::from_ne_bytes([i0, i1, i2, i3, ip0, ip1, ep0, ep1]));
+        let [e0, e1, e2, e3, _, _, first, _] = self.0[3].load().to_ne_bytes();
+        let [o0, o1] = ordinal.to_ne_bytes();
+        self.0[3].store(u64::from_ne_bytes([e0, e1, e2, e3, o0, o1, first, 0]));
     }
 
     /// Makes a record in Building a member of a mapping, whose port it gets.
     #[inline(always)]
     pub fn set_member(&self, mapping: SessionRef, external_port: Port, ordinal: u16) {
         self.set_port(external_port, ordinal);
-        let [r0, r1, r2, r3, rp0, rp1, protocol, _] = self.0[2].load().to_be_bytes();
-        self.0[2].store(u64::from_be_bytes([
+        let [r0, r1, r2, r3, rp0, rp1, protocol, _] = self.0[2].load().to_ne_bytes();
+        self.0[2].store(u64::from_ne_bytes([
             r0,
             r1,
             r2,
@@ -487,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_survives_the_word() {
+    fn every_state_survives_the_word_which_says_whether_it_is_live() {
         for phase in Phase::ALL {
             let state = State {
                 generation: 0xab_cdef,
@@ -495,6 +550,7 @@ mod tests {
                 used: Tick(0x1234_5678),
             };
             assert_eq!(State::from_word(state.to_word()), state);
+            assert_eq!(State::is_live(state.to_word()), phase.is_live());
         }
     }
 }

@@ -118,15 +118,10 @@ pub fn enter<E: Env>(env: &E, config: &Config, side: Side, draft: Draft) -> Resu
     let Some(record) = env.session(draft.0.slot) else {
         return Err(InsertError::Full);
     };
-    let facts = record.facts();
-    let now = facts.created;
-    let key = match side {
-        Side::Inside => facts.inside_key(),
-        Side::Outside => facts.outside_key(),
-    };
-    match env.insert(side, &key, draft.reference()) {
-        Err(InsertError::Exists) if end_if_expired(env, config, side, &key, now) => {
-            env.insert(side, &key, draft.reference())
+    let now = record.facts().created;
+    match env.insert(side, draft.0.slot) {
+        Err(InsertError::Exists) if end_if_expired(env, config, side, &record.key(side), now) => {
+            env.insert(side, draft.0.slot)
         }
         outcome => outcome,
     }
@@ -135,47 +130,74 @@ pub fn enter<E: Env>(env: &E, config: &Config, side: Side, draft: Draft) -> Resu
 /// Takes a draft's entry in OUTSIDE away again.
 #[inline(always)]
 pub fn leave_outside<E: Env>(env: &E, draft: Draft) {
-    if let Some(record) = env.session(draft.0.slot) {
-        env.remove(Side::Outside, &record.facts().outside_key());
-    }
+    env.remove(Side::Outside, draft.0.slot);
 }
 
-/// The live record that a key leads to, and its state.
-///
-/// The record itself has to say whose it is: an element that is taken out of a table may be given to another flow between
-/// our finding it and reading what it holds.
+/// The live record of a flow, and its state.
 #[inline(always)]
 pub fn find<E: Env>(env: &E, side: Side, key: &FlowKey) -> Option<(SessionRef, State)> {
     let found = env.find(side, key)?;
-    let record = env.session(found.slot)?;
-    let state = record.state();
-    if state.generation != found.generation || !state.phase.is_live() || !record.is_of(side, key) {
-        return None;
+    let state = env.session(found.slot)?.state();
+    (state.generation == found.generation && state.phase.is_live()).then_some((found, state))
+}
+
+/// The same as two values that are always something, the state of a record that is not there being a free one's: an `Option` as
+/// large is more than the registers that are left where it is looked for, and the kernel refuses a program that puts aside what it
+/// never set.
+#[inline(always)]
+pub fn sought<E: Env>(env: &E, side: Side, key: &FlowKey) -> (SessionRef, State) {
+    let none = State {
+        generation: 0,
+        phase: Phase::Free,
+        used: Tick(0),
+    };
+    match find(env, side, key) {
+        Some(found) => found,
+        None => (SessionRef::default(), none),
     }
-    record.is_alive(found.generation).then_some((found, state))
+}
+
+/// The same, and what it says.
+#[inline(always)]
+pub fn read<E: Env>(env: &E, side: Side, key: &FlowKey) -> Option<(SessionRef, State, Facts)> {
+    let found = env.find(side, key)?;
+    let (state, facts) = env.session(found.slot)?.read(found.generation)?;
+    Some((found, state, facts))
+}
+
+/// The same, or only where a `GLANCE` shows it.
+#[inline(always)]
+pub fn seen<E: Env, const GLANCE: bool>(
+    env: &E,
+    config: &Config,
+    side: Side,
+    key: &FlowKey,
+) -> Option<(SessionRef, State, Facts)> {
+    if GLANCE {
+        env.glance(config, side, key)
+    } else {
+        read(env, side, key)
+    }
 }
 
 /// The session that a key leads to and what it says, if its idle time is not over.
 #[inline(always)]
 pub fn live<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKey, now: Tick) -> Option<(SessionRef, Facts)> {
-    let (found, _) = find(env, side, key)?;
+    let (found, state, facts) = read(env, side, key)?;
     let record = env.session(found.slot)?;
-    let (state, facts) = record.read(found.generation)?;
     (!is_over(env, config, record, state, now)).then_some((found, facts))
 }
 
 /// Ends the record that a key leads to if its time, or its mapping's, is over; true where that was done here.
 #[inline(always)]
 pub fn end_if_expired<E: Env>(env: &E, config: &Config, side: Side, key: &FlowKey, now: Tick) -> bool {
-    // Whose record it is need not be asked: one that is over may be ended by anybody.
-    let Some(found) = env.find(side, key) else { return false };
+    let Some((found, state)) = find(env, side, key) else {
+        return false;
+    };
     let Some(record) = env.session(found.slot) else {
         return false;
     };
-    let state = record.state();
-    state.generation == found.generation
-        && state.phase.is_live()
-        && (is_over(env, config, record, state, now) || mapping::is_orphan(env, config, record, now))
+    (is_over(env, config, record, state, now) || mapping::is_orphan(env, config, record, now))
         && env.end(found.slot, state, Ending::Expired(now))
 }
 
@@ -247,8 +269,8 @@ pub fn end<E: Env>(env: &E, slot: u32, state: State, ending: Ending) -> bool {
     if matches!(facts.hold, Hold::Member) {
         mapping::end_permission(env, record, ending);
     }
-    env.remove(Side::Inside, &facts.inside_key());
-    env.remove(Side::Outside, &facts.outside_key());
+    env.remove(Side::Inside, slot);
+    env.remove(Side::Outside, slot);
     release_port(env, config, record, ending.at());
     match facts.hold {
         Hold::Mapping if matches!(facts.first, Phase::Static) => {}

@@ -37,8 +37,8 @@ pub fn admit<'a, P: Packet, E: Env>(frame: &P, env: &'a E, ifindex: u32) -> Resu
     if link.flags() & (Link::ALIVE | Link::DETACHED) == 0 {
         link.set_alive();
     }
-    let header = eth::Header::from_bytes(frame.read(0).map_err(|_| Reason::OtherEtherType)?);
-    if header.destination().to_bits() != link.mac() {
+    let header = eth::Header::read(frame).map_err(|_| Reason::OtherEtherType)?;
+    if header.destination() != link.mac() {
         return Err(Reason::OtherMac);
     }
     let ether_type = header.ether_type();

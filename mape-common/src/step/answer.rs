@@ -70,12 +70,12 @@ pub fn write<P: Packet>(frame: &mut P, error: &Error) -> Result<(), Broken> {
         frame.trim_end(excess)?;
     }
     let (to, from) = error.macs;
-    frame.write(0, eth::Header::new(to, from, EtherType::IPV4).as_bytes())?;
+    frame.write(0, &eth::Header::new(to, from, EtherType::IPV4).to_bytes())?;
     let header = header(error.from, error.to);
     frame.write(eth::LEN, &header)?;
     let [mtu_high, mtu_low] = error.mtu.to_be_bytes();
     let start = [error.kind, error.code, 0, 0, 0, 0, mtu_high, mtu_low];
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = *error.quoted.as_bytes();
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = error.quoted.to_bytes();
     let checksum = Sum::ZERO
         .eight(start)
         .eight([a, b, c, d, e, f, g, h])
@@ -280,7 +280,7 @@ pub fn apply<P: Packet>(frame: &mut P, answer: &Answer, reason: Reason) -> Resul
         }
         Answer::Echo(echo) => {
             let (to, from) = echo.macs;
-            frame.write(0, eth::Header::new(to, from, EtherType::IPV4).as_bytes())?;
+            frame.write(0, &eth::Header::new(to, from, EtherType::IPV4).to_bytes())?;
             frame.write(eth::LEN.wrapping_add(ipv4::SOURCE), &echo.destination)?;
             frame.write(eth::LEN.wrapping_add(ipv4::DESTINATION), &echo.source)?;
             let l4 = eth::LEN.wrapping_add(ipv4::LEN);

@@ -16,6 +16,7 @@ use crate::{
     wire::{
         icmp,
         ipv4::{self, Protocol},
+        ipv6,
         port::Port,
     },
 };
@@ -181,7 +182,7 @@ fn read<P: Packet>(frame: &P) -> Result<(ipv4::Header, Ends), Refusal> {
     }
     if header.protocol() == Protocol::ICMP {
         let bytes = frame
-            .read(quoted::place::<0>(header_len, 0))
+            .read_told(quoted::place::<0>(header_len, 0))
             .map_err(|_| Reason::BadLength)?;
         let message = icmp::Header::from_bytes(bytes);
         if message.is_error() {
@@ -337,7 +338,13 @@ pub fn inbound<P: Packet, R: Rules>(
                 (header.source(), ports.source_port),
             );
             inbound::is_ours(config, &flow)?;
-            inbound::may_send(rules, config, outer, header.source(), ports.source_port)?;
+            inbound::may_send(
+                rules,
+                config,
+                ipv6::Address::from_bytes(*outer),
+                header.source(),
+                ports.source_port,
+            )?;
             if header.is_fragment() && *outer != config.relay_address {
                 fragments.note(Remembered {
                     key: Key::new(*outer, &header),
@@ -349,7 +356,7 @@ pub fn inbound<P: Packet, R: Rules>(
         }
         Ends::Error(quoted) => {
             error::is_ours(config, &header, &quoted)?;
-            error::may_send(rules, config, outer, &header, &quoted)?;
+            error::may_send(rules, config, ipv6::Address::from_bytes(*outer), &header, &quoted)?;
         }
     }
     let tos = tunnel::merged_tos(&header, traffic_class)?;

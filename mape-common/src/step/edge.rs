@@ -33,8 +33,13 @@ use super::{
 /// LAN to WAN: forwards by a session that is in use.
 #[inline(always)]
 pub fn outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    forward_outbound::<P, E, true>(frame, env, ifindex)
+}
+
+#[inline(always)]
+fn forward_outbound<P: Packet, E: Env, const GLANCE: bool>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
     match admitted(frame, env, ifindex, EtherType::IPV4) {
-        Ok(arrival) => match outbound::plan(frame, env, &arrival) {
+        Ok(arrival) => match outbound::plan::<P, E, GLANCE>(frame, env, &arrival) {
             Ok(plan) => Attempt::ended(outbound::apply(frame, &plan).map_err(Failure::from)),
             Err(Stop::Unsettled) => Attempt::go_on(Stage::OutboundOpen, Reason::NoSession),
             Err(Stop::Refused(reason)) => outbound_else(reason),
@@ -80,10 +85,11 @@ pub fn outbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) ->
     try_outbound(frame, env, ifindex)
 }
 
-/// A session that has just been looked after is in use; one that has not is a matter of another packet's being faster.
+/// A session that has just been looked after is in use; one that has not is a matter of another packet's being faster. More than a
+/// glance, for that may be why the packet came here.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn try_outbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
-    settled(outbound(frame, env, ifindex))
+    settled(forward_outbound::<P, E, false>(frame, env, ifindex))
 }
 
 #[inline(always)]
@@ -123,7 +129,7 @@ fn settle_outbound<P: Packet, E: Env, const HAIRPIN: bool>(
         looked => looked?,
     }
     let need = need.ok_or(Reason::Contended)?;
-    if HAIRPIN && need.is_in_use {
+    if need.is_in_use {
         return Ok(());
     }
     let path = if HAIRPIN {
@@ -143,8 +149,13 @@ fn settle_outbound<P: Packet, E: Env, const HAIRPIN: bool>(
 /// WAN to LAN: forwards by a session that is in use.
 #[inline(always)]
 pub fn inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
+    forward_inbound::<P, E, true>(frame, env, ifindex)
+}
+
+#[inline(always)]
+fn forward_inbound<P: Packet, E: Env, const GLANCE: bool>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
     match admitted(frame, env, ifindex, EtherType::IPV6) {
-        Ok(arrival) => match inbound::plan(frame, env, &arrival) {
+        Ok(arrival) => match inbound::plan::<P, E, GLANCE>(frame, env, &arrival) {
             Ok(plan) => Attempt::ended(inbound::apply(frame, &plan).map_err(Failure::from)),
             Err(Stop::Unsettled) => Attempt::go_on(Stage::InboundOpen, Reason::NoSession),
             Err(Stop::Refused(reason)) => inbound_else(reason),
@@ -267,9 +278,12 @@ fn translate_outbound_error<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: 
 /// WAN to LAN: translates an ICMP error.
 #[inline(always)]
 pub fn inbound_error<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
-    let planned =
-        admitted(frame, env, ifindex, EtherType::IPV6).and_then(|arrival| error::plan_inbound(frame, env, &arrival));
-    match planned {
+    // In two steps: as one result the plan's parts are put aside also where there is none, and the kernel refuses to read what was never set.
+    let arrival = match admitted(frame, env, ifindex, EtherType::IPV6) {
+        Ok(arrival) => arrival,
+        Err(reason) => return Attempt::refused(reason),
+    };
+    match error::plan_inbound(frame, env, &arrival) {
         Ok((rewriting, decapsulation, hop)) => {
             Attempt::ended(error::apply_inbound(frame, &rewriting, &decapsulation, &hop).map_err(Failure::from))
         }
@@ -318,7 +332,7 @@ pub fn inbound_open<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> 
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn try_inbound<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
-    settled(inbound(frame, env, ifindex))
+    settled(forward_inbound::<P, E, false>(frame, env, ifindex))
 }
 
 /// Looks after the packet's session, or drafts the record of a new one.
@@ -333,6 +347,9 @@ fn settle_inbound<P: Packet, E: Env>(
     let mut need = None;
     inbound::look(frame, env, &arrival, &mut need)?;
     let need = need.ok_or(Reason::Contended)?;
+    if need.is_in_use {
+        return Ok(());
+    }
     if need.session.is_some() {
         inbound::refresh(env, &arrival, &need)
     } else {

@@ -15,7 +15,7 @@ use crate::{
     verdict::{Broken, Reason, Truncated, Verdict},
     wire::{
         eth::{self, EtherType},
-        icmp, ipv4,
+        icmp, ipv4, ipv6,
         port::Port,
     },
 };
@@ -279,7 +279,7 @@ pub fn is_ours(config: &Config, header: &ipv4::Header, quoted: &Quoted) -> Resul
 pub fn may_send<R: Rules>(
     rules: &R,
     config: &Config,
-    outer: &[u8; 16],
+    outer: ipv6::Address,
     header: &ipv4::Header,
     quoted: &Quoted,
 ) -> Result<(), Reason> {
@@ -318,7 +318,7 @@ pub fn translate_inbound<P: Packet, E: Env>(
     let message = read::<P, INNER, QUOTED_INBOUND>(frame, usize::from(outer.payload_len))?;
     let quoted = &message.quoted;
     is_ours(config, &message.header, quoted)?;
-    may_send(env, config, &outer.source, &message.header, quoted)?;
+    may_send(env, config, outer.source, &message.header, quoted)?;
     let facts = session(env, Side::Outside, &quoted.from_here(), arrival.now)?;
     let rewriting = plan(
         &message.header,
@@ -341,7 +341,7 @@ pub fn plan_inbound<P: Packet, E: Env>(
     env: &E,
     arrival: &Arrival<'_>,
 ) -> Result<(Rewriting, Decapsulation, Hop), Reason> {
-    let outer = tunnel::read_outer(frame, &arrival.config.tunnel_address)?;
+    let outer = tunnel::read_outer(frame, arrival.config.tunnel_address)?;
     let (message, facts, rewriting) = translate_inbound(frame, env, arrival, &outer)?;
     let hop = env
         .hop(facts.lan_hop)

@@ -26,13 +26,16 @@ pub fn is_untranslated<P: Packet, E: Env>(frame: &P, env: &E) -> bool {
     if config.tunnel_address == config.relay_address {
         return false;
     }
-    let Ok(ethernet) = frame.read(0) else { return false };
-    if eth::Header::from_bytes(ethernet).ether_type() != EtherType::IPV6 {
+    let Ok(ethernet) = eth::Header::read(frame) else {
+        return false;
+    };
+    if ethernet.ether_type() != EtherType::IPV6 {
         return false;
     }
-    let Ok(bytes) = frame.read(eth::LEN) else { return false };
-    let outer = ipv6::Header::from_bytes(bytes);
-    if !outer.is_ipv6() || outer.source() != config.tunnel_address {
+    let Ok(outer) = ipv6::Header::read(frame, eth::LEN) else {
+        return false;
+    };
+    if !outer.is_ipv6() || !outer.source().is(config.tunnel_address) {
         return false;
     }
     let Some(inner) = inner_packet(frame, outer.next_header()) else {
@@ -53,7 +56,7 @@ fn inner_packet<P: Packet>(frame: &P, mut next: Protocol) -> Option<usize> {
             60 => false,
             _ => break,
         };
-        let [following, words, high, low] = frame.read(at).ok()?;
+        let [following, words, high, low] = frame.read_told(at).ok()?;
         if fragment && u16::from_be_bytes([high, low]) >> 3 != 0 {
             return None;
         }

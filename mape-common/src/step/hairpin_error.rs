@@ -113,7 +113,7 @@ fn write<P: Packet>(frame: &mut P, plan: &Plan) -> Result<(), Truncated> {
     error::write::<P, { eth::LEN }, QUOTED_OUTBOUND>(frame, &plan.sender)?;
     frame.write(
         0,
-        eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV4).as_bytes(),
+        &eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV4).to_bytes(),
     )?;
     frame.write(eth::LEN.wrapping_add(ipv4::TTL), &[plan.ttl])?;
     frame.write(

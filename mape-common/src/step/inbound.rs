@@ -58,26 +58,24 @@ pub struct Found {
 /// # Errors
 /// [`Stop::Refused`] with the reason, or [`Stop::Unsettled`] where the session has to be looked after first.
 #[inline(always)]
-pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
-    plan_part::<P, E, false>(frame, env, arrival)
+pub fn plan<P: Packet, E: Env, const GLANCE: bool>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
+    plan_part::<P, E, false, GLANCE>(frame, env, arrival)
 }
 
-/// Finds the session of a packet, or of one whose `FIRST` fragment this is, if it was used a moment ago.
+/// Finds the session of a packet, or of one whose `FIRST` fragment this is, if it was used a moment ago; one that a `GLANCE` does not
+/// show is [`Stop::Unsettled`], too.
 ///
 /// # Errors
 /// As [`plan`].
 #[inline(always)]
-pub fn find<P: Packet, E: Env, const FIRST: bool>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Found, Stop> {
+pub fn find<P: Packet, E: Env, const FIRST: bool, const GLANCE: bool>(
+    frame: &P,
+    env: &E,
+    arrival: &Arrival<'_>,
+) -> Result<Found, Stop> {
     let (outer, inner, flow) = read::<P, E, true, FIRST>(frame, env, arrival.config)?;
-    let session = env.find(Side::Outside, &flow.key()).ok_or(Stop::Unsettled)?;
-    let (state, facts) = env
-        .session(session.slot)
-        .and_then(|record| record.read(session.generation))
-        .ok_or(Stop::Unsettled)?;
-    // See `table::find`: the entry may have been given to another flow while it was read.
-    if facts.outside_key() != flow.key() {
-        return Err(Stop::Unsettled);
-    }
+    let found = table::seen::<E, GLANCE>(env, arrival.config, Side::Outside, &flow.key());
+    let (session, state, facts) = found.ok_or(Stop::Unsettled)?;
     if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
         return Err(Stop::Unsettled);
     }
@@ -104,7 +102,7 @@ pub fn find<P: Packet, E: Env, const FIRST: bool>(frame: &P, env: &E, arrival: &
 /// # Errors
 /// As [`plan`].
 #[inline(always)]
-pub fn plan_part<P: Packet, E: Env, const FIRST: bool>(
+pub fn plan_part<P: Packet, E: Env, const FIRST: bool, const GLANCE: bool>(
     frame: &P,
     env: &E,
     arrival: &Arrival<'_>,
@@ -115,20 +113,15 @@ pub fn plan_part<P: Packet, E: Env, const FIRST: bool>(
         facts,
         hop,
         ..
-    } = find::<P, E, FIRST>(frame, env, arrival)?;
+    } = find::<P, E, FIRST, GLANCE>(frame, env, arrival)?;
     tunnel::fits(&inner.header, &hop)?;
-    let translation = translate::plan::<P, INNER>(
-        frame,
-        &inner,
-        End::Destination,
-        facts.inside,
-        facts.inside_port,
-        if mss::is_candidate(&inner) {
-            mss::limit(arrival.config, &outbound::way(env, facts.wan_hop, arrival.now)?)
-        } else {
-            0
-        },
-    );
+    let translation =
+        translate::plan::<P, INNER>(frame, &inner, End::Destination, facts.inside, facts.inside_port, || {
+            Ok(mss::limit(
+                arrival.config,
+                &outbound::way(env, facts.wan_hop, arrival.now)?,
+            ))
+        })?;
     let decapsulation = tunnel::plan_decapsulation(&outer, &inner.header, translation.header, inner.excess)?;
     Ok(Plan {
         hop,
@@ -159,7 +152,7 @@ fn read<P: Packet, E: Env, const CHECK: bool, const FIRST: bool>(
     env: &E,
     config: &Config,
 ) -> Result<(Outer, Inner, Flow), Reason> {
-    let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
+    let outer = tunnel::read_outer(frame, config.tunnel_address)?;
     let (inner, flow) = read_inner::<P, E, CHECK, FIRST>(frame, env, config, &outer)?;
     Ok((outer, inner, flow))
 }
@@ -189,7 +182,7 @@ pub fn read_inner<P: Packet, E: Env, const CHECK: bool, const FIRST: bool>(
     };
     is_ours(config, &flow)?;
     if CHECK {
-        may_send(env, config, &outer.source, flow.remote, inner.source_port)?;
+        may_send(env, config, outer.source, flow.remote, inner.source_port)?;
     }
     Ok((inner, flow))
 }
@@ -218,14 +211,14 @@ pub const fn is_ours(config: &Config, flow: &Flow) -> Result<(), Reason> {
 pub fn may_send<R: Rules>(
     rules: &R,
     config: &Config,
-    outer: &[u8; 16],
+    outer: ipv6::Address,
     inner: [u8; 4],
     port: Port,
 ) -> Result<(), Reason> {
-    if *outer == config.relay_address {
+    if outer.is(config.relay_address) {
         return Ok(());
     }
-    path::check_source(rules, outer, inner, port)
+    path::check_source(rules, &outer.to_bytes(), inner, port)
 }
 
 /// The phase of a session after a packet from the tunnel.
@@ -273,7 +266,8 @@ pub fn need_of<E: Env>(
     {
         return Err(Reason::InvalidV4);
     }
-    if let Some((session, state)) = table::find(env, Side::Outside, &flow.key())
+    let (session, state) = table::sought(env, Side::Outside, &flow.key());
+    if state.phase.is_live()
         && let Some(record) = env.session(session.slot)
         && !table::is_over(env, config, record, state, now)
     {

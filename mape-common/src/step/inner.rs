@@ -73,7 +73,7 @@ pub fn read_part<P: Packet, const L3: usize, const FIRST: bool>(frame: &P, room:
     let l4 = L3.wrapping_add(ipv4::LEN);
     match header.protocol() {
         Protocol::TCP => {
-            let tcp = tcp::Header::from_bytes(frame.read(l4).map_err(|_| short)?);
+            let tcp = tcp::Header::read(frame, l4).map_err(|_| short)?;
             let header_len = tcp.header_len();
             if usize::from(header_len) < tcp::LEN {
                 return Err(Reason::BadLength);
@@ -155,7 +155,7 @@ pub fn whole<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Whole
 /// The same, for the first fragment of a packet, too, where `FIRST` says so.
 #[inline(always)]
 fn part<P: Packet, const L3: usize, const FIRST: bool>(frame: &P, room: usize) -> Result<Whole, Reason> {
-    let header = ipv4::Header::from_bytes(frame.read(L3).map_err(|_| Reason::BadLength)?);
+    let header = ipv4::Header::read(frame, L3).map_err(|_| Reason::BadLength)?;
     let total = usize::from(header.total_len());
     if !header.is_ipv4() || header.is_short() || total > room {
         return Err(Reason::BadLength);

@@ -46,7 +46,8 @@ pub const fn limit(config: &Config, hop: &Hop) -> u16 {
 /// Whether this packet can carry the option.
 #[inline(always)]
 pub const fn is_candidate(inner: &Inner) -> bool {
-    inner.flags.has(Flags::SYN) && inner.header_len > 20 && matches!(inner.transport, crate::layout::Transport::Tcp)
+    // No other header has this flag, or is as long.
+    inner.flags.has(Flags::SYN) && inner.header_len > 20
 }
 
 /// Looks for an MSS above `limit` in the TCP header at `l4`, and what the checksum changes by.
@@ -60,7 +61,7 @@ pub fn plan<P: Packet>(frame: &P, l4: usize, header_len: u8, limit: u16) -> (Cla
         // The mask changes nothing (a TCP header has at most 60 bytes); it tells the verifier so. Before the comparison it would: an
         // option that claims to end beyond the header would lead back to its beginning.
         at &= 63;
-        let Ok([kind, len, high, low]) = frame.read::<4>(l4.saturating_add(at)) else {
+        let Ok([kind, len, high, low]) = frame.read_told::<4>(l4.saturating_add(at)) else {
             break;
         };
         match kind {

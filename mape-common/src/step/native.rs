@@ -84,11 +84,15 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, off: R
     if !Lease(lease).is_on(arrival.now) {
         return Err(off);
     }
-    let header = ipv6::Header::from_bytes(frame.read(eth::LEN).map_err(|_| Reason::NativeNotPlain)?);
+    let header = ipv6::Header::read(frame, eth::LEN).map_err(|_| Reason::NativeNotPlain)?;
     if !is_plain(frame, arrival.config, &header) {
         return Err(Reason::NativeNotPlain);
     }
-    let Route::Resolved(hop) = env.route6(arrival.ifindex, &header.source(), &header.destination()) else {
+    let Route::Resolved(hop) = env.route6(
+        arrival.ifindex,
+        &header.source().to_bytes(),
+        &header.destination().to_bytes(),
+    ) else {
         return Err(Reason::NativeElsewhere);
     };
     // Back by the same NIC: the stack tells the sender of the shorter way.
@@ -114,7 +118,7 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>, off: R
 #[inline(always)]
 pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
     let header = eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV6);
-    frame.write(0, header.as_bytes())?;
+    frame.write(0, &header.to_bytes())?;
     frame.write(eth::LEN.wrapping_add(ipv6::HOP_LIMIT), &[plan.hop_limit])?;
     Ok(Verdict::Native {
         ifindex: plan.hop.ifindex,
@@ -134,9 +138,9 @@ fn is_plain<P: Packet>(frame: &P, config: &Config, header: &ipv6::Header) -> boo
     {
         return false;
     }
-    let (source, destination) = (header.source(), header.destination());
+    let (source, destination) = (header.source().to_bytes(), header.destination().to_bytes());
     // What leaves in the tunnel's name is looked at where the stack sends it; see `guard`.
-    if is_special(&source) || is_special(&destination) || source == config.tunnel_address {
+    if is_special(&source) || is_special(&destination) || header.source().is(config.tunnel_address) {
         return false;
     }
     header.next_header() != Protocol::ICMPV6 || matches!(frame.read(body), Ok([kind]) if !DISCOVERY.contains(&kind))
@@ -145,8 +149,11 @@ fn is_plain<P: Packet>(frame: &P, config: &Config, header: &ipv6::Header) -> boo
 /// Multicast, link-local, and what begins with 64 zeros: unspecified, loopback, and those that hold an IPv4 address (RFC 4291 §2.5).
 #[inline(always)]
 const fn is_special(address: &[u8; 16]) -> bool {
-    let [a, b, c, d, e, f, g, h, ..] = *address;
-    a == 0xff || (a == 0xfe && b & 0xc0 == 0x80) || u64::from_ne_bytes([a, b, c, d, e, f, g, h]) == 0
+    let prefix = match address.first_chunk() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => 0,
+    };
+    prefix >> 56 == 0xff || prefix >> 54 == 0xfe80 >> 6 || prefix == 0
 }
 
 /// Whether the packet to that neighbour is the one of its time that is left to the stack; it is noted then.

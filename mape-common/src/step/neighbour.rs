@@ -23,11 +23,11 @@ const ANNOUNCEMENTS: [u8; 3] = [134, 136, 137];
 
 #[inline(always)]
 fn read<P: Packet>(frame: &P) -> Option<(eth::Header, ipv6::Header)> {
-    let ethernet = eth::Header::from_bytes(frame.read(0).ok()?);
+    let ethernet = eth::Header::read(frame).ok()?;
     if ethernet.ether_type() != EtherType::IPV6 {
         return None;
     }
-    let header = ipv6::Header::from_bytes(frame.read(eth::LEN).ok()?);
+    let header = ipv6::Header::read(frame, eth::LEN).ok()?;
     header.is_ipv6().then_some((ethernet, header))
 }
 
@@ -36,15 +36,21 @@ fn read<P: Packet>(frame: &P) -> Option<(eth::Header, ipv6::Header)> {
 pub fn sent<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32) {
     let Some((ethernet, header)) = read(frame) else { return };
     let Some(config) = env.config() else { return };
-    if header.source() != config.tunnel_address || !is_proven(env, ifindex) {
+    if !header.source().is(config.tunnel_address) || !is_proven(env, ifindex) {
         return;
     }
     // With extensions: in fragments.
     if header.next_header() != Protocol::IPV4 && !header.has_extension() {
         return;
     }
-    if let Some(index) = towards(env, config, header.destination()) {
-        note(env, index, ifindex, ethernet.destination(), ethernet.source());
+    if let Some(index) = towards(env, config, header.destination().to_bytes()) {
+        note(
+            env,
+            index,
+            ifindex,
+            Mac::from_bits(ethernet.destination()),
+            ethernet.source(),
+        );
     }
 }
 

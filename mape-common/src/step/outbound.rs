@@ -15,7 +15,12 @@ use crate::{
     packet::Packet,
     time::Tick,
     verdict::{Broken, Direction, Reason, Verdict},
-    wire::{eth, ipv4, port::Port, tcp::Flags},
+    wire::{
+        eth,
+        ipv4::{self, Protocol},
+        port::Port,
+        tcp::Flags,
+    },
 };
 
 use super::{
@@ -51,28 +56,26 @@ pub struct Found {
 /// # Errors
 /// [`Stop::Refused`] with the reason, or [`Stop::Unsettled`] where the session has to be looked after first.
 #[inline(always)]
-pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
-    let found = find::<P, E, false>(frame, env, arrival)?;
+pub fn plan<P: Packet, E: Env, const GLANCE: bool>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Plan, Stop> {
+    let found = find::<P, E, false, GLANCE>(frame, env, arrival)?;
     Ok(plan_found(frame, arrival.config, &found, Delta::ZERO)?)
 }
 
-/// Finds the session of a packet, or of one whose `FIRST` fragment this is, if it was used a moment ago.
+/// Finds the session of a packet, or of one whose `FIRST` fragment this is, if it was used a moment ago; one that a `GLANCE` does not
+/// show is [`Stop::Unsettled`], too.
 ///
 /// # Errors
 /// As [`plan`].
 #[inline(always)]
-pub fn find<P: Packet, E: Env, const FIRST: bool>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Result<Found, Stop> {
+pub fn find<P: Packet, E: Env, const FIRST: bool, const GLANCE: bool>(
+    frame: &P,
+    env: &E,
+    arrival: &Arrival<'_>,
+) -> Result<Found, Stop> {
     let (inner, flow) = read_part::<P, FIRST>(frame)?;
     lives_on(&inner)?;
-    let session = env.find(Side::Inside, &flow.key()).ok_or(Stop::Unsettled)?;
-    let (state, facts) = env
-        .session(session.slot)
-        .and_then(|record| record.read(session.generation))
-        .ok_or(Stop::Unsettled)?;
-    // See `table::find`: the entry may have been given to another flow while it was read.
-    if facts.inside_key() != flow.key() {
-        return Err(Stop::Unsettled);
-    }
+    let found = table::seen::<E, GLANCE>(env, arrival.config, Side::Inside, &flow.key());
+    let (session, state, facts) = found.ok_or(Stop::Unsettled)?;
     // No idle time is as short as this, so a record that was just used has not expired.
     if next_phase(state.phase, &inner) != state.phase || arrival.now.since(state.used) >= Tick::STALE {
         return Err(Stop::Unsettled);
@@ -93,21 +96,17 @@ pub fn find<P: Packet, E: Env, const FIRST: bool>(frame: &P, env: &E, arrival: &
 #[inline(always)]
 pub fn plan_found<P: Packet>(frame: &P, config: &Config, found: &Found, change: Delta) -> Result<Plan, Reason> {
     let Found { inner, facts, .. } = found;
-    let translation = translate::plan::<P, { eth::LEN }>(
-        frame,
-        inner,
-        End::Source,
-        facts.external,
-        facts.external_port,
-        mss::limit(config, &found.hop),
-    );
+    let translation =
+        translate::plan::<P, { eth::LEN }>(frame, inner, End::Source, facts.external, facts.external_port, || {
+            Ok(mss::limit(config, &found.hop))
+        })?;
     let encapsulation = tunnel::plan_encapsulation(
         config,
         &inner.header,
         translation.header.and(change),
         found.hop,
         facts.far_end,
-        label(facts),
+        label_with(facts, inner.header.protocol()),
         inner.excess,
     )?;
     Ok(Plan {
@@ -119,12 +118,13 @@ pub fn plan_found<P: Packet>(frame: &P, config: &Config, found: &Found, change: 
 /// The flow label of a session's packets, whole or in fragments.
 #[inline(always)]
 pub const fn label(facts: &Facts) -> u32 {
-    tunnel::flow_label(
-        facts.external_port,
-        facts.remote,
-        facts.remote_port,
-        facts.transport.protocol(),
-    )
+    label_with(facts, Protocol(facts.transport.protocol()))
+}
+
+/// The same where the packet has said the protocol, which saves its being told by its name.
+#[inline(always)]
+const fn label_with(facts: &Facts, protocol: Protocol) -> u32 {
+    tunnel::flow_label(facts.external_port, facts.remote, facts.remote_port, protocol.0)
 }
 
 /// The next hop towards a far end, its MTU no larger than the path behind it.
@@ -175,7 +175,8 @@ pub fn read<P: Packet>(frame: &P) -> Result<(Inner, Flow), Reason> {
 /// As [`read`].
 #[inline(always)]
 pub fn read_part<P: Packet, const FIRST: bool>(frame: &P) -> Result<(Inner, Flow), Reason> {
-    let room = frame.len().saturating_sub(eth::LEN);
+    // Of a frame that is shorter than that, no header can be read.
+    let room = frame.len().wrapping_sub(eth::LEN);
     let inner = inner::read_part::<P, { eth::LEN }, FIRST>(frame, room)?;
     let flow = Flow {
         transport: inner.transport,
@@ -271,7 +272,8 @@ pub fn need_of<E: Env>(
     need: &mut Option<Need>,
 ) -> Result<(), Reason> {
     let config = arrival.config;
-    if let Some((session, state)) = table::find(env, Side::Inside, &flow.key())
+    let (session, state) = table::sought(env, Side::Inside, &flow.key());
+    if state.phase.is_live()
         && let Some(record) = env.session(session.slot)
         && !table::is_over(env, config, record, state, arrival.now)
     {

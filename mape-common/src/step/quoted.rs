@@ -51,7 +51,7 @@ pub fn place<const AT: usize>(transport_at: u8, offset: usize) -> usize {
 /// [`Reason::ErrorElsewhere`] where it carries what has no ports.
 #[inline(always)]
 pub fn read<P: Packet, const AT: usize>(frame: &P, room: usize) -> Result<Quoted, Reason> {
-    let header = ipv4::Header::from_bytes(frame.read(AT).map_err(|_| Reason::ErrorUnusable)?);
+    let header = ipv4::Header::read(frame, AT).map_err(|_| Reason::ErrorUnusable)?;
     if !header.is_ipv4() || header.is_short() || header.is_later_fragment() {
         return Err(Reason::ErrorUnusable);
     }
@@ -64,7 +64,7 @@ pub fn read<P: Packet, const AT: usize>(frame: &P, room: usize) -> Result<Quoted
     if quoted < 8 {
         return Err(Reason::ErrorUnusable);
     }
-    let Ok([a, b, c, d, e, f, g, h]) = frame.read::<8>(place::<AT>(transport_at, 0)) else {
+    let Ok([a, b, c, d, e, f, g, h]) = frame.read_told::<8>(place::<AT>(transport_at, 0)) else {
         return Err(Reason::ErrorUnusable);
     };
     let (source_port, destination_port, checksum) = match transport {
@@ -79,7 +79,7 @@ pub fn read<P: Packet, const AT: usize>(frame: &P, room: usize) -> Result<Quoted
     let mut checksum = checksum;
     if matches!(transport, Transport::Tcp)
         && quoted >= tcp::CHECKSUM.wrapping_add(2)
-        && let Ok(bytes) = frame.read::<2>(place::<AT>(transport_at, tcp::CHECKSUM))
+        && let Ok(bytes) = frame.read_told::<2>(place::<AT>(transport_at, tcp::CHECKSUM))
     {
         has_checksum = true;
         checksum = u16::from_be_bytes(bytes);

@@ -143,11 +143,11 @@ fn look_to_domain<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, note: &mu
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn look_from_domain<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, note: &mut Note) -> Result<(), Reason> {
     let arrival = of_type(frame, env, ifindex, EtherType::IPV6)?;
-    let outer = tunnel::read_outer(frame, &arrival.config.tunnel_address)?;
+    let outer = tunnel::read_outer(frame, arrival.config.tunnel_address)?;
     let room = usize::from(outer.payload_len);
     ports::look::<P, E, INNER, OUTER_SOURCE>(frame, env, Direction::Inbound, room, note)?;
-    let header = ipv4::Header::from_bytes(frame.read(INNER).map_err(|_| Reason::BadLength)?);
-    path::check_source(env, &outer.source, header.source(), note.ports().0)
+    let header = ipv4::Header::read(frame, INNER).map_err(|_| Reason::BadLength)?;
+    path::check_source(env, &outer.source.to_bytes(), header.source(), note.ports().0)
 }
 
 /// A fragment into the domain.
@@ -301,11 +301,11 @@ fn read_from_domain<P: Packet, E: Env, const FRAGMENT: bool>(
     config: &Config,
     note: &Note,
 ) -> Result<(Outer, Inner), Reason> {
-    let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
+    let outer = tunnel::read_outer(frame, config.tunnel_address)?;
     let inner = read::<P, INNER, FRAGMENT>(frame, usize::from(outer.payload_len), note)?;
     // Of a fragment's ports that has been asked when they were looked up.
     if !FRAGMENT {
-        path::check_source(env, &outer.source, inner.header.source(), inner.source_port)?;
+        path::check_source(env, &outer.source.to_bytes(), inner.header.source(), inner.source_port)?;
     }
     if ipv4::is_routable(inner.header.destination()) {
         Ok((outer, inner))

@@ -114,14 +114,19 @@ fn error_out<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt
 #[inline(always)]
 fn arrived<'a, P: Packet, E: Env>(frame: &P, env: &'a E, ifindex: u32) -> Result<(Arrival<'a>, Outer, Inner), Reason> {
     let arrival = admitted(frame, env, ifindex, EtherType::IPV6)?;
-    let outer = tunnel::read_outer(frame, &arrival.config.tunnel_address)?;
+    let outer = tunnel::read_outer(frame, arrival.config.tunnel_address)?;
     let message = error::read::<P, INNER, QUOTED_INBOUND>(frame, usize::from(outer.payload_len))?;
     let inner = about(&message)?;
     let quoted = &message.quoted;
-    path::check_source(env, &outer.source, inner.header.source(), inner.source_port)?;
+    path::check_source(env, &outer.source.to_bytes(), inner.header.source(), inner.source_port)?;
     // A router behind a customer edge that has more than one address may say what befell another's packet.
     if quoted.header.destination() != inner.header.source() {
-        path::check_source(env, &outer.source, quoted.header.destination(), inner.source_port)?;
+        path::check_source(
+            env,
+            &outer.source.to_bytes(),
+            quoted.header.destination(),
+            inner.source_port,
+        )?;
     }
     if ipv4::is_routable(inner.header.destination()) {
         Ok((arrival, outer, inner))
@@ -216,7 +221,7 @@ fn plan_for_customer<P: Packet, E: Env>(
     let arrival = admitted(frame, env, ifindex, EtherType::IPV6)?;
     let config = arrival.config;
     // Its sender was checked before it was refused; and the answer goes to whoever has its source address and port.
-    let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
+    let outer = tunnel::read_outer(frame, config.tunnel_address)?;
     let inner = inner::read::<P, INNER>(frame, usize::from(outer.payload_len))?;
     let (far_end, hop) = relay::customer_edge(env, inner.header.source(), inner.source_port)?;
     // Written again with the outer header.

@@ -23,7 +23,7 @@ use crate::{
     verdict::{Direction, Failure, Reason, Truncated, Verdict},
     wire::{
         eth::{self, EtherType},
-        ipv4,
+        ipv4, ipv6,
     },
 };
 
@@ -171,14 +171,9 @@ fn translate_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E) -
     let planned = arrived(env).and_then(|arrival| {
         let (inner, flow) = outbound::read(packet)?;
         let (_, facts) = session(env, arrival.config, Side::Inside, &flow, arrival.now)?;
-        Ok(translate::plan::<_, { eth::LEN }>(
-            packet,
-            &inner,
-            End::Source,
-            facts.external,
-            facts.external_port,
-            largest_segment(env, &arrival, &facts),
-        ))
+        translate::plan::<_, { eth::LEN }>(packet, &inner, End::Source, facts.external, facts.external_port, || {
+            Ok(largest_segment(env, &arrival, &facts))
+        })
     });
     match planned {
         Ok(plan) => write::<_, { eth::LEN }>(packet, &plan, plan.header),
@@ -245,7 +240,7 @@ pub fn inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from: &
 #[inline(always)]
 fn outer<P: Packet>(packet: &Arriving<'_, P>, from: &[u8; 16]) -> Outer {
     Outer {
-        source: *from,
+        source: ipv6::Address::from_bytes(*from),
         traffic_class: 0,
         payload_len: u16::try_from(packet.len().saturating_sub(INNER)).unwrap_or(u16::MAX),
         excess: 0,
@@ -338,19 +333,20 @@ fn plan_inbound<P: Packet, E: Env, const FIRST: bool>(
     if facts.wan_hop == NextHop::HAIRPIN {
         return Err(Reason::InvalidV4);
     }
-    let largest = if FIRST {
-        0
-    } else {
-        largest_segment(env, &arrival, &facts)
-    };
-    Ok(translate::plan::<_, INNER>(
+    translate::plan::<_, INNER>(
         packet,
         &inner,
         End::Destination,
         facts.inside,
         facts.inside_port,
-        largest,
-    ))
+        || {
+            Ok(if FIRST {
+                0
+            } else {
+                largest_segment(env, &arrival, &facts)
+            })
+        },
+    )
 }
 
 /// Into the tunnel: an ICMP error about a packet that came out of it.

@@ -134,7 +134,8 @@ pub struct Next {
 pub struct Attempt(u64);
 
 impl Attempt {
-    const FORWARDED: u32 = 1;
+    /// Zero, and asked for first: what nearly all packets come to is the interface's number and nothing else.
+    const FORWARDED: u32 = 0;
     const DELIVERED: u32 = 2;
     const REFUSED: u32 = 3;
     const BROKEN: u32 = 4;
@@ -183,16 +184,20 @@ impl Attempt {
     #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "the two halves")]
     pub const fn outcome(self) -> Result<Result<Verdict, Failure>, Next> {
         let (kind, value) = ((self.0 >> 32) as u32, self.0 as u32);
-        let reason = Reason::from_number(value);
+        if kind == Self::FORWARDED {
+            return Ok(Ok(Verdict::Forward { ifindex: value }));
+        }
         match kind {
-            Self::FORWARDED => Ok(Ok(Verdict::Forward { ifindex: value })),
             Self::NATIVE => Ok(Ok(Verdict::Native { ifindex: value })),
             Self::DELIVERED => Ok(Ok(Verdict::Deliver)),
-            Self::ANSWERED => Ok(Ok(Verdict::Answer(reason))),
-            Self::BROKEN => Ok(Err(Failure::Broken(Broken(reason)))),
+            Self::ANSWERED => Ok(Ok(Verdict::Answer(Reason::from_number(value)))),
+            Self::BROKEN => Ok(Err(Failure::Broken(Broken(Reason::from_number(value))))),
             _ => match Stage::from_number(kind.wrapping_sub(Self::NEXT)) {
-                Some(stage) => Err(Next { stage, reason }),
-                None => Ok(Err(Failure::Refused(reason))),
+                Some(stage) => Err(Next {
+                    stage,
+                    reason: Reason::from_number(value),
+                }),
+                None => Ok(Err(Failure::Refused(Reason::from_number(value)))),
             },
         }
     }

@@ -4,7 +4,7 @@ use crate::{
     checksum::{Change, Delta},
     layout::Transport,
     packet::Packet,
-    verdict::Truncated,
+    verdict::{Reason, Truncated},
     wire::{icmp, ipv4, port::Port, tcp, udp},
 };
 
@@ -36,7 +36,11 @@ pub struct Translation {
     pub header: Delta,
 }
 
-/// Plans the rewriting of one end of `inner`, the packet at `L3`. `mss` is the largest MSS let through, zero for any.
+/// Plans the rewriting of one end of `inner`, the packet at `L3`. `limit` gives the largest MSS let through, zero for any; it is asked
+/// for packets that may have the option.
+///
+/// # Errors
+/// Those of `limit`.
 #[inline(always)]
 pub fn plan<P: Packet, const L3: usize>(
     frame: &P,
@@ -44,18 +48,20 @@ pub fn plan<P: Packet, const L3: usize>(
     end: End,
     address: [u8; 4],
     port: Port,
-    mss: u16,
-) -> Translation {
+    limit: impl FnOnce() -> Result<u16, Reason>,
+) -> Result<Translation, Reason> {
     let (old_address, old_port) = match end {
         End::Source => (inner.header.source(), inner.source_port),
         End::Destination => (inner.header.destination(), inner.destination_port),
     };
     let header = Delta::ZERO.words(old_address, address);
-    let (clamp, clamp_delta) = if mss != 0 && mss::is_candidate(inner) {
-        mss::plan(frame, L3.wrapping_add(ipv4::LEN), inner.header_len, mss)
-    } else {
-        (Clamp::NONE, Delta::ZERO)
-    };
+    let (mut clamp, mut clamp_delta) = (Clamp::NONE, Delta::ZERO);
+    if mss::is_candidate(inner) {
+        let limit = limit()?;
+        if limit != 0 {
+            (clamp, clamp_delta) = mss::plan(frame, L3.wrapping_add(ipv4::LEN), inner.header_len, limit);
+        }
+    }
     // TCP's and UDP's checksums cover a pseudo-header with the addresses; ICMP's covers the message alone.
     let checksum = Change {
         old: inner.checksum,
@@ -67,7 +73,7 @@ pub fn plan<P: Packet, const L3: usize>(
         own: clamp_delta.word(old_port.0, port.0),
         is_udp: matches!(inner.transport, Transport::Udp),
     };
-    Translation {
+    Ok(Translation {
         transport: inner.transport,
         end,
         address,
@@ -75,7 +81,7 @@ pub fn plan<P: Packet, const L3: usize>(
         checksum,
         clamp,
         header,
-    }
+    })
 }
 
 /// Writes the plan into the packet at `L3`, all but the IPv4 header's checksum.

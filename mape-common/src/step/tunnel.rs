@@ -18,6 +18,8 @@ use crate::{
 pub const INNER: usize = eth::LEN + ipv6::LEN;
 /// Where the outer source address stands.
 pub const OUTER_SOURCE: usize = eth::LEN + 8;
+/// Bytes that the tunnel adds to a packet.
+const OUTER: u32 = 40;
 /// Hop limit of the outer header.
 const HOP_LIMIT: u8 = 64;
 const ECN: u8 = 3;
@@ -29,13 +31,9 @@ const ECT_1: u8 = 1;
 pub struct Encapsulation {
     /// Where the frame goes.
     pub hop: Hop,
-    /// Outer source address.
-    pub near_end: [u8; 16],
-    /// Outer destination address.
-    pub far_end: [u8; 16],
-    start: [u8; 8],
-    ttl: u8,
-    header_checksum: u16,
+    outer: ipv6::Header,
+    /// The inner header's row with TTL and checksum.
+    row: u32,
     excess: u16,
 }
 
@@ -46,10 +44,10 @@ pub struct Encapsulation {
     reason = "widening, and From is not const; 20 bits are left after the shift"
 )]
 pub const fn flow_label(external_port: Port, remote: [u8; 4], remote_port: Port, protocol: u8) -> u32 {
-    let [a, b, c, d] = remote;
-    let [e, f] = external_port.to_bytes();
-    let [g, h] = remote_port.to_bytes();
-    let hash = u64::from_be_bytes([a, b, c, d, e, f, g, h]) ^ ((protocol as u64) << 20);
+    // As they stand in the session's record, most of them in one word.
+    let ports =
+        u16::from_le_bytes(remote_port.to_bytes()) as u64 | (u16::from_le_bytes(external_port.to_bytes()) as u64) << 16;
+    let hash = (u32::from_le_bytes(remote) as u64 | ports << 32) ^ ((protocol as u64) << 20);
     (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 44) as u32
 }
 
@@ -126,11 +124,18 @@ fn plan_outer(
     let total = header.total_len();
     Ok(Encapsulation {
         hop,
-        near_end: config.tunnel_address,
-        far_end,
-        start: ipv6::start(traffic_class, label, total, Protocol::IPV4, HOP_LIMIT),
-        ttl,
-        header_checksum: ttl_change(header, ttl, change).apply(header.checksum()),
+        outer: ipv6::Header::new(
+            (
+                ipv6::Address::from_bytes(config.tunnel_address),
+                ipv6::Address::from_bytes(far_end),
+            ),
+            traffic_class,
+            label,
+            total,
+            Protocol::IPV4,
+            HOP_LIMIT,
+        ),
+        row: header.third_row(ttl, one_hop(change).apply(header.checksum())),
         excess,
     })
 }
@@ -140,10 +145,12 @@ fn plan_outer(
 /// # Errors
 /// [`Reason::TtlExpired`], [`Reason::TooBig`].
 #[inline(always)]
-pub const fn enters(config: &Config, header: &ipv4::Header, hop: &Hop) -> Result<u8, Reason> {
+pub fn enters(config: &Config, header: &ipv4::Header, hop: &Hop) -> Result<u8, Reason> {
     let total = header.total_len();
     match lowered(header) {
-        Ok(_) if total > config.tunnel_mtu || total > hop.mtu.saturating_sub(40) => Err(Reason::TooBig),
+        Ok(_) if total > config.tunnel_mtu || OUTER.saturating_add(u32::from(total)) > u32::from(hop.mtu) => {
+            Err(Reason::TooBig)
+        }
         ttl => ttl,
     }
 }
@@ -177,20 +184,17 @@ pub fn exchange<P: Packet>(frame: &mut P, plan: &Encapsulation) -> Result<(), Br
 fn write_outer<P: Packet>(frame: &mut P, plan: &Encapsulation) -> Result<(), Truncated> {
     frame.write(
         0,
-        eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV6).as_bytes(),
+        &eth::Header::new(plan.hop.destination, plan.hop.source, EtherType::IPV6).to_bytes(),
     )?;
-    frame.write(eth::LEN, &plan.start)?;
-    frame.write(OUTER_SOURCE, &plan.near_end)?;
-    frame.write(eth::LEN.wrapping_add(24), &plan.far_end)?;
-    frame.write(INNER.wrapping_add(ipv4::TTL), &[plan.ttl])?;
-    frame.write(INNER.wrapping_add(ipv4::CHECKSUM), &plan.header_checksum.to_be_bytes())
+    frame.write(eth::LEN, &plan.outer.to_bytes())?;
+    frame.write(INNER.wrapping_add(ipv4::TTL), &plan.row.to_be_bytes())
 }
 
 /// The outer header of a tunnelled packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outer {
     /// Who sent it.
-    pub source: [u8; 16],
+    pub source: ipv6::Address,
     /// Traffic class.
     pub traffic_class: u8,
     /// Bytes that the inner packet may have.
@@ -204,9 +208,9 @@ pub struct Outer {
 /// # Errors
 /// [`Reason::OtherIpv6`] where it is no IPv4-in-IPv6 for `address`, [`Reason::OuterExtension`], [`Reason::BadLength`].
 #[inline(always)]
-pub fn read_outer<P: Packet>(frame: &P, address: &[u8; 16]) -> Result<Outer, Reason> {
-    let header = ipv6::Header::from_bytes(frame.read(eth::LEN).map_err(|_| Reason::OtherIpv6)?);
-    if !header.is_ipv6() || header.destination() != *address {
+pub fn read_outer<P: Packet>(frame: &P, address: [u8; 16]) -> Result<Outer, Reason> {
+    let header = ipv6::Header::read(frame, eth::LEN).map_err(|_| Reason::OtherIpv6)?;
+    if !header.is_ipv6() || !header.destination().is(address) {
         return Err(Reason::OtherIpv6);
     }
     if header.next_header() != Protocol::IPV4 {
@@ -238,9 +242,10 @@ pub fn read_outer<P: Packet>(frame: &P, address: &[u8; 16]) -> Result<Outer, Rea
 /// What will be written into the inner header when the outer one is taken off, besides the translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decapsulation {
-    tos: u8,
-    ttl: u8,
-    header_checksum: u16,
+    /// The inner header's rows with the type of service.
+    rows: u64,
+    /// That with TTL and checksum.
+    row: u32,
     excess: u16,
 }
 
@@ -259,9 +264,8 @@ pub fn plan_decapsulation(
     let tos = merged_tos(header, outer.traffic_class)?;
     let change = tos_change(header, tos, change);
     Ok(Decapsulation {
-        tos,
-        ttl,
-        header_checksum: ttl_change(header, ttl, change).apply(header.checksum()),
+        rows: header.first_rows(tos),
+        row: header.third_row(ttl, one_hop(change).apply(header.checksum())),
         excess: outer.excess.saturating_add(excess),
     })
 }
@@ -290,15 +294,13 @@ pub fn decapsulate<P: Packet>(frame: &mut P, plan: &Decapsulation, header: &eth:
         frame.trim_end(plan.excess)?;
     }
     frame.shrink_front::<{ ipv6::LEN }>()?;
-    frame.write(0, header.as_bytes())?;
+    frame.write(0, &header.to_bytes())?;
     Ok(())
 }
 
 #[inline(always)]
 fn write_inner<P: Packet>(frame: &mut P, plan: &Decapsulation) -> Result<(), Truncated> {
-    frame.write(INNER.wrapping_add(ipv4::TOS), &[plan.tos])?;
-    frame.write(INNER.wrapping_add(ipv4::TTL), &[plan.ttl])?;
-    frame.write(INNER.wrapping_add(ipv4::CHECKSUM), &plan.header_checksum.to_be_bytes())
+    frame.write(INNER, &ipv4::three_rows(plan.rows, plan.row))
 }
 
 /// What becomes of the inner ECN field when the outer header is taken off (RFC 6040 §4.2, figure 4).
@@ -330,12 +332,9 @@ pub const fn merged_tos(header: &ipv4::Header, traffic_class: u8) -> Result<u8, 
 
 /// `change`, and what the header's checksum changes by with another type of service.
 #[inline(always)]
-pub const fn tos_change(header: &ipv4::Header, tos: u8, change: Delta) -> Delta {
+pub fn tos_change(header: &ipv4::Header, tos: u8, change: Delta) -> Delta {
     // The word before the length. What version and header length are does not matter, as long as they stay.
-    change.word(
-        u16::from_be_bytes([0x45, header.tos()]),
-        u16::from_be_bytes([0x45, tos]),
-    )
+    change.word(0x4500 | u16::from(header.tos()), 0x4500 | u16::from(tos))
 }
 
 /// The TTL one lower, and the header's checksum after that and `change`.
@@ -345,7 +344,7 @@ pub const fn tos_change(header: &ipv4::Header, tos: u8, change: Delta) -> Delta 
 #[inline(always)]
 pub const fn hop_on(header: &ipv4::Header, change: Delta) -> Result<(u8, u16), Reason> {
     match lowered(header) {
-        Ok(ttl) => Ok((ttl, ttl_change(header, ttl, change).apply(header.checksum()))),
+        Ok(ttl) => Ok((ttl, one_hop(change).apply(header.checksum()))),
         Err(reason) => Err(reason),
     }
 }
@@ -358,13 +357,10 @@ const fn lowered(header: &ipv4::Header) -> Result<u8, Reason> {
     }
 }
 
+/// `change`, and what the header's checksum changes by with a TTL one lower, whatever it was and whatever stands beside it.
 #[inline(always)]
-const fn ttl_change(header: &ipv4::Header, ttl: u8, change: Delta) -> Delta {
-    let protocol = header.protocol().0;
-    change.word(
-        u16::from_be_bytes([header.ttl(), protocol]),
-        u16::from_be_bytes([ttl, protocol]),
-    )
+const fn one_hop(change: Delta) -> Delta {
+    change.word(u16::from_be_bytes([1, 0]), 0)
 }
 
 #[cfg(test)]

@@ -52,13 +52,12 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
     let Ok([kind, _, _, _, beyond_high, beyond_low, mtu_high, mtu_low]) = frame.read::<HEADER>(MESSAGE) else {
         return Err(Reason::Icmpv6);
     };
-    let Ok(bytes) = frame.read(OUTER) else {
+    let Ok(outer) = ipv6::Header::read(frame, OUTER) else {
         return Err(Reason::Icmpv6);
     };
-    let outer = ipv6::Header::from_bytes(bytes);
     if !matches!(kind, 1..=4)
         || !outer.is_ipv6()
-        || outer.source() != config.tunnel_address
+        || !outer.source().is(config.tunnel_address)
         || outer.next_header() != Protocol::IPV4
     {
         return Err(Reason::Icmpv6);
@@ -75,7 +74,7 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
     let (found, _) = table::find(env, Side::Outside, &quoted.from_here()).ok_or(Reason::ErrorWithoutSession)?;
     let record = env.session(found.slot).ok_or(Reason::ErrorWithoutSession)?;
     let (state, facts) = record.read(found.generation).ok_or(Reason::ErrorWithoutSession)?;
-    if facts.far_end != outer.destination() || table::is_over(env, config, record, state, arrival.now) {
+    if !outer.destination().is(facts.far_end) || table::is_over(env, config, record, state, arrival.now) {
         return Err(Reason::ErrorWithoutSession);
     }
     let far = env.hop(facts.wan_hop).ok_or(Reason::NextHopUnknown)?;
@@ -132,7 +131,7 @@ pub fn plan<P: Packet, E: Env>(frame: &P, env: &E, arrival: &Arrival<'_>) -> Res
 /// [`Broken`].
 #[inline(always)]
 pub fn apply<P: Packet>(frame: &mut P, plan: &Plan) -> Result<Verdict, Broken> {
-    frame.write(INNER, plan.error.quoted.as_bytes())?;
+    frame.write(INNER, &plan.error.quoted.to_bytes())?;
     frame.write(INNER.wrapping_add(ipv4::LEN), &plan.error.payload)?;
     frame.shrink_front::<CUT>()?;
     answer::write(frame, &plan.error)?;

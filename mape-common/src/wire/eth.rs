@@ -1,6 +1,6 @@
 //! Ethernet: 14 bytes, destination and source MAC address and the type of what follows.
 
-use crate::hop::Mac;
+use crate::{hop::Mac, packet::Packet, verdict::Truncated};
 
 /// An EtherType, of a type of its own so that it cannot be compared with an IP protocol number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,52 +17,74 @@ impl EtherType {
     pub const SERVICE_VLAN: Self = Self([0x88, 0xa8]);
 }
 
-/// An Ethernet header.
+/// An Ethernet header: its first eight bytes and the four after them, as numbers, and the type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header([u8; LEN]);
+pub struct Header {
+    first: u64,
+    second: u32,
+    ether_type: EtherType,
+}
 
 /// Bytes of an Ethernet header.
 pub const LEN: usize = 14;
 /// Where the type is.
 pub const TYPE: usize = 12;
 
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "widening, and the low half"
+)]
 impl Header {
     /// From the frame's first bytes.
+    ///
+    /// # Errors
+    /// [`Truncated`].
     #[inline(always)]
-    pub const fn from_bytes(bytes: [u8; LEN]) -> Self {
-        Self(bytes)
+    pub fn read<P: Packet>(frame: &P) -> Result<Self, Truncated> {
+        // Two looks of eight bytes each, which overlap.
+        let last = u64::from_be_bytes(frame.read(LEN - 8)?);
+        Ok(Self {
+            first: u64::from_be_bytes(frame.read(0)?),
+            second: (last >> 16) as u32,
+            ether_type: EtherType((last as u16).to_be_bytes()),
+        })
     }
 
     /// A header of these fields.
     #[inline(always)]
     pub const fn new(destination: Mac, source: Mac, ether_type: EtherType) -> Self {
-        let [a, b, c, d, e, f] = destination.0;
-        let [g, h, i, j, k, l] = source.0;
-        let [m, n] = ether_type.0;
-        Self([a, b, c, d, e, f, g, h, i, j, k, l, m, n])
+        Self {
+            first: destination.to_bits() << 16 | source.to_bits() >> 32,
+            second: source.to_bits() as u32,
+            ether_type,
+        }
     }
 
     /// The bytes.
     #[inline(always)]
-    pub const fn as_bytes(&self) -> &[u8; LEN] {
-        &self.0
+    pub const fn to_bytes(self) -> [u8; LEN] {
+        let [a, b, c, d, e, f, g, h] = self.first.to_be_bytes();
+        let [i, j, k, l] = self.second.to_be_bytes();
+        let [m, n] = self.ether_type.0;
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n]
     }
 
-    /// Whom the frame is for.
+    /// Whom the frame is for: the address in the low 48 bits.
     #[inline(always)]
-    pub const fn destination(&self) -> Mac {
-        Mac([self.0[0], self.0[1], self.0[2], self.0[3], self.0[4], self.0[5]])
+    pub const fn destination(&self) -> u64 {
+        self.first >> 16
     }
 
     /// Who sent it on this link.
     #[inline(always)]
     pub const fn source(&self) -> Mac {
-        Mac([self.0[6], self.0[7], self.0[8], self.0[9], self.0[10], self.0[11]])
+        Mac::from_bits(self.first << 32 | self.second as u64)
     }
 
     /// What follows.
     #[inline(always)]
     pub const fn ether_type(&self) -> EtherType {
-        EtherType([self.0[12], self.0[13]])
+        self.ether_type
     }
 }

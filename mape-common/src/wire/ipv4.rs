@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791): the 20 bytes without options.
 
-use crate::checksum::Delta;
+use crate::{checksum::Delta, packet::Packet, verdict::Truncated};
 
 /// An IP protocol number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,19 @@ impl Protocol {
 }
 
 /// An IPv4 header without options, copied out of a frame.
+///
+/// In parts each of which goes through a BPF program in one register: bytes that are taken out of one and put together again are an
+/// instruction or two each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header([u8; LEN]);
+pub struct Header {
+    /// The first two rows of RFC 791's picture as a number: version, header length, type of service, total length; identification, flags,
+    /// offset.
+    start: u64,
+    /// The third row: TTL, protocol, checksum.
+    third: u32,
+    source: [u8; 4],
+    destination: [u8; 4],
+}
 
 /// Bytes of a header without options.
 pub const LEN: usize = 20;
@@ -38,34 +49,66 @@ pub const SOURCE: usize = 12;
 /// Where the destination address is.
 pub const DESTINATION: usize = 16;
 
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "fields are cut out of their row, and widened"
+)]
 impl Header {
     /// From the bytes at the start of the packet.
     #[inline(always)]
     pub const fn from_bytes(bytes: [u8; LEN]) -> Self {
-        Self(bytes)
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, destination @ ..] = bytes;
+        Self::from_parts([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p], destination)
+    }
+
+    /// From the packet that begins at `at`.
+    ///
+    /// In parts of which each fits a register: all at once they are put aside and taken apart again byte by byte.
+    ///
+    /// # Errors
+    /// [`Truncated`].
+    #[inline(always)]
+    pub fn read<P: Packet>(frame: &P, at: usize) -> Result<Self, Truncated> {
+        let destination = frame.read(at.wrapping_add(DESTINATION))?;
+        Ok(Self::from_parts(
+            frame.read(at)?,
+            frame.read(at.wrapping_add(TTL))?,
+            destination,
+        ))
+    }
+
+    #[inline(always)]
+    const fn from_parts(first: [u8; 8], second: [u8; 8], destination: [u8; 4]) -> Self {
+        let [i, j, k, l, source @ ..] = second;
+        Self {
+            start: u64::from_be_bytes(first),
+            third: u32::from_be_bytes([i, j, k, l]),
+            source,
+            destination,
+        }
     }
 
     /// Whether it is IPv4 at all.
     #[inline(always)]
     pub const fn is_ipv4(&self) -> bool {
-        self.0[0] >> 4 == 4
+        self.start >> 60 == 4
     }
 
     /// Whether the header is longer than these 20 bytes.
     #[inline(always)]
     pub const fn has_options(&self) -> bool {
-        self.0[0] & 15 > 5
+        self.words() > 5
     }
 
     /// Whether the header claims to be shorter than it can be.
     #[inline(always)]
     pub const fn is_short(&self) -> bool {
-        self.0[0] & 15 < 5
+        self.words() < 5
     }
 
     /// Bytes of the options.
     #[inline(always)]
-    #[expect(clippy::as_conversions, reason = "widening, and From is not const")]
     pub const fn options_len(&self) -> usize {
         (self.header_len() as usize).saturating_sub(LEN)
     }
@@ -73,63 +116,72 @@ impl Header {
     /// Bytes of the header, options included: 0 to 60, a multiple of four.
     #[inline(always)]
     pub const fn header_len(&self) -> u8 {
-        (self.0[0] & 15) << 2
+        self.words() << 2
+    }
+
+    /// Words of four bytes of the header.
+    #[inline(always)]
+    const fn words(&self) -> u8 {
+        (self.start >> 56) as u8 & 15
     }
 
     /// Whether the packet is a part, and not the first one, of another.
     #[inline(always)]
     pub const fn is_later_fragment(&self) -> bool {
-        u16::from_be_bytes([self.0[6], self.0[7]]) & 0x1fff != 0
+        self.start & 0x1fff != 0
     }
 
     /// Whether routers may not fragment it.
     #[inline(always)]
     pub const fn dont_fragment(&self) -> bool {
-        self.0[6] & 0x40 != 0
+        self.start & 0x4000 != 0
     }
 
     /// The header with another source address, its checksum right.
     #[inline(always)]
     #[must_use]
     pub const fn with_source(&self, address: [u8; 4]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, _, _, _, _, _, _, k, l, m, n] = self.0;
-        let [x, y] = Delta::ZERO
-            .words(self.source(), address)
-            .apply(self.checksum())
-            .to_be_bytes();
-        let [s, t, u, v] = address;
-        Self([a, b, c, d, e, f, g, h, i, j, x, y, s, t, u, v, k, l, m, n])
+        let mut header = self.with_checksum(Delta::ZERO.words(self.source, address));
+        header.source = address;
+        header
     }
 
     /// The header with another destination address, its checksum right.
     #[inline(always)]
     #[must_use]
     pub const fn with_destination(&self, address: [u8; 4]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, _, _, k, l, m, n, _, _, _, _] = self.0;
-        let [x, y] = Delta::ZERO
-            .words(self.destination(), address)
-            .apply(self.checksum())
-            .to_be_bytes();
-        let [s, t, u, v] = address;
-        Self([a, b, c, d, e, f, g, h, i, j, x, y, k, l, m, n, s, t, u, v])
+        let mut header = self.with_checksum(Delta::ZERO.words(self.destination, address));
+        header.destination = address;
+        header
+    }
+
+    /// The header with the checksum after a change.
+    #[inline(always)]
+    const fn with_checksum(&self, change: Delta) -> Self {
+        let mut header = *self;
+        header.third = self.third & 0xffff_0000 | change.apply(self.checksum()) as u32;
+        header
     }
 
     /// The twenty bytes.
     #[inline(always)]
-    pub const fn as_bytes(&self) -> &[u8; LEN] {
-        &self.0
+    pub const fn to_bytes(self) -> [u8; LEN] {
+        let [a, b, c, d, e, f, g, h] = self.start.to_be_bytes();
+        let [i, j, k, l] = self.third.to_be_bytes();
+        let ([m, n, o, p], [q, r, s, t]) = (self.source, self.destination);
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t]
     }
 
     /// DSCP and ECN.
     #[inline(always)]
     pub const fn tos(&self) -> u8 {
-        self.0[TOS]
+        (self.start >> 48) as u8
     }
 
     /// Bytes of the packet, header included.
     #[inline(always)]
     pub const fn total_len(&self) -> u16 {
-        u16::from_be_bytes([self.0[2], self.0[3]])
+        (self.start >> 32) as u16
     }
 
     /// Bytes after the header; none where the length is less than the header's.
@@ -141,62 +193,86 @@ impl Header {
     /// Whether this is a part of a packet, the first or another.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
-        u16::from_be_bytes([self.0[6], self.0[7]]) & 0x3fff != 0
+        self.start & 0x3fff != 0
     }
 
     /// What the fragments of one packet have in common.
     #[inline(always)]
     pub const fn identification(&self) -> u16 {
-        u16::from_be_bytes([self.0[IDENTIFICATION], self.0[5]])
+        (self.start >> 16) as u16
     }
 
     /// Where in the packet's payload this fragment's stands, bytes.
     #[inline(always)]
     pub const fn offset(&self) -> u16 {
-        (u16::from_be_bytes([self.0[6], self.0[7]]) & 0x1fff) << 3
+        (self.start as u16 & 0x1fff) << 3
     }
 
     /// Whether fragments follow this one.
     #[inline(always)]
     pub const fn has_more(&self) -> bool {
-        self.0[6] & 0x20 != 0
+        self.start & 0x2000 != 0
     }
 
     /// Hops left.
     #[inline(always)]
     pub const fn ttl(&self) -> u8 {
-        self.0[TTL]
+        (self.third >> 24) as u8
     }
 
     /// What follows.
     #[inline(always)]
     pub const fn protocol(&self) -> Protocol {
-        Protocol(self.0[9])
+        Protocol((self.third >> 16) as u8)
+    }
+
+    /// The third row, TTL to checksum, of this header with another TTL and checksum: a number.
+    #[inline(always)]
+    pub const fn third_row(&self, ttl: u8, checksum: u16) -> u32 {
+        (ttl as u32) << 24 | self.third & 0xff_0000 | checksum as u32
+    }
+
+    /// The first two rows of this header with another type of service: a number.
+    #[inline(always)]
+    pub const fn first_rows(&self, tos: u8) -> u64 {
+        self.start & !(0xff << 48) | (tos as u64) << 48
     }
 
     /// The header's checksum.
     #[inline(always)]
     pub const fn checksum(&self) -> u16 {
-        u16::from_be_bytes([self.0[CHECKSUM], self.0[11]])
+        self.third as u16
     }
 
     /// Source address.
     #[inline(always)]
     pub const fn source(&self) -> [u8; 4] {
-        [self.0[12], self.0[13], self.0[14], self.0[15]]
+        self.source
     }
 
     /// Destination address.
     #[inline(always)]
     pub const fn destination(&self) -> [u8; 4] {
-        [self.0[16], self.0[17], self.0[18], self.0[19]]
+        self.destination
     }
+}
+
+/// The bytes of the first three rows.
+#[inline(always)]
+pub const fn three_rows(first: u64, third: u32) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    if let Some((start, rest)) = bytes.split_first_chunk_mut()
+        && let Some(end) = rest.first_chunk_mut()
+    {
+        (*start, *end) = (first.to_be_bytes(), third.to_be_bytes());
+    }
+    bytes
 }
 
 /// Whether a packet can be sent to this address through a router: no multicast, broadcast, loopback or "this network".
 #[inline(always)]
 pub const fn is_routable(address: [u8; 4]) -> bool {
-    !matches!(address[0], 0 | 127 | 224..=255)
+    matches!(address[0], 1..=126 | 128..=223)
 }
 
 /// The first bytes of a header as they would be if it had no options: its length and the packet's are shorter.

@@ -9,13 +9,14 @@ use std::sync::{
 
 use loom::sync::Mutex;
 use mape_common::{
-    env::{Env, InsertError, Noted, Route, Rules, Search, Side},
+    env::{Env, Noted, Route, Rules, Search, Side},
     hop::{Hop, Link, Mac, NextHop},
     host::HostEnv,
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, SweepOrder, Transport},
     map::{psid::PortSet, rule::Rule},
     nat::{
         fragment,
+        index::{self, Bucket},
         session::{Facts, Session, State},
         sweep::Sweep,
     },
@@ -52,65 +53,6 @@ pub(crate) const FIRST: u16 = 1232;
 /// The time at which every test begins.
 pub(crate) const START: Tick = Tick(1_000);
 
-/// A table of flows as the kernel's hash map is one: elements are there from the start, and one that is taken out of the
-/// table is given to the next flow at once, even while somebody who has found it has not yet read its value.
-struct Table {
-    index: Mutex<Index>,
-    values: Vec<Word>,
-}
-
-struct Index {
-    taken: Vec<(FlowKey, usize)>,
-    free: Vec<usize>,
-}
-
-impl Table {
-    fn new(size: usize) -> Self {
-        Self {
-            index: Mutex::new(Index {
-                taken: Vec::new(),
-                free: (0..size).rev().collect(),
-            }),
-            values: words(size),
-        }
-    }
-
-    fn find(&self, key: &FlowKey) -> Option<SessionRef> {
-        let element = {
-            let index = self.index.lock().unwrap();
-            index.taken.iter().find(|(k, _)| k == key)?.1
-        };
-        let value = self.values[element].load();
-        Some(SessionRef {
-            slot: u32::try_from(value >> 32).unwrap(),
-            generation: u32::try_from(value & 0xffff_ffff).unwrap(),
-        })
-    }
-
-    fn insert(&self, key: &FlowKey, session: SessionRef) -> Result<(), InsertError> {
-        let mut index = self.index.lock().unwrap();
-        if index.taken.iter().any(|(k, _)| k == key) {
-            return Err(InsertError::Exists);
-        }
-        let element = index.free.pop().ok_or(InsertError::Full)?;
-        self.values[element].store(u64::from(session.slot) << 32 | u64::from(session.generation));
-        index.taken.push((*key, element));
-        Ok(())
-    }
-
-    fn remove(&self, key: &FlowKey) {
-        let mut index = self.index.lock().unwrap();
-        if let Some(at) = index.taken.iter().position(|(k, _)| k == key) {
-            let (_, element) = index.taken.remove(at);
-            index.free.push(element);
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.index.lock().unwrap().taken.len()
-    }
-}
-
 fn words(count: usize) -> Vec<Word> {
     (0..count).map(|_| Word::new(0)).collect()
 }
@@ -121,8 +63,7 @@ pub(crate) struct Gateway {
     links: Vec<Link>,
     hops: Vec<NextHop>,
     sessions: Vec<Session>,
-    inside: Table,
-    outside: Table,
+    flows: Vec<Bucket>,
     free: Mutex<Vec<u32>>,
     ports: Vec<Word>,
     overlap: Vec<Word>,
@@ -159,6 +100,17 @@ impl Ends {
             remote: SERVER,
             remote_port: 443,
         }
+    }
+
+    /// The flow's key in INSIDE.
+    pub(crate) const fn inside_key(&self) -> FlowKey {
+        FlowKey::new(
+            self.transport,
+            self.host,
+            Port(self.port),
+            self.remote,
+            Port(self.remote_port),
+        )
     }
 
     pub(crate) const fn udp(host: [u8; 4], port: u16, remote_port: u16) -> Self {
@@ -210,8 +162,9 @@ impl Gateway {
             links: vec![Link::default(), link(LAN_MAC), link(WAN_MAC)],
             hops,
             sessions: records,
-            inside: Table::new(slots),
-            outside: Table::new(slots),
+            flows: (0..index::buckets_of_both(sessions))
+                .map(|_| Bucket::default())
+                .collect(),
             free: Mutex::new((0..sessions).rev().collect()),
             ports: words(3 * cells),
             overlap: words(cells),
@@ -425,16 +378,10 @@ impl Env for Processor {
         }
     }
 
-    fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {
-        self.table(side).find(key)
-    }
-
-    fn insert(&self, side: Side, key: &FlowKey, session: SessionRef) -> Result<(), InsertError> {
-        self.table(side).insert(key, session)
-    }
-
-    fn remove(&self, side: Side, key: &FlowKey) {
-        self.table(side).remove(key);
+    fn bucket(&self, side: Side, index: u32) -> Option<&Bucket> {
+        self.gateway
+            .flows
+            .get(usize::try_from(index::number(side, index)).unwrap())
     }
 
     fn session(&self, slot: u32) -> Option<&Session> {
@@ -519,25 +466,9 @@ impl Env for Processor {
 }
 
 impl Processor {
-    fn table(&self, side: Side) -> &Table {
-        match side {
-            Side::Inside => &self.gateway.inside,
-            Side::Outside => &self.gateway.outside,
-        }
-    }
-
     /// A session's record and the facts it had when it was looked at.
     pub(crate) fn session_of(&self, ends: Ends) -> Option<(SessionRef, Facts)> {
-        let is = |f: &Facts| {
-            f.inside_key()
-                == FlowKey::new(
-                    ends.transport,
-                    ends.host,
-                    Port(ends.port),
-                    ends.remote,
-                    Port(ends.remote_port),
-                )
-        };
+        let is = |f: &Facts| f.inside_key() == ends.inside_key();
         let live = self.gateway.live();
         live.iter()
             .find(|(_, _, f)| is(f))

@@ -299,7 +299,7 @@ fn ports(instance: &Instance, pins: &PinFolder) -> Result<Vec<Port>> {
 
 /// A gateway of that configuration that nobody has used yet, its interfaces and their names.
 fn imagined(gateway: &Gateway) -> Result<(HostEnv, Vec<Port>, BTreeMap<u32, String>)> {
-    let config = tables::config(gateway, TUNNEL, tables::secret()?);
+    let config = tables::config(gateway, TUNNEL, tables::Secrets::new()?);
     let mut env = HostEnv::new(config);
     let (lan, wan, both) = match gateway.role {
         Role::CustomerEdge => (programs::LAN, programs::WAN, programs::ONE_ARM),

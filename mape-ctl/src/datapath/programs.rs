@@ -15,11 +15,15 @@ use aya::{
 use mape_common::{
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, EVENT_BYTES, FRAGMENTS, FlowKey, Gauge, HOLDER_QUEUES, HostUse, LAN_HOSTS, NATIVE_WORDS,
-        NEXT_HOPS, OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SessionRef, SweepOrder, maps,
+        Config, Counter, EVENT_BYTES, FRAGMENTS, Gauge, HOLDER_QUEUES, HostUse, LAN_HOSTS, NATIVE_WORDS, NEXT_HOPS,
+        OVERLAP_CELLS, PermissionKey, PortOrder, REFUSALS, RuleRef, SweepOrder, maps,
     },
     map::rule::Rule,
-    nat::{fragment, session::Session},
+    nat::{
+        fragment,
+        index::{Bucket, buckets_of_both},
+        session::Session,
+    },
     step::stage::STAGES,
     trace::Watch,
     verdict::OUTCOMES,
@@ -167,7 +171,7 @@ impl Sizes {
             // The key of a prefix tree is its length and the address.
             maps::RULES_V4 => (index + 4, size_of::<RuleRef>(), rules, Fit::AtLeast),
             maps::RULES_V6 => (index + 16, size_of::<RuleRef>(), rules, Fit::AtLeast),
-            maps::INSIDE | maps::OUTSIDE => (size_of::<FlowKey>(), size_of::<SessionRef>(), sessions, Fit::Exactly),
+            maps::FLOWS => (index, size_of::<Bucket>(), buckets_of_both(sessions), Fit::Exactly),
             maps::SESSIONS => (index, size_of::<Session>(), sessions, Fit::Exactly),
             maps::FREE_SLOTS => (0, index, sessions, Fit::Exactly),
             maps::PORTS => (index, word, self.ports.saturating_mul(3).max(1), Fit::AtLeast),

@@ -16,18 +16,49 @@ use crate::gateway::{Gateway, Nat, Role, Seconds};
 /// Ports below this are not handed out to endpoints that have not asked for one by its number.
 const FIRST_USER_PORT: u16 = 1_024;
 
-/// A secret for the hashes that decide where a destination is noted.
+/// A secret for the hashes that decide where something is noted.
 ///
 /// # Errors
 /// When the kernel gives no random numbers.
-pub fn secret() -> io::Result<[u64; 2]> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let [high, low] = [
-        u128::from_ne_bytes(bytes) >> 64,
-        u128::from_ne_bytes(bytes) & u128::from(u64::MAX),
-    ];
-    Ok([high, low].map(|half| u64::try_from(half).unwrap_or(0)))
+pub fn secret<const N: usize>() -> io::Result<[u64; N]> {
+    let mut random = File::open("/dev/urandom")?;
+    let mut secret = [0; N];
+    for word in &mut secret {
+        let mut bytes = [0; 8];
+        random.read_exact(&mut bytes)?;
+        *word = u64::from_ne_bytes(bytes);
+    }
+    Ok(secret)
+}
+
+/// The secrets of one gateway.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Secrets {
+    /// [`Config::hash_key`].
+    pub hash_key: [u64; 2],
+    /// [`Config::flow_keys`].
+    pub flow_keys: [u64; 3],
+}
+
+impl Secrets {
+    /// New ones.
+    ///
+    /// # Errors
+    /// As [`secret`].
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            hash_key: secret()?,
+            flow_keys: secret()?,
+        })
+    }
+
+    /// Those that a gateway's tables were filled by.
+    pub const fn of(config: &Config) -> Self {
+        Self {
+            hash_key: config.hash_key,
+            flow_keys: config.flow_keys,
+        }
+    }
 }
 
 /// What the maps' sizes follow from.
@@ -49,7 +80,7 @@ fn sessions(gateway: &Gateway) -> u32 {
 }
 
 /// The gateway as its programs see it.
-pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Config {
+pub fn config(gateway: &Gateway, tunnel_ifindex: u32, secrets: Secrets) -> Config {
     let (nat, tunnel) = (&gateway.nat, &gateway.tunnel);
     let relay_address = gateway.relay.octets();
     let mut flags = if tunnel.copy_dscp { Config::COPY_DSCP } else { 0 };
@@ -67,7 +98,8 @@ pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Con
     let mut config = Config {
         tunnel_address: relay_address,
         relay_address,
-        hash_key,
+        hash_key: secrets.hash_key,
+        flow_keys: secrets.flow_keys,
         timeouts: timeouts(nat.timeouts),
         pressed: timeouts(pressed(nat)),
         external_address: [0; 4],
@@ -82,6 +114,7 @@ pub fn config(gateway: &Gateway, tunnel_ifindex: u32, hash_key: [u64; 2]) -> Con
         mss: tunnel.mss.unwrap_or(0),
         flags,
         sessions: sessions(gateway),
+        flow_shift: Config::flow_shift(sessions(gateway)),
         sessions_high: share(sessions(gateway), nat.watermark),
         ports_high: 0,
         host_sessions: nat.host_sessions,
@@ -217,6 +250,6 @@ mod tests {
 
     #[test]
     fn two_secrets_differ() {
-        assert_ne!(secret().unwrap(), secret().unwrap());
+        assert_ne!(secret::<2>().unwrap(), secret().unwrap());
     }
 }

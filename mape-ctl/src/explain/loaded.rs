@@ -17,12 +17,16 @@ use aya::{
 use aya_obj::programs::XdpAttachType;
 use elsa::FrozenMap;
 use mape_common::{
-    env::{Env, InsertError, Noted, Route, Rules, Search, Side},
+    env::{Env, Noted, Route, Rules, Search, Side},
     hop::{Link, NextHop},
     inquiry::{self, Ends},
-    layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, SessionRef, Transport, maps, programs},
+    layout::{Config, Gauge, HostUse, PermissionKey, RuleRef, Transport, maps, programs},
     map::rule::Rule,
-    nat::{fragment, session::Session},
+    nat::{
+        fragment,
+        index::{self, Bucket, WORDS},
+        session::Session,
+    },
     time::Tick,
     word::Word,
 };
@@ -164,8 +168,7 @@ pub struct Loaded {
     known_rules: FrozenMap<u32, Box<Rule>>,
     rules_v4: LpmTrie<MapData, [u8; 4], RuleRef>,
     rules_v6: LpmTrie<MapData, [u8; 16], RuleRef>,
-    inside: Entries<FlowKey, SessionRef>,
-    outside: Entries<FlowKey, SessionRef>,
+    flows: Copies<Bucket, WORDS>,
     permissions: Entries<PermissionKey, u64>,
     hosts: Copies<HostUse, 2>,
     records: SessionTable,
@@ -208,8 +211,7 @@ impl Loaded {
             known_rules: FrozenMap::new(),
             rules_v4: tables.typed(maps::RULES_V4)?,
             rules_v6: tables.typed(maps::RULES_V6)?,
-            inside: Entries::open(tables, maps::INSIDE)?,
-            outside: Entries::open(tables, maps::OUTSIDE)?,
+            flows: Copies::open(tables, maps::FLOWS, Bucket::from_words)?,
             permissions: Entries::open(tables, maps::PERMISSIONS)?,
             hosts: Copies::open(tables, maps::HOSTS, |words| HostUse(words.map(Word::new)))?,
             records: SessionTable::open(tables)?,
@@ -229,13 +231,6 @@ impl Loaded {
         match self.failure.0.borrow_mut().take() {
             Some(failure) => Err(failure),
             None => Ok(()),
-        }
-    }
-
-    fn entries(&self, side: Side) -> &Entries<FlowKey, SessionRef> {
-        match side {
-            Side::Inside => &self.inside,
-            Side::Outside => &self.outside,
         }
     }
 
@@ -336,20 +331,8 @@ impl Env for Loaded {
         self.native.get(index, &self.failure)
     }
 
-    fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {
-        self.entries(side).get(key, &self.failure)
-    }
-
-    fn insert(&self, side: Side, key: &FlowKey, session: SessionRef) -> Result<(), InsertError> {
-        if self.find(side, key).is_some() {
-            return Err(InsertError::Exists);
-        }
-        self.entries(side).set(key, Some(session));
-        Ok(())
-    }
-
-    fn remove(&self, side: Side, key: &FlowKey) {
-        self.entries(side).set(key, None);
+    fn bucket(&self, side: Side, index: u32) -> Option<&Bucket> {
+        self.flows.get(index::number(side, index), &self.failure)
     }
 
     fn session(&self, slot: u32) -> Option<&Session> {

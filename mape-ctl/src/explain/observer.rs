@@ -13,7 +13,8 @@ use mape_common::{
     layout::{Config, FlowKey, Gauge, HostUse, PermissionKey, RuleRef, STATIC_HOPS, SessionRef, Transport},
     map::rule::Rule,
     nat::{
-        fragment,
+        allocate, fragment,
+        index::Bucket,
         part::{Done, Part},
         port::PortState,
         session::{Facts, Hold, Phase, Session, State},
@@ -109,6 +110,16 @@ impl<E: Env> Observer<E> {
         mac.0.map(|byte| format!("{byte:02x}")).join(":")
     }
 
+    /// What a look-up came to.
+    fn say_found(&self, side: Side, key: &FlowKey, found: Option<SessionRef>) {
+        self.look(|looks| looks.entries = looks.entries.saturating_add(1));
+        let text = key_text(side, key);
+        match found.and_then(|found| self.record(found.slot, found.generation)) {
+            Some(record) => self.say(format!("{text}: found, {record}")),
+            None => self.say(format!("{text}: not there")),
+        }
+    }
+
     /// A record, and how it stands.
     fn record(&self, slot: u32, generation: u32) -> Option<String> {
         let (state, facts) = self.inner.session(slot)?.read(generation)?;
@@ -151,6 +162,7 @@ impl<E: Env> Observer<E> {
         let looks = self.looks.get();
         let ports = self.inner.config().map_or(0, |config| config.ports);
         match part {
+            Part::FindUsable if done.0 == allocate::UNCLEAR => {}
             Part::FindUsable | Part::FindUnclear => {
                 let found = match self.port_at(done.0) {
                     Some(found) if done.0 != NONE => format!("took {}, one of them by chance", found.0),
@@ -200,7 +212,7 @@ impl<E: Env> Observer<E> {
                 self.say(format!("shares port {}{how}: no other session there is with {}", taken.0, remote(&facts)));
             }
             Part::Share => self.say(format!("no port of {ports} can be shared towards {}", remote(&facts))),
-            Part::EnterOutside | Part::EnterInside | Part::Finish => {}
+            Part::EndOver | Part::Claim | Part::EnterOutside | Part::EnterInside | Part::Finish => {}
         }
     }
 }
@@ -393,42 +405,44 @@ impl<E: Env> Env for Observer<E> {
         Some(word)
     }
 
-    fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {
-        let found = self.inner.find(side, key);
-        self.look(|looks| looks.entries = looks.entries.saturating_add(1));
-        let text = key_text(side, key);
-        match found {
-            None => self.say(format!("{text}: not there")),
-            Some(found) => match self.record(found.slot, found.generation) {
-                Some(record) => self.say(format!("{text}: found, {record}")),
-                None => self.say(format!("{text}: there, but its record has ended")),
-            },
-        }
+    fn bucket(&self, side: Side, index: u32) -> Option<&Bucket> {
+        self.inner.bucket(side, index)
+    }
+
+    fn glance(&self, config: &Config, side: Side, key: &FlowKey) -> Option<(SessionRef, State, Facts)> {
+        let found = self.inner.glance(config, side, key);
+        self.say_found(side, key, found.map(|(reference, _, _)| reference));
         found
     }
 
-    fn insert(&self, side: Side, key: &FlowKey, session: SessionRef) -> Result<(), InsertError> {
-        let outcome = self.inner.insert(side, key, session);
+    fn find(&self, side: Side, key: &FlowKey) -> Option<SessionRef> {
+        let found = self.inner.find(side, key);
+        self.say_found(side, key, found);
+        found
+    }
+
+    fn insert(&self, side: Side, slot: u32) -> Result<(), InsertError> {
+        let outcome = self.inner.insert(side, slot);
+        let Some(record) = self.inner.session(slot) else {
+            return outcome;
+        };
         match outcome {
-            Ok(()) if side == Side::Inside => {
-                if let Some(facts) = self.inner.session(session.slot).map(Session::facts) {
-                    self.story.borrow_mut().make(session.slot, ends(&facts));
-                }
-            }
+            Ok(()) if side == Side::Inside => self.story.borrow_mut().make(slot, ends(&record.facts())),
             Ok(()) => {}
-            Err(InsertError::Exists) => self.say(format!("{}: taken by another session", key_text(side, key))),
-            Err(InsertError::Full) => self.say(format!("{}: no room", key_text(side, key))),
+            Err(InsertError::Exists) => self.say(format!(
+                "{}: taken by another session",
+                key_text(side, &record.key(side))
+            )),
+            Err(InsertError::Full) => self.say(format!("{}: no room", key_text(side, &record.key(side)))),
         }
         outcome
     }
 
-    fn remove(&self, side: Side, key: &FlowKey) {
-        if side == Side::Inside
-            && let Some(gone) = self.inner.find(side, key)
-        {
-            self.story.borrow_mut().unmake(gone.slot);
+    fn remove(&self, side: Side, slot: u32) {
+        if side == Side::Inside {
+            self.story.borrow_mut().unmake(slot);
         }
-        self.inner.remove(side, key);
+        self.inner.remove(side, slot);
     }
 
     fn session(&self, slot: u32) -> Option<&Session> {

@@ -13,7 +13,7 @@ use crate::{
         maps::{TableError, Tables},
         pin::PinFolder,
         rules::RuleTables,
-        tables,
+        tables::{self, Secrets},
     },
     gateway::{Gateway, Role},
     host::state::{MadeRoute, State},
@@ -141,7 +141,7 @@ impl Ends {
         let hops = vec![Some(0); gateway.rules.len()];
         Ok(Self {
             // Nothing is translated here: the key is for nothing.
-            config: tables::config(gateway, 0, [0; 2]),
+            config: tables::config(gateway, 0, Secrets::default()),
             rules: RuleBook::new(RuleTables::new(&gateway.rules, &hops)),
             device: gateway.tunnel.device.clone(),
             routes: Vec::new(),

@@ -120,7 +120,7 @@ pub fn error(error: &Error) -> Result<[u8; ERROR], Broken> {
     let mut frame = [0; answer::LEN];
     let mut bytes = Bytes(&mut frame);
     let quoted = eth::LEN + answer::BEFORE;
-    bytes.write(quoted, error.quoted.as_bytes())?;
+    bytes.write(quoted, &error.quoted.to_bytes())?;
     bytes.write(quoted + ipv4::LEN, &error.payload)?;
     answer::write(&mut bytes, error)?;
     Ok(bytes.read(eth::LEN)?)

@@ -2,10 +2,14 @@
 
 use std::net::Ipv4Addr;
 
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, MapData};
 use mape_common::{
-    layout::{FlowKey, SessionRef, Transport, maps},
-    nat::session::{Facts as Record, Session},
+    env::Side,
+    layout::{Config, FlowKey, Transport, maps},
+    nat::{
+        index::{self, WORDS},
+        session::Facts as Record,
+    },
     trace::{Facts, Kind},
     verdict::{DELIVERED, FORWARDED, HELD, NATIVE, Reason},
     wire::port::Port,
@@ -110,8 +114,8 @@ pub fn wanted(args: &TraceArgs, outcomes: &[u32]) -> [u64; 2] {
 
 /// The sessions, for the end of a packet that it does not show.
 pub struct Sides {
-    inside: HashMap<MapData, FlowKey, SessionRef>,
-    outside: HashMap<MapData, FlowKey, SessionRef>,
+    config: Config,
+    flows: Array<MapData, [u64; WORDS]>,
     sessions: Array<MapData, [u64; 8]>,
 }
 
@@ -122,8 +126,8 @@ impl Sides {
     /// [`TableError`].
     pub fn open(tables: &Tables) -> Result<Self, TableError> {
         Ok(Self {
-            inside: tables.typed(maps::INSIDE)?,
-            outside: tables.typed(maps::OUTSIDE)?,
+            config: tables.config()?,
+            flows: tables.array(maps::FLOWS)?,
             sessions: tables.array(maps::SESSIONS)?,
         })
     }
@@ -138,7 +142,7 @@ impl Sides {
                 (inner.source, inner.source_port),
                 (inner.destination, inner.destination_port),
             )?;
-            let record = self.record(self.outside.get(&key, 0).ok()?)?;
+            let record = self.record(Side::Outside, &key)?;
             Some((Ipv4Addr::from(record.inside), record.inside_port.0))
         } else {
             let key = key(
@@ -146,14 +150,14 @@ impl Sides {
                 (inner.destination, inner.destination_port),
                 (inner.source, inner.source_port),
             )?;
-            let record = self.record(self.inside.get(&key, 0).ok()?)?;
+            let record = self.record(Side::Inside, &key)?;
             Some((Ipv4Addr::from(record.external), record.external_port.0))
         }
     }
 
-    fn record(&self, found: SessionRef) -> Option<Record> {
-        let record = Session::from_words(self.sessions.get(&found.slot, 0).ok()?);
-        record.read(found.generation).map(|(_, facts)| facts)
+    fn record(&self, side: Side, key: &FlowKey) -> Option<Record> {
+        let (bucket, session) = (|n| self.flows.get(&n, 0), |slot| self.sessions.get(&slot, 0));
+        index::look_up(&self.config, side, key, bucket, session).ok().flatten()
     }
 }
 

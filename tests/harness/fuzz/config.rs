@@ -12,7 +12,7 @@ use mape_common::{
 use mape_ctl::{
     cli::{Cli, Command, Endpoint, LoadArgs, MapFlags},
     config,
-    datapath::tables,
+    datapath::tables::{self, Secrets},
     explain::{
         Port, capture, explain,
         flow::{self, Way},
@@ -84,7 +84,14 @@ fn rules(text: &str) {
 
 /// What is loaded of a gateway that was taken for good.
 fn gateway(gateway: &Gateway) {
-    let config = tables::config(gateway, 7, [1, 2]);
+    let config = tables::config(
+        gateway,
+        7,
+        Secrets {
+            hash_key: [1, 2],
+            flow_keys: [0x0f1e_2d3c_4b5a_6978, 0x8796_a5b4_c3d2_e1f0, 0x9e37_79b9_7f4a_7c15],
+        },
+    );
     let sizes = tables::sizes(gateway, 7);
     assert_eq!(sizes.sessions, config.sessions, "room for the records");
     if let Some(domain) = &gateway.domain {

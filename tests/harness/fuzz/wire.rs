@@ -2,6 +2,7 @@
 
 use mape_common::{
     checksum::Delta,
+    hop::Mac,
     layout::Transport,
     packet::{Packet, VecPacket},
     step::{
@@ -45,37 +46,42 @@ pub fn run(data: &[u8]) {
 
 fn headers(frame: &VecPacket) {
     if let Ok(bytes) = frame.read(0) {
-        let header = eth::Header::from_bytes(bytes);
-        let again = eth::Header::new(header.destination(), header.source(), header.ether_type());
-        assert_eq!(again.as_bytes(), &bytes, "Ethernet");
+        let header = eth::Header::read(frame).expect("as long");
+        let again = eth::Header::new(
+            Mac::from_bits(header.destination()),
+            header.source(),
+            header.ether_type(),
+        );
+        assert_eq!(again.to_bytes(), bytes, "Ethernet");
     }
-    if let Ok(bytes) = frame.read(PLAIN) {
-        let header = ipv6::Header::from_bytes(bytes);
-        let [a, b, c, d, e, f, g, h, ..] = bytes;
-        let label = u32::from_be_bytes([0, b & 15, c, d]);
-        let start = ipv6::start(
+    if let Ok(bytes) = frame.read::<{ ipv6::LEN }>(PLAIN) {
+        let header = ipv6::Header::read(frame, PLAIN).expect("as long");
+        assert_eq!(header.to_bytes(), bytes, "IPv6");
+        let (source, destination) = (header.source(), header.destination());
+        let [a, b, c, d, ..] = bytes;
+        let again = ipv6::Header::new(
+            (source, destination),
             header.traffic_class(),
-            label,
+            u32::from_be_bytes([0, b & 15, c, d]),
             header.payload_len(),
             header.next_header(),
-            h,
+            header.hop_limit(),
         );
-        assert_eq!(start, [0x60 | a & 15, b, c, d, e, f, g, h], "IPv6");
-        assert_eq!(
-            (&header.source()[..], &header.destination()[..]),
-            bytes[8..].split_at(16)
-        );
+        assert_eq!(again == header, a >> 4 == 6, "IPv6 in parts");
+        assert!(source.is(source.to_bytes()) && source.is(destination.to_bytes()) == (source == destination));
         assert_eq!(header.is_ipv6(), a >> 4 == 6);
     }
     if let Ok(bytes) = frame.read::<20>(PLAIN) {
         let header = ipv4::Header::from_bytes(bytes);
+        assert_eq!(ipv4::Header::read(frame, PLAIN), Ok(header));
+        assert_eq!(header.to_bytes(), bytes, "IPv4");
         let renamed = header.with_source([198, 51, 100, 7]);
         assert_eq!(renamed.source(), [198, 51, 100, 7]);
         assert_eq!(renamed.destination(), header.destination());
-        assert_eq!(class(&[renamed.as_bytes()]), class(&[&bytes]), "IPv4 header checksum");
+        assert_eq!(class(&[&renamed.to_bytes()]), class(&[&bytes]), "IPv4 header checksum");
         assert!(!header.is_later_fragment() || header.is_fragment());
         assert!(header.header_len() <= 60 && header.offset().is_multiple_of(8));
-        let segment = tcp::Header::from_bytes(bytes);
+        let segment = tcp::Header::read(frame, PLAIN).expect("as long");
         assert!(segment.header_len() <= 60 && segment.header_len().is_multiple_of(4));
         assert_eq!(Some(segment.source().0), word(&bytes, 0));
         assert_eq!(Some(segment.destination().0), word(&bytes, 2));
@@ -211,9 +217,9 @@ fn restored(quoted: &Quoted, bytes: [u8; 8]) {
 }
 
 fn outer(frame: &VecPacket, address: &[u8; 16]) {
-    if let Ok(outer) = tunnel::read_outer(frame, address) {
+    if let Ok(outer) = tunnel::read_outer(frame, *address) {
         let end = TUNNELLED + usize::from(outer.payload_len) + usize::from(outer.excess);
         assert_eq!(end, frame.len(), "the tunnel packet's end");
-        assert_eq!(outer.source, frame.0[22..38]);
+        assert_eq!(outer.source.to_bytes(), frame.0[22..38]);
     }
 }

@@ -15,19 +15,20 @@ use aya::{
     programs::{Xdp, XdpMode, xdp::XdpLinkId},
 };
 use mape_common::{
+    env::Side,
     hop::{Link, NextHop},
     layout::{
-        Config, Counter, FRAGMENTS, FlowKey, Gauge, NATIVE_WORDS, PermissionKey, PortOrder, SessionRef, SweepOrder,
-        Transport, maps, programs,
+        Config, Counter, FRAGMENTS, FlowKey, Gauge, NATIVE_WORDS, PermissionKey, PortOrder, SweepOrder, Transport,
+        maps, programs,
     },
     nat::{
+        index::{self, WORDS},
         port::PortState,
-        session::{Session, State},
+        session::State,
     },
     step::{native::Lease, stage::Stage},
     time::Tick,
     verdict::{DELIVERED, FORWARDED, NATIVE, OUTCOMES, Reason, TRANSLATED},
-    wire::port::Port,
 };
 
 use rustix::time::{ClockId, clock_gettime};
@@ -152,8 +153,7 @@ impl KernelWorld {
         change(&mut config);
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(maps::SESSIONS, sessions)
-            .map_max_entries(maps::INSIDE, sessions)
-            .map_max_entries(maps::OUTSIDE, sessions)
+            .map_max_entries(maps::FLOWS, index::buckets_of_both(sessions))
             .map_max_entries(maps::FREE_SLOTS, sessions)
             .map_max_entries(maps::PERMISSIONS, sessions)
             .map_max_entries(maps::PORTS, 3 * config.ports)
@@ -293,12 +293,12 @@ impl KernelWorld {
     /// # Errors
     /// When a map refuses.
     pub fn external_port(&mut self, key: &FlowKey) -> Result<Option<u16>> {
-        let inside: BpfHashMap<_, FlowKey, SessionRef> =
-            BpfHashMap::try_from(self.ebpf.map_mut(maps::INSIDE).context("INSIDE")?)?;
-        let Ok(found) = inside.get(key, 0) else { return Ok(None) };
-        let words = array::<[u64; 8]>(&mut self.ebpf, maps::SESSIONS)?.get(&found.slot, 0)?;
-        let facts = Session::from_words(words).read(found.generation);
-        Ok(facts.map(|(_, facts)| facts.external_port.0))
+        let config = self.config()?;
+        let flows: Array<_, [u64; WORDS]> = Array::try_from(self.ebpf.map(maps::FLOWS).context("FLOWS")?)?;
+        let sessions: Array<_, [u64; 8]> = Array::try_from(self.ebpf.map(maps::SESSIONS).context("SESSIONS")?)?;
+        let (bucket, session) = (|n| flows.get(&n, 0), |slot| sessions.get(&slot, 0));
+        let facts = index::look_up(&config, Side::Inside, key, bucket, session)?;
+        Ok(facts.map(|facts| facts.external_port.0))
     }
 
     /// Makes records, permissions, fragments, the path's MTU, quarantines and shortages so many ticks older: to the programs, that time has passed.
@@ -361,20 +361,6 @@ impl KernelWorld {
                 let then = u32::try_from(then)?.wrapping_sub(ticks);
                 permissions.insert(key, u64::from(then), 0)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Reserves a port of the set, for every protocol.
-    ///
-    /// # Errors
-    /// When the map refuses.
-    pub fn reserve(&mut self, port: Port) -> Result<()> {
-        let config = self.config()?;
-        let ordinal = config.port_set.ordinal(port).context("a port of the set")?;
-        for transport in Transport::ALL {
-            let index = transport.index() * config.ports + ordinal;
-            array::<u64>(&mut self.ebpf, maps::PORTS)?.set(index, PortState::Reserved.to_word(), 0)?;
         }
         Ok(())
     }

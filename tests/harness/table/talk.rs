@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use mape_common::{
     env::{Env as _, Search as _},
     host::HostEnv,
+    layout::{PortOrder, Transport},
     nat::sweep::Sweep,
 };
 
@@ -66,6 +67,22 @@ pub fn answer(world: &mut dyn World, from: Ipv4Addr, payload: Payload) -> Result
             Ok((seen.addresses.1, seen.ports.1))
         }
         (_, label) => Err(label),
+    }
+}
+
+/// Reserves a port of the set for every protocol: nobody is given it by chance.
+///
+/// # Panics
+/// Where the gateway does not do it.
+pub fn reserve(world: &mut dyn World, port: u16) {
+    for transport in Transport::ALL {
+        let order = PortOrder {
+            external_port: port.to_be_bytes(),
+            protocol: transport.protocol(),
+            action: PortOrder::RESERVE,
+            ..PortOrder::default()
+        };
+        assert_eq!(world.order(order), PortOrder::DONE, "{transport:?} {port}");
     }
 }
 

@@ -10,7 +10,8 @@ use super::{plot, target::Judged};
 const STYLE: &str = "body{font:16px/1.5 sans-serif;max-width:50rem;margin:0 auto;padding:1rem;color:#222;background:#fff}\
 svg{width:100%;height:auto;margin:.5rem 0 1.5rem}table{border-collapse:collapse;width:100%;font-size:.95rem}\
 td,th{padding:.3rem .5rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}td:nth-child(2){text-align:right;white-space:nowrap}\
-.met{color:#00734f}.missed{color:#b03a00;font-weight:bold}div{overflow-x:auto}";
+.met{color:#00734f}.missed{color:#b03a00;font-weight:bold}div{overflow-x:auto}\
+@media(max-width:36rem){td:nth-child(2){white-space:normal}}";
 
 /// Where and of what.
 pub(crate) fn about(figures: &Value) -> String {
@@ -76,11 +77,33 @@ pub(crate) fn page(figures: &Value, judged: &[Judged]) -> Result<String> {
     for (title, svg) in plots {
         let _ = writeln!(html, "<h2>{title}</h2>\n{}", scalable(&svg));
     }
+    if has("by_program") {
+        html.push_str(&programs(&figures["by_program"]));
+    }
     if has("tcp") {
         html.push_str(&tcp(&figures["tcp"]));
     }
     html.push_str("</body></html>\n");
     Ok(html)
+}
+
+/// What the programs take by themselves.
+fn programs(rows: &Value) -> String {
+    let mut html = String::from(
+        "<h2>Programs alone</h2>\n<p>By the kernel's count of their runs. The rest of a packet's time is the driver's and the redirect's. Counting itself is part of each; \
+         the bare redirect's program does next to nothing else.</p>\n<div><table><tr><th>step</th><th>ns</th><th>program</th></tr>\n",
+    );
+    for row in rows.as_array().into_iter().flatten() {
+        let _ = writeln!(
+            html,
+            "<tr><td>{}</td><td>{:.0}</td><td>{}</td></tr>",
+            escaped(row["step"].as_str().unwrap_or_default()),
+            row["ns"].as_f64().unwrap_or_default(),
+            escaped(row["program"].as_str().unwrap_or_default())
+        );
+    }
+    html.push_str("</table></div>\n");
+    html
 }
 
 /// iperf3's rows.

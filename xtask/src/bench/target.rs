@@ -14,7 +14,7 @@ enum Side {
 }
 
 /// A figure's name in the JSON, what it is, its unit, and its limit.
-const FIGURES: [(&str, &str, &str, Side, f64); 24] = [
+const FIGURES: [(&str, &str, &str, Side, f64); 32] = [
     ("generator_ns", "generator alone", "ns", Side::Told, 0.0),
     ("redirect_ns", "bare redirect, the ceiling", "ns", Side::Told, 0.0),
     ("up_ns", "gateway, LAN to WAN", "ns", Side::Told, 0.0),
@@ -32,6 +32,20 @@ const FIGURES: [(&str, &str, &str, Side, f64); 24] = [
         "ns",
         Side::AtMost,
         60.0,
+    ),
+    (
+        "encapsulate_added_ns",
+        "of that, reading, writing and making room alone",
+        "ns",
+        Side::Told,
+        0.0,
+    ),
+    (
+        "least_added_ns",
+        "the same with the look-ups: the least it can take",
+        "ns",
+        Side::Told,
+        0.0,
     ),
     ("kernel_forward_ns", "kernel forwarding", "ns", Side::Told, 0.0),
     (
@@ -63,11 +77,25 @@ const FIGURES: [(&str, &str, &str, Side, f64); 24] = [
         100.0,
     ),
     (
+        "least_60k_random_added_ns",
+        "the same, by the least it can take",
+        "ns",
+        Side::Told,
+        0.0,
+    ),
+    (
         "scale_60k_zipf",
         "rate at 60,000 by Zipf's law, of that at 100",
         "×",
         Side::AtLeast,
         0.9,
+    ),
+    (
+        "least_60k_zipf",
+        "the same, by the least it can take",
+        "×",
+        Side::Told,
+        0.0,
     ),
     ("new_sessions_per_s", "new sessions", "/s", Side::Told, 0.0),
     ("kernel_new_sessions_per_s", "the kernel's", "/s", Side::Told, 0.0),
@@ -94,8 +122,30 @@ const FIGURES: [(&str, &str, &str, Side, f64); 24] = [
         0.1,
     ),
     (
+        "ipv6_forwarding_loss",
+        "of that what is forwarded, by XDP",
+        "",
+        Side::Told,
+        0.0,
+    ),
+    (
         "ipv6_loss_by_stack",
-        "the same, forwarded by the kernel and not by XDP",
+        "the same, forwarded by the kernel behind our programs",
+        "",
+        Side::Told,
+        0.0,
+    ),
+    (
+        "ipv6_loss_by_pass",
+        "the same, behind a program that passes everything",
+        "",
+        Side::Told,
+        0.0,
+    ),
+    ("ipv6_own_loss", "of that the box's own", "", Side::Told, 0.0),
+    (
+        "ipv6_own_loss_by_pass",
+        "the same, behind a program that passes everything",
         "",
         Side::Told,
         0.0,

@@ -165,6 +165,15 @@ impl State {
         }
     }
 
+    /// Whether packets may use a record with that word: its phase by number, since that by name takes a BPF program more than ten
+    /// instructions.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "as above")]
+    pub(super) const fn is_live(word: u64) -> bool {
+        let first = Phase::Static.number();
+        ((word >> 32) as u8).wrapping_sub(first) <= Phase::TcpReset.number().wrapping_sub(first)
+    }
+
     /// Puts the word together.
     #[inline(always)]
     pub const fn to_word(self) -> u64 {

@@ -95,7 +95,7 @@ fn look_outbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, note: &mut
 fn find_outbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32) -> Result<Note, Stop> {
     let arrival = admitted(frame, env, ifindex, EtherType::IPV4)?;
     let config = arrival.config;
-    let found = outbound::find::<P, E, true>(frame, env, &arrival)?;
+    let found = outbound::find::<P, E, true, false>(frame, env, &arrival)?;
     let header = &found.inner.header;
     tunnel::enters(config, header, &found.hop)?;
     let chosen = table::identification(env, config, header);
@@ -110,7 +110,7 @@ fn outbound_first<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32, ident
     let plan = admitted(frame, env, ifindex, EtherType::IPV4)
         .map_err(Stop::from)
         .and_then(|arrival| {
-            let found = outbound::find::<P, E, true>(frame, env, &arrival)?;
+            let found = outbound::find::<P, E, true, false>(frame, env, &arrival)?;
             let change = Delta::ZERO.word(found.inner.header.identification(), identification);
             Ok(outbound::plan_found(frame, arrival.config, &found, change)?)
         });
@@ -194,7 +194,7 @@ fn look_inbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32, note: &mut 
 #[inline(always)]
 fn find_inbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32) -> Result<Note, Stop> {
     let arrival = admitted(frame, env, ifindex, EtherType::IPV6)?;
-    let found = inbound::find::<P, E, true>(frame, env, &arrival)?;
+    let found = inbound::find::<P, E, true, false>(frame, env, &arrival)?;
     let header = &found.inner.header;
     tunnel::fits(header, &found.hop)?;
     Ok(Note::of_session(found.session, header.identification()))
@@ -204,7 +204,7 @@ fn find_inbound<P: Packet, E: Env>(frame: &P, env: &E, ifindex: u32) -> Result<N
 fn inbound_first<P: Packet, E: Env>(frame: &mut P, env: &E, ifindex: u32) -> Attempt {
     let plan = admitted(frame, env, ifindex, EtherType::IPV6)
         .map_err(Stop::from)
-        .and_then(|arrival| inbound::plan_part::<P, E, true>(frame, env, &arrival));
+        .and_then(|arrival| inbound::plan_part::<P, E, true, false>(frame, env, &arrival));
     match plan {
         Ok(plan) => Attempt::ended(inbound::apply(frame, &plan).map_err(Failure::from)),
         Err(Stop::Unsettled) => Attempt::refused(Reason::Contended),
@@ -238,13 +238,13 @@ fn plan_inbound_later<P: Packet, E: Env>(
     arrival: &Arrival<'_>,
 ) -> Result<(super::Rewriting, tunnel::Decapsulation, Hop), Reason> {
     let config = arrival.config;
-    let outer = tunnel::read_outer(frame, &config.tunnel_address)?;
+    let outer = tunnel::read_outer(frame, config.tunnel_address)?;
     let piece = super::read::<P, INNER>(frame, usize::from(outer.payload_len))?;
     let header = &piece.header;
     if !config.owns(header.destination()) {
         return Err(Reason::NotMyAddress);
     }
-    let fragment = Fragment::new(Direction::Inbound, outer.source, header);
+    let fragment = Fragment::new(Direction::Inbound, outer.source.to_bytes(), header);
     let mut note = Note::EMPTY;
     table::follow::<E, false>(env, config, &fragment, &mut note, arrival.now)?;
     let facts = facts(env, &note)?;

@@ -40,7 +40,7 @@ pub struct Piece {
 /// [`Reason::BadLength`], [`Reason::IpOptions`], [`Reason::FragmentTooLong`] where it ends beyond the largest packet.
 #[inline(always)]
 pub fn read<P: Packet, const L3: usize>(frame: &P, room: usize) -> Result<Piece, Reason> {
-    let header = Header::from_bytes(frame.read(L3).map_err(|_| Reason::BadLength)?);
+    let header = Header::read(frame, L3).map_err(|_| Reason::BadLength)?;
     if !header.is_ipv4() || header.is_short() {
         return Err(Reason::BadLength);
     }
@@ -118,7 +118,7 @@ pub fn note<P: Packet, E: Env, const L3: usize, const OUTER: usize>(
     note: &mut Note,
 ) -> Result<(), Reason> {
     let config = env.config().ok_or(Reason::NotConfigured)?;
-    let header = Header::from_bytes(frame.read(L3).map_err(|_| Reason::BadLength)?);
+    let header = Header::read(frame, L3).map_err(|_| Reason::BadLength)?;
     let fragment = Fragment::new(direction, outer_source::<P, L3, OUTER>(frame)?, &header);
     table::note(env, config, &fragment, note, env.now())
 }

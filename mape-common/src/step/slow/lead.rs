@@ -36,12 +36,25 @@ pub(super) fn is_external<E: Env>(env: &E) -> bool {
 }
 
 /// A whole packet or a first fragment; apart from the translation, since both in one are more than a program's stack.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 pub(super) fn packet<P: Packet, E: Env>(packet: &Leaving<'_, P>, env: &E) -> Result<(), Reason> {
+    let (mut found, mut tos) = (SessionRef::default(), 0);
+    look_packet(packet, env, &mut found, &mut tos)?;
+    session(env, found, tos)
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn look_packet<P: Packet, E: Env>(
+    packet: &Leaving<'_, P>,
+    env: &E,
+    session: &mut SessionRef,
+    tos: &mut u8,
+) -> Result<(), Reason> {
     let arrival = arrived(env)?;
     let (inner, flow) = outbound::read_part::<_, true>(packet)?;
-    let (_, facts) = super::session(env, arrival.config, Side::Inside, &flow, arrival.now)?;
-    lead(env, arrival.config, inner.header.tos(), &facts)
+    (*session, _) = super::session(env, arrival.config, Side::Inside, &flow, arrival.now)?;
+    *tos = inner.header.tos();
+    Ok(())
 }
 
 /// The session of an ICMP error, and its type of service.

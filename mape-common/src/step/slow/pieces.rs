@@ -62,8 +62,14 @@ fn first_outbound<P: Packet, E: Env>(packet: &mut Leaving<'_, P>, env: &E, ident
         let (inner, flow) = outbound::read_part::<_, true>(packet)?;
         let (_, facts) = session(env, arrival.config, Side::Inside, &flow, arrival.now)?;
         let change = Delta::ZERO.word(inner.header.identification(), identification);
-        let plan =
-            translate::plan::<_, { eth::LEN }>(packet, &inner, End::Source, facts.external, facts.external_port, 0);
+        let plan = translate::plan::<_, { eth::LEN }>(
+            packet,
+            &inner,
+            End::Source,
+            facts.external,
+            facts.external_port,
+            || Ok(0),
+        )?;
         Ok((plan, change))
     });
     match planned {
@@ -164,7 +170,7 @@ fn later_inbound<P: Packet, E: Env>(packet: &mut Arriving<'_, P>, env: &E, from:
         if !config.owns(header.destination()) {
             return Err(Reason::NotMyAddress);
         }
-        let piece = Fragment::new(Direction::Inbound, outer.source, &header);
+        let piece = Fragment::new(Direction::Inbound, outer.source.to_bytes(), &header);
         let mut note = Note::EMPTY;
         table::follow::<E, true>(env, config, &piece, &mut note, arrival.now)?;
         let facts = fragment::customer::facts(env, &note)?;

@@ -1,21 +1,26 @@
 //! The rules that hold whenever no packet is on its way.
 
+use std::sync::Arc;
+
 use mape_common::{
+    env::Side,
     layout::{Gauge, HostUse, SessionRef, Transport},
     nat::{
+        index::Bucket,
         port::PortState,
         quota,
         session::{Facts, Hold, Phase, Session, State},
+        table,
     },
 };
 
-use super::{Gateway, HOST, OTHER_HOST};
+use super::{Gateway, HOST, OTHER_HOST, Processor, START};
 
 type Live = [(SessionRef, State, Facts)];
 
 impl Gateway {
     /// Fails where one of them is broken.
-    pub(crate) fn assert_whole(&self) {
+    pub(crate) fn assert_whole(self: &Arc<Self>) {
         let live = self.live();
         self.assert_entries(&live);
         self.assert_ports(&live);
@@ -30,7 +35,11 @@ impl Gateway {
     }
 
     /// A record is free or live; a live one has both its entries, and there are no others.
-    fn assert_entries(&self, live: &Live) {
+    fn assert_entries(self: &Arc<Self>, live: &Live) {
+        let processor = Processor {
+            gateway: Arc::clone(self),
+            now: START,
+        };
         for record in &self.sessions {
             let phase = record.state().phase;
             assert!(
@@ -39,19 +48,13 @@ impl Gateway {
             );
         }
         for (reference, _, facts) in live {
-            assert_eq!(
-                self.inside.find(&facts.inside_key()),
-                Some(*reference),
-                "entry in INSIDE of {facts:?}"
-            );
-            assert_eq!(
-                self.outside.find(&facts.outside_key()),
-                Some(*reference),
-                "entry in OUTSIDE of {facts:?}"
-            );
+            for (side, key) in [(Side::Inside, facts.inside_key()), (Side::Outside, facts.outside_key())] {
+                let found = table::find(&processor, side, &key).map(|(found, _)| found);
+                assert_eq!(found, Some(*reference), "entry of {facts:?} in {side:?}");
+            }
         }
-        assert_eq!(self.inside.len(), live.len(), "entries of INSIDE");
-        assert_eq!(self.outside.len(), live.len(), "entries of OUTSIDE");
+        let entries: usize = self.flows.iter().map(Bucket::len).sum();
+        assert_eq!(entries, 2 * live.len(), "entries of both tables");
         assert_eq!(
             self.free.lock().unwrap().len() + live.len(),
             self.sessions.len(),

@@ -13,7 +13,7 @@ use crate::{
         nics,
         rules::RuleTables,
         sweep::Sweeper,
-        tables,
+        tables::{self, Secrets},
     },
     gateway::Ipv6Forward,
     host::{neighbour, state},
@@ -41,11 +41,11 @@ impl Loading<'_> {
         } else {
             None
         };
-        let key = match &old {
-            Some(old) => old.hash_key,
-            None => tables::secret().map_err(LoadError::Random)?,
+        let secrets = match &old {
+            Some(old) => Secrets::of(old),
+            None => Secrets::new().map_err(LoadError::Random)?,
         };
-        let mut new = tables::config(gateway, self.tunnel.as_ref().map_or(0, |device| device.index), key);
+        let mut new = tables::config(gateway, self.tunnel.as_ref().map_or(0, |device| device.index), secrets);
         let settings = self.tunnel.as_ref().and_then(|device| device.tunnel);
         if settings.is_some_and(|settings| settings.external) {
             new.flags |= Config::EXTERNAL_TUNNEL;
