@@ -27,6 +27,7 @@ use mape_common::{
 };
 use mape_tests::{
     netns::Netns,
+    process::stay_on,
     table::{
         frame::{Frame, Outer, tcp, udp},
         kernel::{KernelWorld, furnish},
@@ -165,12 +166,6 @@ fn runner(world: &mut KernelWorld, name: &str, ingress: u32) -> Result<Runner> {
     Runner::new(program.fd()?.as_fd(), ingress)
 }
 
-fn pin_to(processor: usize) -> Result<()> {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(processor);
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
-}
-
 /// A copy of a map's handle, for a thread of its own.
 fn map(world: &mut KernelWorld, name: &str) -> Result<MapData> {
     let map = world.ebpf().map(name).with_context(|| format!("map {name}"))?;
@@ -299,7 +294,7 @@ fn meet(world: &mut KernelWorld, time: Duration) -> Result<()> {
     let until = Instant::now() + time;
     let (mut refused, mut both_refused) = (0_u64, 0_u64);
     let side = |index: usize, processor: &mut Processor, between: &mut dyn FnMut(u64) -> Result<bool>| -> Result<u64> {
-        pin_to(index)?;
+        stay_on(index)?;
         let mut round = 0;
         // Three meetings a round: begin, both have sent, both have been judged.
         while start.together(3 * round) {
@@ -557,7 +552,7 @@ fn fight(world: &mut KernelWorld, time: Duration) -> Result<()> {
     };
     let (mut one, mut other) = (fighter(0, first), fighter(1, second));
     let run = |fighter: &mut Fighter<'_>, after: &mut dyn FnMut(u64) -> Result<()>| -> Result<(u64, u64)> {
-        pin_to(fighter.index)?;
+        stay_on(fighter.index)?;
         begin.wait();
         let (mut rounds, mut forwarded) = (0, 0);
         while !over.load(SeqCst) {

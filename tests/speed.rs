@@ -15,6 +15,7 @@ use aya::{
 use mape_common::layout::programs;
 use mape_tests::{
     netns::Netns,
+    process::stay_on,
     table::{
         frame::{Frame, Outer, Seen, udp},
         kernel::{KernelWorld, furnish},
@@ -183,9 +184,7 @@ fn the_gateway_adds_little_to_a_bare_redirect() {
     furnish(&room.0).unwrap();
     room.0
         .enter(|| {
-            let mut cpus = rustix::thread::CpuSet::new();
-            cpus.set(0);
-            rustix::thread::sched_setaffinity(None, &cpus)?;
+            stay_on(0)?;
             measure(&mut KernelWorld::new(mape_ctl::object::object(), 4096)?)
         })
         .unwrap();

@@ -42,6 +42,10 @@ pub const HOLDER_QUEUES: u32 = 16;
 pub const REFUSALS: u32 = 4_096;
 /// Words of NATIVE: one that says how long native IPv6 is forwarded, and the neighbours'; see `step::native`.
 pub const NATIVE_WORDS: u32 = 1 + native::PLACES;
+/// In HANDED: packets that a processor has handed on to another.
+pub const HANDED_ON: u32 = 0;
+/// In HANDED: packets that a processor has taken over from another. Fewer than were handed on: the others waited in a queue that was full.
+pub const TAKEN_OVER: u32 = 1;
 /// Bytes of the ring buffer of events: a power of two, and of pages.
 pub const EVENT_BYTES: u32 = 262_144;
 /// 64-bit cells of the overlap table, a power of two; a row has one cell per port.

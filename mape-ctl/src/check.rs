@@ -270,6 +270,7 @@ impl Subject {
         };
         let id_of = |name: &str| ProgramInfo::from_pin(pins.program(name)).ok().map(|info| info.id());
         let (lan_id, wan_id, both_id) = (id_of(lan_side), id_of(wan_side), id_of(both));
+        let spread_id = id_of(names::SPREAD);
         let interfaces = netlink.interfaces()?;
         let (mut lan, mut wan, mut is_generic) = (Vec::new(), String::new(), false);
         for name in pins.linked_interfaces() {
@@ -278,7 +279,7 @@ impl Subject {
             if is(lan_id) || is(both_id) {
                 lan.push(name.clone());
             }
-            if is(wan_id) || is(both_id) {
+            if is(wan_id) || is(spread_id) || is(both_id) {
                 wan.clone_from(&name);
             }
             let there = interfaces.iter().find(|interface| interface.name == name);

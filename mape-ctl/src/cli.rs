@@ -126,6 +126,10 @@ pub struct LoadArgs {
     /// Attach in the generic layer, for NICs whose driver has no XDP; much slower
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub generic: Option<bool>,
+    /// Processors that share the packets from the tunnel: none (the one that the NIC interrupts has all), all, or a list like 1-3,5
+    /// [default: none]
+    #[arg(long, value_name = "PROCESSORS", num_args = 0..=1, default_missing_value = "all")]
+    pub spread: Option<String>,
     #[command(flatten)]
     /// The line.
     pub map: MapFlags,

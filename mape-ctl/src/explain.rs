@@ -50,6 +50,7 @@ impl Port {
     pub fn is_wan(&self) -> bool {
         [
             programs::WAN,
+            programs::SPREAD,
             programs::ONE_ARM,
             programs::RELAY_V6,
             programs::RELAY_ONE_ARM,

@@ -7,7 +7,7 @@ use mape_common::{
     map::{domain::Domain, prefix::Ipv4Prefix, rule::Rule},
 };
 
-use crate::forward::Forward;
+use crate::{forward::Forward, host::processor::Processors};
 
 /// Which end of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,20 @@ pub struct Gateway {
     pub forwards: Vec<Forward>,
     /// When native IPv6 is forwarded in XDP; a customer edge's.
     pub ipv6_forward: Ipv6Forward,
+    /// Which processors share the packets from the tunnel; a customer edge's.
+    pub spread: Spread,
+}
+
+/// Which processors share the packets from the tunnel, which all have the same outer addresses: a NIC has one of them receive all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// The one that receives them does everything.
+    #[default]
+    None,
+    /// All that are online.
+    All,
+    /// These.
+    These(Processors),
 }
 
 /// When native IPv6 is forwarded in XDP, where no firewall rule sees it.

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod neighbour;
 pub mod nic;
+pub mod processor;
 pub mod state;
 pub mod tunnel;
 pub mod virtio;

@@ -4,11 +4,12 @@
     reason = "a function's name as a value is called through a frame of stack of its own; a closure is inlined"
 )]
 
-use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_action, maps::ProgramArray, programs::XdpContext};
 use mape_common::{
+    layout::TAKEN_OVER,
     packet::Packet as _,
     step::{
-        edge, relay,
+        edge, relay, spread,
         stage::{Attempt, Stage},
     },
     verdict::{DELIVERED, Direction, FORWARDED, Failure, HELD, NATIVE, Reason, Verdict},
@@ -22,10 +23,50 @@ use crate::{
     trace::Fate,
 };
 
+/// Where a program runs: what it hands frames on to, and what else depends on it.
+trait Place {
+    /// The programs of the stages there.
+    fn stages() -> &'static ProgramArray;
+
+    /// Back out of the interface that the frame came by.
+    fn back(ctx: &XdpContext) -> u32;
+}
+
+/// At a NIC, on the processor that has received the frame.
+struct AtNic;
+
+impl Place for AtNic {
+    #[inline(always)]
+    fn stages() -> &'static ProgramArray {
+        &maps::STAGES
+    }
+
+    #[inline(always)]
+    fn back(_: &XdpContext) -> u32 {
+        xdp_action::XDP_TX
+    }
+}
+
+/// At the map CPUS, on another processor, where the kernel sends nothing back by itself.
+struct AtCpu;
+
+impl Place for AtCpu {
+    #[inline(always)]
+    fn stages() -> &'static ProgramArray {
+        &maps::CPU_STAGES
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "interface indices have 31 bits")]
+    fn back(ctx: &XdpContext) -> u32 {
+        maps::redirect(ctx.ingress_ifindex() as u32)
+    }
+}
+
 /// Customer edge, from the LAN.
 #[inline(always)]
 pub(crate) fn lan(ctx: &XdpContext) -> u32 {
-    hand::<Kept>(
+    hand::<Kept, AtNic>(
         ctx,
         Direction::Outbound,
         false,
@@ -37,7 +78,7 @@ pub(crate) fn lan(ctx: &XdpContext) -> u32 {
 /// Customer edge, from the WAN.
 #[inline(always)]
 pub(crate) fn wan(ctx: &XdpContext) -> u32 {
-    hand::<Kept>(
+    hand::<Kept, AtNic>(
         ctx,
         Direction::Inbound,
         false,
@@ -46,10 +87,46 @@ pub(crate) fn wan(ctx: &XdpContext) -> u32 {
     )
 }
 
+/// Customer edge, from the WAN: packets from the tunnel are shared out to processors.
+#[inline(always)]
+pub(crate) fn spread(ctx: &XdpContext) -> u32 {
+    if let Some(place) = spread::place(&XdpPacket::new(ctx))
+        && let Some(action) = maps::hand_on(place)
+    {
+        return action;
+    }
+    wan(ctx)
+}
+
+/// Customer edge, from the WAN, on the processor that it was handed on to.
+#[inline(always)]
+pub(crate) fn taken_over(ctx: &XdpContext) -> u32 {
+    maps::count_handed(TAKEN_OVER);
+    hand::<Kept, AtCpu>(
+        ctx,
+        Direction::Inbound,
+        false,
+        #[inline(always)]
+        |frame, env, ifindex| edge::inbound(frame, env, ifindex),
+    )
+}
+
+/// A stage, there.
+#[inline(always)]
+pub(crate) fn stage_elsewhere(ctx: &XdpContext, stage: Stage) -> u32 {
+    hand::<(), AtCpu>(
+        ctx,
+        stage.direction(),
+        false,
+        #[inline(always)]
+        |frame, env, ifindex| edge::run(stage, maps::handed_over(), frame, env, ifindex),
+    )
+}
+
 /// A stage.
 #[inline(always)]
 pub(crate) fn stage(ctx: &XdpContext, stage: Stage) -> u32 {
-    hand::<()>(
+    hand::<(), AtNic>(
         ctx,
         stage.direction(),
         stage.is_of_fragments(),
@@ -67,7 +144,7 @@ pub(crate) fn one_arm(ctx: &XdpContext) -> u32 {
 /// Border relay, from the Internet.
 #[inline(always)]
 pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
-    hand::<Kept>(
+    hand::<Kept, AtNic>(
         ctx,
         Direction::Outbound,
         false,
@@ -79,7 +156,7 @@ pub(crate) fn relay_v4(ctx: &XdpContext) -> u32 {
 /// Border relay, from the domain.
 #[inline(always)]
 pub(crate) fn relay_v6(ctx: &XdpContext) -> u32 {
-    hand::<Kept>(
+    hand::<Kept, AtNic>(
         ctx,
         Direction::Inbound,
         false,
@@ -103,13 +180,13 @@ fn is_ipv4(ctx: &XdpContext) -> bool {
 /// Gives the frame to a stage, and on to the next one where that stage says so. `may_hold`: it is a stage of fragments, of which
 /// those that come too early may be held.
 #[inline(always)]
-fn hand<'a, M: Memory>(
+fn hand<'a, M: Memory, P: Place>(
     ctx: &'a XdpContext,
     direction: Direction,
     may_hold: bool,
     stage: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv<M>, u32) -> Attempt,
 ) -> u32 {
-    run(
+    run::<M, P>(
         ctx,
         direction,
         may_hold,
@@ -117,7 +194,7 @@ fn hand<'a, M: Memory>(
         |frame, env, ifindex| match stage(frame, env, ifindex).outcome() {
             Ok(outcome) => outcome,
             Err(next) => {
-                maps::go_on(ctx, next);
+                maps::go_on(ctx, P::stages(), next);
                 Err(next.reason.into())
             }
         },
@@ -126,7 +203,7 @@ fn hand<'a, M: Memory>(
 
 /// Gives the frame to a program of the core.
 #[inline(always)]
-fn run<'a, M: Memory>(
+fn run<'a, M: Memory, P: Place>(
     ctx: &'a XdpContext,
     direction: Direction,
     may_hold: bool,
@@ -136,12 +213,12 @@ fn run<'a, M: Memory>(
     let len = frame.len();
     let env = KernelEnv::<M>::new(ctx);
     let outcome = program(&mut frame, &env, env.ingress());
-    finish(ctx, &env, (direction, may_hold), len, outcome)
+    finish::<M, P>(ctx, &env, (direction, may_hold), len, outcome)
 }
 
 /// Counts a frame by its outcome, tells of it where somebody asks, and gives the action. `len` is the frame's length as it came.
 #[inline(always)]
-fn finish<M: Memory>(
+fn finish<M: Memory, P: Place>(
     ctx: &XdpContext,
     env: &KernelEnv<M>,
     (direction, may_hold): (Direction, bool),
@@ -156,9 +233,9 @@ fn finish<M: Memory>(
                 action => (Reason::FragmentFirstMissing.number(), action),
             }
         }
-        Ok(Verdict::Forward { ifindex }) => (FORWARDED, redirect(ctx, ifindex)),
-        Ok(Verdict::Native { ifindex }) => (NATIVE, redirect(ctx, ifindex)),
-        Ok(Verdict::Answer(reason)) => (reason.number(), xdp_action::XDP_TX),
+        Ok(Verdict::Forward { ifindex }) => (FORWARDED, redirect::<P>(ctx, ifindex)),
+        Ok(Verdict::Native { ifindex }) => (NATIVE, redirect::<P>(ctx, ifindex)),
+        Ok(Verdict::Answer(reason)) => (reason.number(), P::back(ctx)),
         Ok(Verdict::Deliver) => (DELIVERED, xdp_action::XDP_PASS),
         Err(Failure::Refused(reason)) => (
             reason.number(),
@@ -172,16 +249,16 @@ fn finish<M: Memory>(
     };
     maps::count(direction, slot, len);
     if env.is_traced() {
-        maps::tell(ctx, Fate::new(direction, slot, len, &outcome, action));
+        maps::tell(ctx, P::stages(), Fate::new(direction, slot, len, &outcome, action));
     }
     action
 }
 
 /// Out of the interface: back out of the same one needs no redirect.
 #[inline(always)]
-fn redirect(ctx: &XdpContext, ifindex: u32) -> u32 {
+fn redirect<P: Place>(ctx: &XdpContext, ifindex: u32) -> u32 {
     if ifindex as usize == ctx.ingress_ifindex() {
-        xdp_action::XDP_TX
+        P::back(ctx)
     } else {
         maps::redirect(ifindex)
     }

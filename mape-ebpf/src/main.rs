@@ -42,6 +42,30 @@ fn mape_wan_xdp(ctx: XdpContext) -> u32 {
     action::wan(&ctx)
 }
 
+/// Customer edge, a NIC that is only WAN, whose packets from the tunnel are shared out to processors.
+#[xdp]
+fn mape_spread_xdp(ctx: XdpContext) -> u32 {
+    action::spread(&ctx)
+}
+
+/// Customer edge, from the WAN: what another processor has received.
+#[xdp(map = "cpumap")]
+fn mape_cpu_wan(ctx: XdpContext) -> u32 {
+    action::taken_over(&ctx)
+}
+
+/// Customer edge, a stage: as `mape_wan_open`, for what another processor has received.
+#[xdp(map = "cpumap")]
+fn mape_cpu_open(ctx: XdpContext) -> u32 {
+    action::stage_elsewhere(&ctx, Stage::InboundOpen)
+}
+
+/// As `mape_trace_xdp`, for what another processor has received.
+#[xdp(map = "cpumap")]
+fn mape_cpu_trace(ctx: XdpContext) -> u32 {
+    trace::tell(&ctx)
+}
+
 /// Customer edge, one NIC for both.
 #[xdp]
 fn mape_one_arm_xdp(ctx: XdpContext) -> u32 {

@@ -6,9 +6,9 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     btf_maps,
-    helpers::generated::bpf_redirect,
+    helpers::generated::{bpf_get_smp_processor_id, bpf_redirect},
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, Stack, XskMap},
+    maps::{Array, CpuMap, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, Stack, XskMap},
     programs::{TcContext, XdpContext},
 };
 use mape_common::{
@@ -19,7 +19,10 @@ use mape_common::{
     },
     map::rule::Rule,
     nat::{fragment, index::Bucket, session::Session},
-    step::stage::{self, Next},
+    step::{
+        spread,
+        stage::{self, Next},
+    },
     trace::Watch,
     verdict::{Direction, OUTCOMES, Reason},
     word::Word,
@@ -161,15 +164,15 @@ pub(crate) fn handed_over() -> Reason {
     Reason::from_number(number)
 }
 
-/// Hands the frame on to a stage's program; comes back only where there is none.
+/// Hands the frame on to a stage's program; comes back only where there is none. `stages`: those of where this program runs.
 #[inline(always)]
-pub(crate) fn go_on(ctx: &XdpContext, next: Next) {
+pub(crate) fn go_on(ctx: &XdpContext, stages: &ProgramArray, next: Next) {
     if let Some(reason) = HANDOVER.get_ptr_mut(0) {
         // SAFETY: this processor's own copy, and programs are not interrupted by each other on one processor.
         unsafe { *reason = next.reason.number() };
     }
     // SAFETY: nothing that has to be dropped or given back is alive: the frame is untouched and no map's element is locked.
-    unsafe { STAGES.tail_call(ctx, next.stage.number()) };
+    unsafe { stages.tail_call(ctx, next.stage.number()) };
 }
 
 /// Hands a packet at the tunnel device on to a stage's program; comes back only where there is none.
@@ -185,12 +188,12 @@ pub(crate) static FATE: PerCpuArray<Fate> = PerCpuArray::with_max_entries(1, 0);
 
 /// Hands a frame whose way is over on to the program that tells of it; comes back only where there is none.
 #[inline(always)]
-pub(crate) fn tell(ctx: &XdpContext, fate: Fate) {
+pub(crate) fn tell(ctx: &XdpContext, stages: &ProgramArray, fate: Fate) {
     if let Some(own) = FATE.get_ptr_mut(0) {
         // SAFETY: this processor's own copy, and programs are not interrupted by each other on one processor.
         unsafe { *own = fate };
         // SAFETY: nothing that has to be dropped or given back is alive.
-        unsafe { STAGES.tail_call(ctx, stage::TRACE) };
+        unsafe { stages.tail_call(ctx, stage::TRACE) };
     }
 }
 
@@ -208,6 +211,41 @@ pub(crate) fn hold(ctx: &XdpContext, otherwise: u32) -> u32 {
     match HOLDERS.redirect(place, u64::from(otherwise)) {
         Ok(action) | Err(action) => action,
     }
+}
+
+/// User space: the processors that take packets over, each with its queue.
+#[map]
+pub(crate) static CPUS: CpuMap = CpuMap::with_max_entries(1, 0);
+/// User space: which of them takes which packets over.
+#[map]
+pub(crate) static SPREAD: Array<u32> = Array::with_max_entries(spread::PLACES, 0);
+/// User space: the programs of the stages there.
+#[map]
+pub(crate) static CPU_STAGES: ProgramArray = ProgramArray::with_max_entries(stage::STAGES, 0);
+/// The programs, each processor its own: packets handed on and taken over.
+#[map]
+pub(crate) static HANDED: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+
+/// Counts a packet that was handed on or taken over.
+#[inline(always)]
+pub(crate) fn count_handed(which: u32) {
+    if let Some(count) = HANDED.get_ptr_mut(which) {
+        // SAFETY: this processor's own copy, and programs are not interrupted by each other on one processor.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Hands the frame on to another processor once the program has returned, and gives the action; none where it is to stay on this one.
+#[inline(always)]
+pub(crate) fn hand_on(place: u32) -> Option<u32> {
+    let processor = *SPREAD.get(place)?;
+    // SAFETY: the helper takes nothing.
+    if processor == spread::HERE || processor == unsafe { bpf_get_smp_processor_id() } {
+        return None;
+    }
+    let action = CPUS.redirect(processor, 0).ok()?;
+    count_handed(layout::HANDED_ON);
+    Some(action)
 }
 
 /// Sends the frame out of an interface once the program has returned.

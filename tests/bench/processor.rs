@@ -5,13 +5,6 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Keeps the calling thread on a processor.
-pub(crate) fn pin(processor: usize) -> Result<()> {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(processor);
-    rustix::thread::sched_setaffinity(None, &set).with_context(|| format!("cannot run on processor {processor} alone"))
-}
-
 /// How many there are.
 pub(crate) fn count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)

@@ -13,12 +13,12 @@ use aya::{
     util::nr_cpus,
 };
 use mape_common::layout::{maps, programs};
-use mape_tests::{netns::Netns, table::kernel::KernelWorld};
+use mape_tests::{netns::Netns, process::stay_on, table::kernel::KernelWorld};
 
 use crate::{
     bed::{Chain, DEVICES, Way},
     frames::{TEMPLATE, Template},
-    processor::{self, Spent},
+    processor::Spent,
 };
 
 /// Frames that the kernel hands to the source at a time, as a driver hands over what has arrived meanwhile.
@@ -166,7 +166,7 @@ impl Tools {
             let generate = [KernelWorld::index(sent.way.source())?, sent.templates];
             let mut map: Array<_, [u32; 2]> = Array::try_from(self.ebpf.map_mut("GENERATE").context("GENERATE")?)?;
             map.set(0, generate, 0)?;
-            processor::pin(sent.processor)?;
+            stay_on(sent.processor)?;
             let source = program(&mut self.ebpf, source)?;
             let time = Spent::begin(sent.processor)?;
             let start = Instant::now();

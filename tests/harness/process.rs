@@ -90,6 +90,16 @@ impl Drop for CleanUp {
     }
 }
 
+/// Keeps the calling thread on a processor; what it sends through veths is received there, too.
+///
+/// # Errors
+/// When the kernel has no such processor for it.
+pub fn stay_on(processor: usize) -> Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(processor);
+    rustix::thread::sched_setaffinity(None, &set).with_context(|| format!("cannot run on processor {processor} alone"))
+}
+
 /// Sleeps, but not past a signal.
 ///
 /// # Errors

@@ -54,8 +54,16 @@ pub const EVENTS: &str = "EVENTS";
 pub const HOLDERS: &str = "HOLDERS";
 /// `Array<u64>`: how long native IPv6 is forwarded, and which neighbours were left to the stack when, see `step::native`.
 pub const NATIVE: &str = "NATIVE";
+/// `CpuMap`: processors that take packets from the tunnel over, by the kernel's numbers.
+pub const CPUS: &str = "CPUS";
+/// `Array<u32>`: which of them takes which packet over, by `step::spread::place`.
+pub const SPREAD: &str = "SPREAD";
+/// `ProgramArray`: the stages that are run where a packet has been taken over, by the same numbers as in STAGES.
+pub const CPU_STAGES: &str = "CPU_STAGES";
+/// `PerCpuArray<u64>`: packets handed on by [`super::HANDED_ON`] and taken over by [`super::TAKEN_OVER`].
+pub const HANDED: &str = "HANDED";
 /// All maps that are pinned, in the order above.
-pub const ALL: [&str; 27] = [
+pub const ALL: [&str; 31] = [
     CONFIG,
     GATE,
     LINKS,
@@ -83,4 +91,8 @@ pub const ALL: [&str; 27] = [
     EVENTS,
     HOLDERS,
     NATIVE,
+    CPUS,
+    SPREAD,
+    CPU_STAGES,
+    HANDED,
 ];

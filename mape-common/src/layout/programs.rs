@@ -30,6 +30,14 @@ pub const INBOUND_FRAGMENT: &str = "mape_wan_frag";
 pub const NATIVE_OUTBOUND: &str = "mape_lan_native";
 /// XDP, customer edge, a stage: native IPv6 from the WAN.
 pub const NATIVE_INBOUND: &str = "mape_wan_native";
+/// XDP, customer edge, a NIC that is only WAN: as WAN, and hands packets from the tunnel on to other processors.
+pub const SPREAD: &str = "mape_spread_xdp";
+/// XDP at the map CPUS, customer edge: packets from the tunnel that another processor has received.
+pub const CPU_INBOUND: &str = "mape_cpu_wan";
+/// XDP at the map CPUS, a stage: as INBOUND_OPEN.
+pub const CPU_INBOUND_OPEN: &str = "mape_cpu_open";
+/// XDP at the map CPUS: as TRACE.
+pub const CPU_TRACE: &str = "mape_cpu_trace";
 /// XDP, border relay, a NIC towards the IPv4 Internet.
 pub const RELAY_V4: &str = "mape_relay4_xdp";
 /// XDP, border relay, a NIC towards the domain.

@@ -6,7 +6,7 @@
 //! * [`hairpin`]: from one LAN host to another, and [`hairpin_error`], ICMP errors about that; * [`tunnel_error`]: ICMPv6 errors about the tunnel; * [`answer`]: errors of our own;
 //! * [`slow`]: translation at the tunnel device; * [`guard`]: what must not leave without; * [`neighbour`]: what the stack knows of routers;
 //! * [`stage`]: the parts that a customer edge is made of; [`edge`]: each of them from end to end, [`outbound`] and [`inbound`] its two directions; * [`relay`]: a border relay's, and [`relay_icmp`], its ICMP;
-//! * [`native`]: IPv6 that is none of the tunnel's.
+//! * [`native`]: IPv6 that is none of the tunnel's; * [`spread`]: which processor takes a packet from the tunnel.
 
 pub mod admit;
 pub mod answer;
@@ -29,6 +29,7 @@ pub mod quoted;
 pub mod relay;
 pub mod relay_icmp;
 pub mod slow;
+pub mod spread;
 pub mod stage;
 pub mod translate;
 pub mod tunnel;

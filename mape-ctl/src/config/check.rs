@@ -19,7 +19,7 @@ use super::{
     problem::{Mistake, Problem},
 };
 use crate::{
-    gateway::{Gateway, Ipv6Forward, Mode, Nat, Policy, Pressed, Role, Seconds, Tunnel, TunnelKind},
+    gateway::{Gateway, Ipv6Forward, Mode, Nat, Policy, Pressed, Role, Seconds, Spread, Tunnel, TunnelKind},
     instance::Instance,
     tun::is_device_name,
 };
@@ -58,11 +58,13 @@ pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistak
         Some("never") => Ipv6Forward::Never,
         _ => Ipv6Forward::Auto,
     };
+    let wan = interface("wan", wan)?;
+    let spread = spread(&low.spread, role, lan.contains(&wan))?;
     let gateway = Gateway {
         instance: instance.to_string(),
         role,
         lan,
-        wan: interface("wan", wan)?,
+        wan,
         mode: if is_on(&low.generic, false) {
             Mode::Generic
         } else {
@@ -75,6 +77,7 @@ pub(super) fn gateway(instance: &Instance, low: &Low) -> Result<Resolved, Mistak
         nat,
         forwards,
         ipv6_forward,
+        spread,
     };
     Ok(Resolved { gateway, warnings })
 }
@@ -95,6 +98,42 @@ fn lan(low: &Low) -> Result<Vec<String>, Mistake> {
         names.push(checked);
     }
     Ok(names)
+}
+
+/// Who shares the packets from the tunnel.
+fn spread(given: &Text, role: Role, is_one_arm: bool) -> Result<Spread, Mistake> {
+    let Some(Given { value, origin }) = given else {
+        return Ok(Spread::None);
+    };
+    let spread = match value.as_str() {
+        "none" => return Ok(Spread::None),
+        "all" => Spread::All,
+        list => Spread::These(list.parse().map_err(|error| {
+            let problem = Problem::Value {
+                key: "spread",
+                value: value.clone(),
+                hint: format!("{error}; write \"all\", \"none\", or a list of processors like \"1-3,5\""),
+            };
+            Mistake::at(*origin, problem)
+        })?),
+    };
+    let (with, hint) = match role {
+        Role::BorderRelay => (
+            "role = \"br\"",
+            "leave it out: a border relay's packets come from many addresses, which a NIC with several queues tells apart",
+        ),
+        Role::CustomerEdge if is_one_arm => (
+            "one NIC for both sides",
+            "leave it out, or give the WAN a NIC of its own",
+        ),
+        Role::CustomerEdge => return Ok(spread),
+    };
+    let problem = Problem::Contradiction {
+        key: "spread",
+        with,
+        hint,
+    };
+    Err(Mistake::at(*origin, problem))
 }
 
 fn tunnel(low: &LowTunnel, default_routes: &[Ipv4Prefix]) -> Result<Tunnel, Mistake> {

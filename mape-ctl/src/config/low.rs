@@ -56,6 +56,7 @@ pub(super) struct Low {
     pub(super) lan: List<String>,
     pub(super) wan: Text,
     pub(super) generic: Switch,
+    pub(super) spread: Text,
     pub(super) map: LowMap,
     pub(super) tunnel: LowTunnel,
     pub(super) nat: LowNat,
@@ -223,6 +224,7 @@ impl Low {
             lan,
             wan,
             generic,
+            spread,
             map,
             tunnel,
             nat,
@@ -238,6 +240,7 @@ impl Low {
         over_list(&mut self.lan, lan, "--lan");
         over(&mut self.wan, wan, "--wan");
         over(&mut self.generic, generic, "--generic");
+        over(&mut self.spread, spread, "--spread");
 
         over(&mut self.map.prefix, map.prefix, "--prefix");
         over(&mut self.map.br, map.br, "--br");

@@ -35,9 +35,10 @@ use super::{
     tables,
 };
 use crate::{
-    gateway::{Gateway, Ipv6Forward, Mode, Role},
+    gateway::{Gateway, Ipv6Forward, Mode, Role, Spread},
     host::{
         nic::{self, NicError},
+        processor::Processors,
         state::{self, State, StateError},
         tunnel::{self, TunnelError},
         virtio,
@@ -106,6 +107,10 @@ pub enum LoadError {
          (kill -HUP {pid}, or systemctl reload), or end it first"
     )]
     LookedAfter { instance: Instance, pid: i32 },
+    #[error("the kernel does not say which processors are online")]
+    Processors(#[source] io::Error),
+    #[error("spread names the processors {missing}, which are not online; these are: {online}")]
+    NotOnline { missing: Processors, online: Processors },
     #[error("cannot watch for signals")]
     Signals(#[source] io::Error),
     #[error("the kernel gives no random numbers")]
@@ -255,6 +260,8 @@ struct Loading<'a> {
     tables: Tables,
     ports: Vec<Port>,
     wan: Interface,
+    /// Those that share the packets from the tunnel.
+    spread: Processors,
     hops: Hops,
     sizes: Sizes,
     is_reload: bool,
@@ -350,6 +357,7 @@ impl<'a> Loading<'a> {
             tables,
             ports,
             wan,
+            spread: processors(&gateway.spread)?,
             hops,
             sizes,
             is_reload,
@@ -392,7 +400,10 @@ impl<'a> Loading<'a> {
         self.check_interrupted()?;
         let was_open = self.close_gate()?;
         self.fill()?;
-        self.attach(&mut ebpf)?;
+        let old = self.old_programs()?;
+        self.enter_stages(&ebpf, &old)?;
+        self.spread_anew(&ebpf, &old)?;
+        self.attach(&mut ebpf, &old)?;
         self.attach_tunnel(&mut ebpf)?;
         self.route_into_tunnel()?;
         self.pin_programs(&mut ebpf)?;
@@ -403,6 +414,7 @@ impl<'a> Loading<'a> {
     fn into_kernel_again(mut self) -> Result<Loaded, LoadError> {
         let was_open = self.close_gate()?;
         self.fill()?;
+        self.spread_again()?;
         self.attach_pinned()?;
         self.route_into_tunnel()?;
         self.open(was_open)
@@ -468,10 +480,36 @@ impl<'a> Loading<'a> {
                 Ipv6Forward::Auto => None,
             };
             self.done.messages.extend(native.map(ToOwned::to_owned));
+            self.done.messages.extend(match self.spread.len() {
+                0 => None,
+                1 => Some(format!("packets from the tunnel: all for processor {}", self.spread)),
+                _ => Some(format!(
+                    "packets from the tunnel: shared by the processors {}",
+                    self.spread
+                )),
+            });
         }
         self.done
             .messages
             .insert(0, format!("{verb} instance {}: {what}", self.instance));
+    }
+}
+
+/// The processors that share the packets from the tunnel.
+fn processors(spread: &Spread) -> Result<Processors, LoadError> {
+    let online = || Processors::online().map_err(LoadError::Processors);
+    match spread {
+        Spread::None => Ok(Processors::default()),
+        Spread::All => online(),
+        Spread::These(wanted) => {
+            let online = online()?;
+            let missing = wanted.without(&online);
+            if missing.is_empty() {
+                Ok(wanted.clone())
+            } else {
+                Err(LoadError::NotOnline { missing, online })
+            }
+        }
     }
 }
 
@@ -503,6 +541,7 @@ fn refuse_other_place(instance: &Instance, before: Option<&State>, here: u64, ro
 /// The interfaces and which program each gets, and the WAN among them.
 fn ports(gateway: &Gateway, interfaces: &[Interface]) -> Result<(Vec<Port>, Interface), NicError> {
     let (lan, wan, both) = match gateway.role {
+        Role::CustomerEdge if gateway.spread != Spread::None => (names::LAN, names::SPREAD, names::ONE_ARM),
         Role::CustomerEdge => (names::LAN, names::WAN, names::ONE_ARM),
         Role::BorderRelay => (names::RELAY_V4, names::RELAY_V6, names::RELAY_ONE_ARM),
     };

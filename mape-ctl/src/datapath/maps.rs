@@ -4,7 +4,7 @@ use std::{borrow::Borrow, path::PathBuf};
 
 use aya::{
     Pod,
-    maps::{Array, Map, MapData, MapError, PerCpuArray, ProgramArray, stack::Stack},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, ProgramArray, stack::Stack, xdp::XdpMapError},
     programs::ProgramFd,
 };
 use mape_common::{
@@ -38,6 +38,14 @@ pub enum TableError {
         map: &'static str,
         /// Why.
         source: MapError,
+    },
+    /// A processor cannot be told to take packets over, or not to.
+    #[error("cannot set whether processor {number} takes packets over")]
+    Processor {
+        /// The kernel's number of it.
+        number: u32,
+        /// Why.
+        source: XdpMapError,
     },
 }
 

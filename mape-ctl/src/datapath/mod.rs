@@ -23,6 +23,7 @@ pub mod programs;
 pub mod prove;
 pub mod rules;
 pub mod sessions;
+pub mod spread;
 pub mod sweep;
 pub mod tables;
 pub mod unload;

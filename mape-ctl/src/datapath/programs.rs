@@ -24,7 +24,7 @@ use mape_common::{
         index::{Bucket, buckets_of_both},
         session::Session,
     },
-    step::stage::STAGES,
+    step::{spread::PLACES, stage::STAGES},
     trace::Watch,
     verdict::OUTCOMES,
 };
@@ -129,6 +129,8 @@ pub struct Sizes {
     pub max_ifindex: u32,
     /// Mapping rules.
     pub rules: u32,
+    /// Processors that there can be.
+    pub processors: u32,
 }
 
 /// Whether a pinned map of another size does as well.
@@ -197,8 +199,12 @@ impl Sizes {
             }
             maps::PORT_ORDER => (index, size_of::<PortOrder>(), 1, Fit::Exactly),
             maps::SWEEP_ORDER => (index, size_of::<SweepOrder>(), 1, Fit::Exactly),
-            maps::STAGES | maps::TUNNEL_STAGES => (index, size_of::<u32>(), STAGES, Fit::Exactly),
+            maps::STAGES | maps::TUNNEL_STAGES | maps::CPU_STAGES => (index, size_of::<u32>(), STAGES, Fit::Exactly),
             maps::NATIVE => (index, word, NATIVE_WORDS, Fit::Exactly),
+            // A processor's queue, and the program there.
+            maps::CPUS => (index, word, self.processors.max(1), Fit::AtLeast),
+            maps::SPREAD => (index, index, PLACES, Fit::Exactly),
+            maps::HANDED => (index, word, 2, Fit::Exactly),
             maps::WATCH => (index, size_of::<Watch>(), 1, Fit::Exactly),
             maps::EVENTS => (0, 0, EVENT_BYTES, Fit::Exactly),
             maps::HOLDERS => (
@@ -366,6 +372,7 @@ mod tests {
         ports: 240,
         max_ifindex: 7,
         rules: 3,
+        processors: 4,
     };
 
     #[test]

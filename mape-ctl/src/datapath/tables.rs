@@ -68,6 +68,7 @@ pub fn sizes(gateway: &Gateway, max_ifindex: u32) -> Sizes {
         ports: gateway.domain.as_ref().map_or(0, |domain| domain.port_set().len()),
         max_ifindex,
         rules: u32::try_from(gateway.rules.len()).unwrap_or(u32::MAX),
+        processors: aya::util::nr_cpus().map_or(1, |count| u32::try_from(count).unwrap_or(u32::MAX)),
     }
 }
 

@@ -21,6 +21,7 @@ const SIZES: Sizes = Sizes {
     ports: 65_536,
     max_ifindex: 0,
     rules: 1_024,
+    processors: 1,
 };
 
 /// What the kernel says of a program that it has taken. What it does not say is absent.

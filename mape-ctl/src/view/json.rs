@@ -46,6 +46,10 @@ pub fn stat(instance: &Instance, shot: &Snapshot, rates: Option<&[(Direction, Ra
         "next_hops": shot.hops.iter().map(hop).collect::<Vec<_>>(),
         "directions": directions.into_iter().collect::<Map<_, _>>(),
         "sessions": sessions.collect::<Map<_, _>>(),
+        "spread": (!shot.handed.is_empty()).then(|| json!({
+            "processors": shot.handed,
+            "not_taken_over": shot.not_taken_over(),
+        })),
         "session_slots": config.sessions,
         "hosts": if is_br { Value::Null } else { lan_hosts },
         "pressure": if is_br { Value::Null } else { shot.pressure.json() },

@@ -21,6 +21,7 @@ use crate::{
         attach::mode_name,
         mapped::MappedError,
         maps::{Count, Gauges, HopEntry, TableError, Tables},
+        spread::Handed,
     },
     gateway::Mode,
     host::state::{State, uptime},
@@ -74,6 +75,8 @@ pub struct Snapshot {
     pub held: Held,
     /// ICMP errors sent, and not sent because there were too many.
     pub answers: (u64, u64),
+    /// What each processor has handed on and taken over of the packets from the tunnel; none where nobody shares them.
+    pub handed: Vec<Handed>,
     /// What is short.
     pub pressure: Pressure,
     /// What LAN hosts have.
@@ -261,6 +264,7 @@ impl Snapshot {
             held: Held::new(&gauges),
             permissions: (gauges.get(Gauge::Permissions), gauges.get(Gauge::PermissionsLost)),
             answers: (gauges.get(Gauge::Answers), gauges.get(Gauge::AnswersSuppressed)),
+            handed: tables.handed()?,
             pressure: Pressure::new(&config, &gauges, now()),
             hosts: Hosts::read(tables, &config)?,
             // Last, so that the time stands beside the counters that rates are computed of.
@@ -273,6 +277,12 @@ impl Snapshot {
     pub fn refused_by_quota(&self) -> u64 {
         let of = |direction| self.counters.get(direction, Reason::HostSessions.number()).packets;
         Direction::ALL.into_iter().map(of).sum()
+    }
+
+    /// Packets that were handed on and nobody has taken over: they wait, or the queue was full.
+    pub fn not_taken_over(&self) -> u64 {
+        let sum = |of: fn(&Handed) -> u64| self.handed.iter().map(of).sum::<u64>();
+        sum(|one| one.handed_on).saturating_sub(sum(|one| one.taken_over))
     }
 
     /// Records of the session table in use: sessions and mappings of all protocols.

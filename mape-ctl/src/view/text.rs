@@ -42,6 +42,7 @@ pub fn stat(
     links(&mut out, shot)?;
     hops(&mut out, shot)?;
     traffic(&mut out, shot, rates)?;
+    handed(&mut out, shot)?;
     if !is_border_relay(&shot.config) {
         sessions(&mut out, shot, all)?;
         lan_hosts(&mut out, shot, hosts)?;
@@ -208,6 +209,29 @@ fn far_end(is_br: bool, index: u32) -> String {
         "tunnel: border relay".to_owned()
     } else {
         format!("tunnel: customer edges {index}")
+    }
+}
+
+/// What each processor has handed on to others, and taken over from them.
+fn handed(out: &mut String, shot: &Snapshot) -> fmt::Result {
+    if shot.handed.is_empty() {
+        return Ok(());
+    }
+    let mut table = table(&["FROM THE TUNNEL", ">HANDED ON", ">TAKEN OVER"]);
+    for one in &shot.handed {
+        table.add_row([
+            format!("processor {}", one.processor),
+            one.handed_on.to_string(),
+            one.taken_over.to_string(),
+        ]);
+    }
+    section(out, &table)?;
+    match shot.not_taken_over() {
+        0 => Ok(()),
+        packets => writeln!(
+            out,
+            "{packets} packets wait for another processor, or were lost because its queue was full"
+        ),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use aya::{
     Ebpf,
-    programs::{ProgramError, SchedClassifier, Xdp},
+    programs::{ProgramError, ProgramInfo, SchedClassifier, Xdp},
 };
 use aya_obj::programs::XdpAttachType;
 use mape_common::{
@@ -27,6 +27,17 @@ use crate::{
     undo::Undo,
 };
 
+/// Behind the name of a program that ran before.
+const OLD: &str = "-old";
+/// What runs on a processor that takes packets over, behind the program that they enter by.
+const CPU_STAGES: [(u32, &str); 2] = [
+    (Stage::InboundOpen.number(), names::CPU_INBOUND_OPEN),
+    (stage::TRACE, names::CPU_TRACE),
+];
+
+/// Pins of the programs that ran before, by name: where they are now.
+pub(super) type OldPrograms = BTreeMap<String, PathBuf>;
+
 impl Loading<'_> {
     /// The programs that this gateway runs; the verifier sees them before anything of a running gateway is touched.
     pub(super) fn programs(&self) -> Vec<&'static str> {
@@ -36,6 +47,10 @@ impl Loading<'_> {
             wanted.extend([names::SWEEP, names::PORT]);
         }
         wanted.extend(self.stages().map(Stage::program));
+        if !self.spread.is_empty() {
+            wanted.push(names::CPU_INBOUND);
+            wanted.extend(CPU_STAGES.map(|(_, name)| name));
+        }
         wanted.extend(self.classifiers());
         wanted.sort_unstable();
         wanted.dedup();
@@ -69,7 +84,7 @@ impl Loading<'_> {
                 Put::Attached => self.take_off_again(side, device),
                 Put::Replaced => {
                     let pins = self.pins.clone();
-                    let path = self.pins.program(&format!("{}-old", side.program));
+                    let path = self.pins.program(&format!("{}{OLD}", side.program));
                     self.undo
                         .push(format!("put the old program back on {device}"), move || {
                             let mut program = SchedClassifier::from_pin(path)?;
@@ -100,7 +115,7 @@ impl Loading<'_> {
     }
 
     fn put_stage_back(&mut self, stage: Stage, name: &'static str) {
-        let path = self.pins.program(&format!("{name}-old"));
+        let path = self.pins.program(&format!("{name}{OLD}"));
         if !path.exists() {
             return;
         }
@@ -120,9 +135,7 @@ impl Loading<'_> {
     }
 
     /// Puts each program on its interface.
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
-        let old = self.old_programs()?;
-        self.enter_stages(ebpf, &old)?;
+    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, old: &OldPrograms) -> Result<(), LoadError> {
         for port in &self.ports {
             let program: &mut Xdp = ebpf
                 .program_mut(port.program)
@@ -130,8 +143,8 @@ impl Loading<'_> {
                 .ok_or(ProgramLoadError::NoProgram(port.program))?;
             if self.is_attached(&port.nic) {
                 let (name, pins) = (port.nic.name.clone(), self.pins.clone());
+                let path = self.running(old, &name);
                 attach::replace(&self.pins, program, &name)?;
-                let path = old.get(port.program).cloned();
                 self.undo.push(format!("put the old program back on {name}"), move || {
                     let Some(path) = path else { return Ok(()) };
                     let mut program = Xdp::from_pin(path, XdpAttachType::Interface)?;
@@ -143,6 +156,80 @@ impl Loading<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Where the program is pinned that runs on a NIC now: not always the one that is put there next.
+    fn running(&self, old: &OldPrograms, nic: &str) -> Option<PathBuf> {
+        let running = attach::pinned_program(&self.pins, nic)?;
+        let is_it = |path: &&PathBuf| ProgramInfo::from_pin(path).is_ok_and(|info| info.id() == running);
+        old.values().find(is_it).cloned()
+    }
+
+    /// Has the processors that share the packets from the tunnel run the new programs.
+    pub(super) fn spread_anew(&mut self, ebpf: &Ebpf, old: &OldPrograms) -> Result<(), LoadError> {
+        self.note_old_spread(old.get(names::CPU_INBOUND).cloned())?;
+        if self.spread.is_empty() {
+            return Ok(());
+        }
+        for (number, name) in CPU_STAGES {
+            self.tables.set_cpu_stage(number, &programs::fd(ebpf, name)?)?;
+            if let Some(path) = old.get(name).cloned() {
+                let tables = self.tables.clone();
+                self.undo.push(format!("put the old program {name} back"), move || {
+                    let program = Xdp::from_pin(path, XdpAttachType::CpuMap)?;
+                    tables.set_cpu_stage(number, program.fd()?).map_err(Into::into)
+                });
+            }
+        }
+        Ok(self
+            .tables
+            .set_spread(&self.spread, &programs::fd(ebpf, names::CPU_INBOUND)?)?)
+    }
+
+    /// The same with the program that is there: others may be online now.
+    pub(super) fn spread_again(&mut self) -> Result<(), LoadError> {
+        let path = self.pins.program(names::CPU_INBOUND);
+        self.note_old_spread(Some(path.clone()))?;
+        if self.spread.is_empty() {
+            return Ok(());
+        }
+        let failed = |error| cannot_open(names::CPU_INBOUND, error);
+        let program = Xdp::from_pin(path, XdpAttachType::CpuMap).map_err(failed)?;
+        let fd = program.fd().map_err(failed)?;
+        Ok(self.tables.set_spread(&self.spread, fd)?)
+    }
+
+    /// Notes how to give the packets from the tunnel back to the processors that have them now.
+    fn note_old_spread(&mut self, program: Option<PathBuf>) -> Result<(), LoadError> {
+        let before = self.tables.spread()?;
+        let tables = self.tables.clone();
+        self.undo.push(
+            "give the packets from the tunnel back to those that had them",
+            move || {
+                match program.filter(|_| !before.is_empty()) {
+                    Some(path) => {
+                        let program = Xdp::from_pin(path, XdpAttachType::CpuMap)?;
+                        tables.set_spread(&before, program.fd()?)?;
+                    }
+                    None => tables.clear_spread()?,
+                }
+                tables.spread_to_no_others(&before)?;
+                Ok(())
+            },
+        );
+        Ok(())
+    }
+
+    /// Lets go of processors that share the packets no longer, now that none is handed on to them.
+    pub(super) fn leave_processors(&mut self) {
+        let left = if self.spread.is_empty() {
+            self.tables.clear_spread()
+        } else {
+            Ok(())
+        };
+        if let Err(error) = left.and_then(|()| self.tables.spread_to_no_others(&self.spread)) {
+            self.done.warnings.push(error.to_string());
+        }
     }
 
     /// Whether all programs of this gateway are in the kernel, and stay at the tunnel device without this process.
@@ -185,14 +272,14 @@ impl Loading<'_> {
     }
 
     /// Takes stages out that are not wanted any longer.
-    fn leave_stages(&mut self) -> Result<(), LoadError> {
+    fn leave_stages(&mut self, old: &OldPrograms) -> Result<(), LoadError> {
         if !self.is_reload || self.gateway.ipv6_forward != Ipv6Forward::Never {
             return Ok(());
         }
         for stage in Stage::ALL.iter().filter(|stage| stage.is_of_native()) {
             self.tables.clear_stage(stage.number())?;
-            let (name, path) = (stage.program(), self.pins.program(stage.program()));
-            if path.exists() {
+            let name = stage.program();
+            if let Some(path) = old.get(name).cloned() {
                 let (tables, number) = (self.tables.clone(), stage.number());
                 self.undo.push(format!("put the program {name} back"), move || {
                     let program = Xdp::from_pin(path, XdpAttachType::Interface)?;
@@ -204,8 +291,8 @@ impl Loading<'_> {
     }
 
     /// Enters the stages' programs into their map. The gate is closed: no packet is on its way from one to another.
-    fn enter_stages(&mut self, ebpf: &Ebpf, old: &BTreeMap<&'static str, PathBuf>) -> Result<(), LoadError> {
-        self.leave_stages()?;
+    pub(super) fn enter_stages(&mut self, ebpf: &Ebpf, old: &OldPrograms) -> Result<(), LoadError> {
+        self.leave_stages(old)?;
         let stages = self.stages().map(|stage| (stage.number(), stage.program()));
         for (number, name) in stages.chain([(stage::TRACE, names::TRACE)]) {
             self.tables.set_stage(number, &programs::fd(ebpf, name)?)?;
@@ -221,23 +308,24 @@ impl Loading<'_> {
     }
 
     /// Moves the pins of the programs that run now aside, so that they can be put back.
-    pub(super) fn old_programs(&mut self) -> Result<BTreeMap<&'static str, PathBuf>, LoadError> {
+    pub(super) fn old_programs(&mut self) -> Result<OldPrograms, LoadError> {
         let mut moved = BTreeMap::new();
         if !self.is_reload {
             return Ok(moved);
         }
-        for name in self.programs() {
-            let from = self.pins.program(name);
-            if !from.exists() {
+        // All that are there: the new gateway may want others.
+        for name in self.pins.programs() {
+            if name.ends_with(OLD) {
                 continue;
             }
-            let aside = self.pins.program(&format!("{name}-old"));
+            let from = self.pins.program(&name);
+            let aside = self.pins.program(&format!("{name}{OLD}"));
             let failed = |source| PinError::File {
                 action: "move",
                 path: from.clone(),
                 source,
             };
-            self.pins.remove_program(&format!("{name}-old"))?;
+            self.pins.remove_program(&format!("{name}{OLD}"))?;
             fs::rename(&from, &aside).map_err(failed)?;
             let (back, to) = (aside.clone(), from);
             self.undo.push(format!("keep the old program {name}"), move || {
@@ -312,6 +400,7 @@ impl Loading<'_> {
             }
         }
         self.leave_old_tunnel();
+        self.leave_processors();
         let wanted = self.programs();
         for name in self
             .pins

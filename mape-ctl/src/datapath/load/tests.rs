@@ -6,7 +6,7 @@ use mape_common::layout::Filtering;
 
 use super::*;
 use crate::{
-    gateway::{Ipv6Forward, Mode, Nat, Policy, Pressed, Seconds, Tunnel, TunnelKind},
+    gateway::{Ipv6Forward, Mode, Nat, Policy, Pressed, Seconds, Spread, Tunnel, TunnelKind},
     host::nic::tests::nic as interface,
 };
 
@@ -22,6 +22,7 @@ fn relay(lan: &[&str], wan: &str, role: Role) -> Gateway {
         rules: Vec::new(),
         forwards: Vec::new(),
         ipv6_forward: Ipv6Forward::Auto,
+        spread: Spread::None,
         tunnel: Tunnel {
             device: "mape0".to_owned(),
             kind: TunnelKind::Auto,
@@ -66,6 +67,15 @@ fn every_interface_gets_the_program_of_its_side() {
         [own("a", names::LAN), own("b", names::LAN), own("w", names::WAN)]
     );
     assert_eq!(chosen(&["w"], "w", Role::CustomerEdge), [own("w", names::ONE_ARM)]);
+    let shared = Gateway {
+        spread: Spread::All,
+        ..relay(&["a"], "w", Role::CustomerEdge)
+    };
+    let (found, _) = ports(&shared, &[interface(1, "a"), interface(3, "w")]).unwrap();
+    assert_eq!(
+        found.iter().map(|port| port.program).collect::<Vec<_>>(),
+        [names::LAN, names::SPREAD]
+    );
     assert_eq!(
         chosen(&["a", "w"], "w", Role::CustomerEdge),
         [own("a", names::LAN), own("w", names::ONE_ARM)]
