@@ -16,6 +16,7 @@ mod report;
 mod run;
 mod scale;
 mod slow;
+mod spread;
 mod stats;
 mod tcp;
 mod tools;
@@ -58,6 +59,8 @@ enum Part {
     Usual,
     /// Both directions on two processors.
     Processors,
+    /// Packets from the tunnel, shared by processors.
+    Spread,
     /// 100 to 60,000 sessions.
     Sessions,
     /// Sizes of frames.

@@ -11,7 +11,7 @@ use crate::{
     gateway::Gateway,
     latency, programs,
     report::Report,
-    scale, slow, tcp,
+    scale, slow, spread, tcp,
     tools::Tools,
     usual,
 };
@@ -48,6 +48,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Value> {
     }
     if wants(Part::Processors) {
         scale::two_processors(&mut bench, &mut report)?;
+    }
+    if wants(Part::Spread) {
+        spread::measure(&mut bench, &gateway, &mut report)?;
     }
     if wants(Part::Sessions) {
         scale::sessions(&mut bench, &mut report)?;

@@ -7,6 +7,7 @@ mod equal;
 mod handover;
 mod peer;
 mod report;
+mod spread;
 mod traffic;
 mod trap;
 mod tunnel;
@@ -52,6 +53,13 @@ const LARGE: Shape = Shape {
     board: "q35",
     processors: 2,
     queues: 4,
+};
+
+/// Where one processor receives all, and another has nothing to do.
+const ONE_QUEUE: Shape = Shape {
+    board: "q35",
+    processors: 2,
+    queues: 1,
 };
 
 /// What to try on.
@@ -114,6 +122,16 @@ const LONG: [Scenario; 5] = [
     ("hand-over: a NIC that loses its program", handover::torn_off),
     ("a narrow link on the way to the relay", traffic::narrow_path),
     ("a tunnel device of somebody else's", tunnel::of_others),
+];
+/// Where there are queues.
+const QUEUES: [Scenario; 1] = [("packets from the tunnel, by queues", spread::by_queues)];
+/// In a machine that has one queue for two processors.
+const SHARED: [Scenario; 2] = [
+    BASIC[0],
+    (
+        "packets from the tunnel in one queue, shared by processors",
+        spread::by_processors,
+    ),
 ];
 /// At last.
 const LAST: [Scenario; 2] = [
@@ -333,17 +351,23 @@ fn try_machine(setup: &Setup<'_>, shape: Shape, what: &What, report: &mut Report
     }
     let scenarios = match what.extent {
         _ if !is_common(setup.kernel) => SMOKE.to_vec(),
-        Extent::Quick => [&BASIC[..], &LAST].concat(),
+        Extent::Quick if shape == SMALL => [&BASIC[..], &LAST].concat(),
+        Extent::Quick => [&BASIC[..], &QUEUES, &LAST].concat(),
         // What takes long is done once a kernel: where each processor has queues of its own, more can happen at once; and
         // what virtio gets wrong is the same whatever the board.
         Extent::Full if shape == SMALL => [&BASIC[..], &LAST, &MTU].concat(),
-        Extent::Full => [&BASIC[..], &LONG, &LAST].concat(),
+        Extent::Full => [&BASIC[..], &QUEUES, &LONG, &LAST].concat(),
     };
     tried.scenarios(plan::Shape::VirtualEdge, "", &scenarios)?;
     if !is_common(setup.kernel) {
         return Ok(());
     }
     tried.scenarios(plan::Shape::VirtualRelay, "", &RELAY)?;
+    if shape == LARGE {
+        tried.shape = ONE_QUEUE;
+        tried.scenarios(plan::Shape::VirtualEdge, "", &SHARED)?;
+        tried.shape = shape;
+    }
     if (shape, what.extent) != (SMALL, Extent::Full) {
         return Ok(());
     }

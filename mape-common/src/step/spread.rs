@@ -54,7 +54,9 @@ pub fn place<P: Packet>(frame: &P) -> Option<u32> {
     let [e, f, g, h] = header.destination();
     let addresses = u64::from_ne_bytes([a, b, c, d, e, f, g, h]).wrapping_mul(ADDRESSES_FACTOR);
     let hash = addresses.wrapping_add(u64::from(ports).wrapping_mul(PORTS_FACTOR));
-    Some((hash.wrapping_mul(ADDRESSES_FACTOR) >> SHIFT) as u32)
+    // Sums and products alone would put ports that follow each other at equal distances.
+    let mixed = (hash ^ hash >> 32).wrapping_mul(ADDRESSES_FACTOR);
+    Some((mixed >> SHIFT) as u32)
 }
 
 #[cfg(test)]

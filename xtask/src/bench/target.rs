@@ -14,7 +14,7 @@ enum Side {
 }
 
 /// A figure's name in the JSON, what it is, its unit, and its limit.
-const FIGURES: [(&str, &str, &str, Side, f64); 32] = [
+const FIGURES: [(&str, &str, &str, Side, f64); 34] = [
     ("generator_ns", "generator alone", "ns", Side::Told, 0.0),
     ("redirect_ns", "bare redirect, the ceiling", "ns", Side::Told, 0.0),
     ("up_ns", "gateway, LAN to WAN", "ns", Side::Told, 0.0),
@@ -114,6 +114,14 @@ const FIGURES: [(&str, &str, &str, Side, f64); 32] = [
         Side::Told,
         0.0,
     ),
+    (
+        "spread_to_other_times",
+        "one queue, WAN to LAN, shared with another processor: times as many",
+        "×",
+        Side::Told,
+        0.0,
+    ),
+    ("spread_to_both_times", "the same, shared by both", "×", Side::Told, 0.0),
     (
         "ipv6_loss",
         "native IPv6 loses by our being attached",

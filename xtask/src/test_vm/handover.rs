@@ -222,7 +222,7 @@ fn files(lab: &Lab, servers: &Servers, stop: &AtomicBool) -> Result<usize> {
 }
 
 /// A host's socket and the server's, connected to each other.
-fn pair(lab: &Lab, port: u16) -> Result<(UdpSocket, UdpSocket)> {
+pub(super) fn pair(lab: &Lab, port: u16) -> Result<(UdpSocket, UdpSocket)> {
     let far = lab.node("internet")?.enter(|| numbered::socket((plan::SERVER, port)))?;
     let near = lab.node("host1")?.enter(|| {
         let socket = numbered::socket((Ipv4Addr::UNSPECIFIED, 0))?;
