@@ -24,6 +24,9 @@ use mape_tests::{
 use serde_json::Value;
 
 const SECONDS: u32 = 4;
+/// One full queue makes a stream send hundreds of segments again, and any program on the machine can fill one: what the gateways lose
+/// by themselves, they lose each time.
+const ATTEMPTS: usize = 3;
 const STREAMS: [u32; 2] = [1, 4];
 /// Payload of a segment inside the tunnel with time stamps: what a retransmission is one of.
 const SEGMENT_BITS: f64 = 1408.0 * 8.0;
@@ -124,8 +127,21 @@ fn tcp_sends_again_no_more_often_than_through_a_bare_redirect() {
         return;
     }
     watch_signals().unwrap();
-    let bare = through_a_bare_redirect().unwrap();
-    let ours = through_the_gateways().unwrap();
+    let mut worse = Vec::new();
+    for _ in 0..ATTEMPTS {
+        worse = attempt().unwrap();
+        if worse.is_empty() {
+            return;
+        }
+    }
+    panic!("in each of {ATTEMPTS} attempts; in the last: {}", worse.join("; "));
+}
+
+/// Both, one after the other; where the gateways have sent again more often than they may.
+fn attempt() -> Result<Vec<String>> {
+    let bare = through_a_bare_redirect()?;
+    let ours = through_the_gateways()?;
+    let mut worse = Vec::new();
     for ((bare, ours), streams) in bare.iter().zip(&ours).zip(STREAMS) {
         println!(
             "{streams} streams: bare redirect {:.0} Mbit/s, {} sent again; gateways {:.0} Mbit/s, {} sent again",
@@ -135,11 +151,13 @@ fn tcp_sends_again_no_more_often_than_through_a_bare_redirect() {
             ours.retransmits
         );
         // Two processors run both ends and every hop: a few losses are the machine's, at either.
-        assert!(
-            per_million(ours) <= per_million(bare).max(200.0) * 2.0,
-            "{streams} streams: {:.0} of a million segments sent again, {:.0} through the bare redirect",
-            per_million(ours),
-            per_million(bare)
-        );
+        if per_million(ours) > per_million(bare).max(200.0) * 2.0 {
+            worse.push(format!(
+                "{streams} streams: {:.0} of a million segments sent again, {:.0} through the bare redirect",
+                per_million(ours),
+                per_million(bare)
+            ));
+        }
     }
+    Ok(worse)
 }

@@ -24,15 +24,15 @@ const SKIPPED: &str = "SKIPPED: ";
 struct Count {
     passed: usize,
     failed: usize,
-    /// Names of tests, or what else has failed in a word.
-    failures: Vec<String>,
+    /// What has failed: a test's name, or what else in a word; and what it said.
+    failures: Vec<(String, String)>,
     skipped: Vec<String>,
 }
 
 impl Count {
-    fn fail(&mut self, what: impl Into<String>) {
+    fn fail(&mut self, what: impl Into<String>, said: impl Into<String>) {
         self.failed += 1;
-        self.failures.push(what.into());
+        self.failures.push((what.into(), said.into()));
     }
 }
 
@@ -46,8 +46,7 @@ pub(crate) fn test() -> Result<()> {
     match ebpf_check::dissect(&program) {
         Ok(()) => count.passed += 1,
         Err(error) => {
-            println!("the BPF object: {error:#}");
-            count.fail("the BPF object");
+            count.fail("the BPF object", format!("{error:#}"));
         }
     }
 
@@ -78,27 +77,23 @@ pub(crate) fn test() -> Result<()> {
     match test_vm::in_tests(&program) {
         Ok(InTests::Done { passed, failed }) => {
             count.passed += passed;
-            count.failed += failed;
-            if failed > 0 {
-                count.failures.push("virtual machines".to_owned());
+            for row in failed {
+                count.fail("virtual machines", row);
             }
         }
         Ok(InTests::Skipped(reason)) => count.skipped.push(reason),
         Err(error) => {
-            println!("virtual machines: {error:#}");
-            count.fail("virtual machines");
+            count.fail("virtual machines", format!("{error:#}"));
         }
     }
     match bench_vm::in_tests(&program) {
         Ok(Ok(over)) if over.is_empty() => count.passed += 1,
         Ok(Ok(over)) => {
-            println!("over the budget of instructions:\n{}", over.join("\n"));
-            count.fail("the budget of instructions");
+            count.fail("the budget of instructions", over.join("\n"));
         }
         Ok(Err(reason)) => count.skipped.push(reason),
         Err(error) => {
-            println!("counting instructions: {error:#}");
-            count.fail("counting instructions");
+            count.fail("counting instructions", format!("{error:#}"));
         }
     }
     if interrupted() {
@@ -108,6 +103,10 @@ pub(crate) fn test() -> Result<()> {
     for reason in &count.skipped {
         println!("skipped: {reason}");
     }
+    // Once more, where whoever looks at the end finds it.
+    for (what, said) in &count.failures {
+        println!("\nFAILED: {what}\n{said}");
+    }
     println!("took {} s", begin.elapsed().as_secs());
     println!(
         "{} passed, {} failed, {} skipped",
@@ -116,10 +115,11 @@ pub(crate) fn test() -> Result<()> {
         count.skipped.len()
     );
     if count.failed > 0 {
+        let names: Vec<&str> = count.failures.iter().map(|(what, _)| what.as_str()).collect();
         bail!(
             "{} tests failed, and what they said stands above: {}",
             count.failed,
-            count.failures.join(", ")
+            names.join(", ")
         );
     }
     Ok(())
@@ -144,6 +144,7 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
         .context("cannot start cargo test")?;
     let stdout = child.stdout.take().context("cargo test has no standard output")?;
     let (mut results, failed_before) = (0, count.failed);
+    let (mut failed, mut heard) = (Vec::new(), Heard::default());
     for line in BufReader::new(stdout).lines() {
         let line = line.context("cannot read what cargo test says")?;
         println!("{line}");
@@ -156,11 +157,16 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
                 .skipped
                 .extend((0..ignored).map(|_| "a test marked #[ignore]".to_owned()));
         }
-        count.failures.extend(failed_test(&line).map(str::to_owned));
+        failed.extend(failed_test(&line).map(str::to_owned));
+        heard.line(&line);
         if let Some(reason) = line.strip_prefix(SKIPPED) {
             count.passed = count.passed.saturating_sub(1);
             count.skipped.push(reason.to_owned());
         }
+    }
+    for test in failed {
+        let said = heard.of(&test);
+        count.failures.push((test, said));
     }
     let status = child.wait().context("cannot read cargo test's exit status")?;
     if interrupted() {
@@ -168,10 +174,40 @@ fn run_tests(command: &mut Command, count: &mut Count) -> Result<()> {
     }
     if !status.success() && count.failed == failed_before {
         // It did not compile, or a test program died before its result line.
-        println!("cargo test ended with {status} after {results} results");
-        count.fail(format!("a cargo test that ended after {results} results"));
+        let what = format!("a cargo test that ended after {results} results");
+        count.fail(what, format!("it ended with {status}"));
     }
     Ok(())
+}
+
+/// What tests have said, by name, as `--show-output` has it behind them all.
+#[derive(Default)]
+struct Heard(Vec<(String, Vec<String>)>);
+
+impl Heard {
+    /// Of what one has said; a backtrace tells little to who has not the program.
+    const MOST: usize = 40;
+
+    fn line(&mut self, line: &str) {
+        let name = line
+            .strip_prefix("---- ")
+            .and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some(name) = name {
+            self.0.push((name.to_owned(), Vec::new()));
+        } else if matches!(line, "failures:" | "successes:" | "stack backtrace:") {
+            // What follows is nobody's.
+            self.0.push(<(String, Vec<String>)>::default());
+        } else if let Some((_, lines)) = self.0.last_mut()
+            && lines.len() < Self::MOST
+        {
+            lines.push(line.to_owned());
+        }
+    }
+
+    fn of(&self, test: &str) -> String {
+        let found = self.0.iter().rfind(|(name, _)| name == test);
+        found.map_or_else(String::new, |(_, lines)| lines.join("\n").trim().to_owned())
+    }
 }
 
 /// The name in `test NAME ... FAILED`.
@@ -189,7 +225,7 @@ fn number_before(text: &str, word: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{failed_test, number_before};
+    use super::{Heard, failed_test, number_before};
 
     #[test]
     fn counts_are_read_from_a_result_line() {
@@ -197,6 +233,17 @@ mod tests {
         assert_eq!(number_before(line, "passed"), 12);
         assert_eq!(number_before(line, "failed"), 1);
         assert_eq!(number_before(line, "ignored"), 3);
+    }
+
+    #[test]
+    fn what_a_test_has_said_is_found_by_its_name() {
+        let output = "test a ... ok\ntest b ... FAILED\n\nsuccesses:\n\n---- a stdout ----\nfine\n\n\nsuccesses:\n    a\n\nfailures:\n\n\
+                      ---- b stdout ----\n3 lost\nthread 'b' panicked\nstack backtrace:\n   0: f\n\nfailures:\n    b\n";
+        let mut heard = Heard::default();
+        output.lines().for_each(|line| heard.line(line));
+        assert_eq!(heard.of("b"), "3 lost\nthread 'b' panicked");
+        assert_eq!(heard.of("a"), "fine");
+        assert_eq!(heard.of("c"), "");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{bench::Bench, report::Found, traffic};
 pub(super) fn customer_edge(bench: &mut Bench) -> Result<Found> {
     let (own, relay, address) = (plan::CE_IPV6, plan::BR_IPV6, plan::CE_IPV4);
     let rules = recipe::rules("lan0", "peer0");
+    bench.must_ctl("unload")?;
     // The hand-overs' firewall would not know what this tunnel carries.
     bench.machine.must(&format!(
         "set -e

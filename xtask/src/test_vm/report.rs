@@ -43,6 +43,12 @@ impl Found {
         }
     }
 
+    /// The same, when it was not so at first.
+    pub(crate) fn after(mut self, first: &str) -> Self {
+        self.said = format!("{}; AT THE SECOND ATTEMPT, the first: {first}", self.said);
+        self
+    }
+
     /// It works otherwise than on other kernels: in a word, and at length.
     pub(crate) fn degraded(word: &'static str, said: impl Into<String>) -> Self {
         Self {
