@@ -5,7 +5,7 @@ use clap::{Args as _, FromArgMatches as _};
 use mape_common::layout::{Filtering, Transport};
 
 use super::*;
-use crate::gateway::{Ipv6Forward, Mode, Pressed, Role, Seconds};
+use crate::gateway::{Ipv6Forward, Mode, Pressed, Role, Seconds, Spread};
 
 const FULL: &str = r#"
 role = "ce"
@@ -195,6 +195,30 @@ fn what_nobody_says_has_a_default() {
 }
 
 #[test]
+fn processors_that_share_are_all_a_list_or_none() {
+    let spread = |words: &[&str]| with(LEAST, words).map(|resolved| resolved.gateway.spread);
+    assert_eq!(spread(&["--spread"]).unwrap(), Spread::All);
+    assert_eq!(spread(&["--spread", "none"]).unwrap(), Spread::None);
+    assert_eq!(
+        spread(&["--spread", "1-3,5"]).unwrap(),
+        Spread::These([1, 2, 3, 5].into_iter().collect())
+    );
+    let in_file = file(&format!("spread = \"0,2\"\n{LEAST}")).unwrap();
+    assert_eq!(in_file.gateway.spread, Spread::These([0, 2].into_iter().collect()));
+    for list in ["", "half", "3-1", "1,,2"] {
+        let refused = spread(&["--spread", list]).unwrap_err();
+        assert!(
+            refused.contains("--spread") && refused.contains("1-3,5"),
+            "{list}: {refused}"
+        );
+    }
+    let refused = spread(&["--spread", "--lan", "wan0", "--wan", "wan0"]).unwrap_err();
+    assert!(refused.contains("one NIC for both sides"), "{refused}");
+    let relay = ["--role", "br", "--spread"];
+    assert!(spread(&relay).unwrap_err().contains("border relay"));
+}
+
+#[test]
 fn flags_override_the_file_and_suffice_without_one() {
     let words = [
         "--wan",
@@ -226,6 +250,7 @@ fn flags_override_the_file_and_suffice_without_one() {
     let mistaken = wrong(&format!("{LEAST}[ipv6]\nforward = \"sometimes\"\n"));
     assert!(mistaken.contains("auto, always, never"), "{mistaken}");
     assert_eq!(gateway.nat.sessions, 1024, "what no flag names stays");
+    assert_eq!(gateway.spread, Spread::None);
 
     let words = [
         "--lan=lan0",

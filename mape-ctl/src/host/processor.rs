@@ -52,6 +52,7 @@ impl Processors {
     }
 
     /// Those that are not among the others.
+    #[must_use]
     pub fn without(&self, others: &Self) -> Self {
         Self(self.0.difference(&others.0).copied().collect())
     }
