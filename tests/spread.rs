@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -22,6 +22,7 @@ use mape_tests::{
         web,
     },
 };
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 /// The far side's first port; each flow has one of its own.
@@ -375,4 +376,51 @@ fn who_follows_packets_sees_those_that_were_handed_on() {
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
     assert_eq!(lines.len(), 20, "{told:?}");
+}
+
+#[test]
+fn a_load_that_is_interrupted_leaves_them_as_they_were() {
+    let _alone = alone();
+    let Some(bench) = Bench::new(&["--spread", "1"]).unwrap() else {
+        return;
+    };
+    let gateway = bench.lab.gateway(Role::Ce).unwrap();
+    let ce = bench.lab.node("ce").unwrap();
+    let config = gateway.config().to_string_lossy().into_owned();
+    let begin = Instant::now();
+    bench.lab.load_again("ce", &["--spread", "1"]).unwrap();
+    let whole = begin.elapsed();
+    let there = || -> Result<(bool, bool)> {
+        let program = ce.tool("ip -d link show dev wan0")?.contains("mape_spread_xdp");
+        Ok((program, bench.stat()?["spread"].is_object()))
+    };
+    let mut interrupted = 0;
+    for part in 4..12 {
+        let loading = gateway.start(ce, &[], &["load", "--config", &config]).unwrap();
+        thread::sleep(whole * part / 12);
+        // It may have come to its end by now.
+        let _ = kill_process(loading.pid(), Signal::INT);
+        let done = loading.finish(Duration::from_secs(30)).unwrap();
+        let now = there().unwrap();
+        if done.status.success() {
+            assert_eq!(now, (false, false), "{done:?}");
+            bench.lab.load_again("ce", &["--spread", "1"]).unwrap();
+        } else {
+            interrupted += 1;
+            assert_eq!(now, (true, true), "{done:?}");
+        }
+        let pins: Vec<String> = fs::read_dir(gateway.pin("programs"))
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        assert!(!pins.iter().any(|name| name.ends_with("-old")), "{pins:?}");
+        assert!(
+            pins.contains(&"mape_spread_xdp".to_owned()) && !pins.contains(&"mape_wan_xdp".to_owned()),
+            "{pins:?}"
+        );
+    }
+    println!("interrupted {interrupted} of 8 times, within {whole:?}");
+    assert!(interrupted > 0);
+    let flows = bench.flows().unwrap();
+    assert_eq!(shoot(&flows).unwrap(), u32::from(FLOWS) * ROUNDS);
 }

@@ -406,7 +406,7 @@ impl<'a> Loading<'a> {
         self.attach(&mut ebpf, &old)?;
         self.attach_tunnel(&mut ebpf)?;
         self.route_into_tunnel()?;
-        self.pin_programs(&mut ebpf)?;
+        self.pin_programs(&mut ebpf, &old)?;
         self.open(was_open)
     }
 

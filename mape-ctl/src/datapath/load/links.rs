@@ -337,8 +337,14 @@ impl Loading<'_> {
         Ok(moved)
     }
 
-    pub(super) fn pin_programs(&self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    pub(super) fn pin_programs(&mut self, ebpf: &mut Ebpf, old: &OldPrograms) -> Result<(), LoadError> {
         for name in self.programs() {
+            if !old.contains_key(name) {
+                let pins = self.pins.clone();
+                self.undo.push(format!("remove the pin of {name}"), move || {
+                    pins.remove_program(name).map_err(Into::into)
+                });
+            }
             let program = ebpf.program_mut(name).ok_or(ProgramLoadError::NoProgram(name))?;
             program
                 .pin(self.pins.program(name))
