@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Where a program runs: what it hands frames on to, and what else depends on it.
-trait Place {
+trait Hook {
     /// The programs of the stages there.
     fn stages() -> &'static ProgramArray;
 
@@ -35,7 +35,7 @@ trait Place {
 /// At a NIC, on the processor that has received the frame.
 struct AtNic;
 
-impl Place for AtNic {
+impl Hook for AtNic {
     #[inline(always)]
     fn stages() -> &'static ProgramArray {
         &maps::STAGES
@@ -50,7 +50,7 @@ impl Place for AtNic {
 /// At the map CPUS, on another processor, where the kernel sends nothing back by itself.
 struct AtCpu;
 
-impl Place for AtCpu {
+impl Hook for AtCpu {
     #[inline(always)]
     fn stages() -> &'static ProgramArray {
         &maps::CPU_STAGES
@@ -78,13 +78,7 @@ pub(crate) fn lan(ctx: &XdpContext) -> u32 {
 /// Customer edge, from the WAN.
 #[inline(always)]
 pub(crate) fn wan(ctx: &XdpContext) -> u32 {
-    hand::<Kept, AtNic>(
-        ctx,
-        Direction::Inbound,
-        false,
-        #[inline(always)]
-        |frame, env, ifindex| edge::inbound(frame, env, ifindex),
-    )
+    from_wan::<AtNic>(ctx)
 }
 
 /// Customer edge, from the WAN: packets from the tunnel are shared out to processors.
@@ -102,7 +96,12 @@ pub(crate) fn spread(ctx: &XdpContext) -> u32 {
 #[inline(always)]
 pub(crate) fn taken_over(ctx: &XdpContext) -> u32 {
     maps::count_handed(TAKEN_OVER);
-    hand::<Kept, AtCpu>(
+    from_wan::<AtCpu>(ctx)
+}
+
+#[inline(always)]
+fn from_wan<H: Hook>(ctx: &XdpContext) -> u32 {
+    hand::<Kept, H>(
         ctx,
         Direction::Inbound,
         false,
@@ -111,22 +110,21 @@ pub(crate) fn taken_over(ctx: &XdpContext) -> u32 {
     )
 }
 
-/// A stage, there.
-#[inline(always)]
-pub(crate) fn stage_elsewhere(ctx: &XdpContext, stage: Stage) -> u32 {
-    hand::<(), AtCpu>(
-        ctx,
-        stage.direction(),
-        false,
-        #[inline(always)]
-        |frame, env, ifindex| edge::run(stage, maps::handed_over(), frame, env, ifindex),
-    )
-}
-
 /// A stage.
 #[inline(always)]
 pub(crate) fn stage(ctx: &XdpContext, stage: Stage) -> u32 {
-    hand::<(), AtNic>(
+    stage_at::<AtNic>(ctx, stage)
+}
+
+/// A stage, on the processor that the frame was handed on to.
+#[inline(always)]
+pub(crate) fn stage_taken_over(ctx: &XdpContext, stage: Stage) -> u32 {
+    stage_at::<AtCpu>(ctx, stage)
+}
+
+#[inline(always)]
+fn stage_at<H: Hook>(ctx: &XdpContext, stage: Stage) -> u32 {
+    hand::<(), H>(
         ctx,
         stage.direction(),
         stage.is_of_fragments(),
@@ -180,13 +178,13 @@ fn is_ipv4(ctx: &XdpContext) -> bool {
 /// Gives the frame to a stage, and on to the next one where that stage says so. `may_hold`: it is a stage of fragments, of which
 /// those that come too early may be held.
 #[inline(always)]
-fn hand<'a, M: Memory, P: Place>(
+fn hand<'a, M: Memory, H: Hook>(
     ctx: &'a XdpContext,
     direction: Direction,
     may_hold: bool,
     stage: impl FnOnce(&mut XdpPacket<'a>, &KernelEnv<M>, u32) -> Attempt,
 ) -> u32 {
-    run::<M, P>(
+    run::<M, H>(
         ctx,
         direction,
         may_hold,
@@ -194,7 +192,7 @@ fn hand<'a, M: Memory, P: Place>(
         |frame, env, ifindex| match stage(frame, env, ifindex).outcome() {
             Ok(outcome) => outcome,
             Err(next) => {
-                maps::go_on(ctx, P::stages(), next);
+                maps::go_on(ctx, H::stages(), next);
                 Err(next.reason.into())
             }
         },
@@ -203,7 +201,7 @@ fn hand<'a, M: Memory, P: Place>(
 
 /// Gives the frame to a program of the core.
 #[inline(always)]
-fn run<'a, M: Memory, P: Place>(
+fn run<'a, M: Memory, H: Hook>(
     ctx: &'a XdpContext,
     direction: Direction,
     may_hold: bool,
@@ -213,12 +211,12 @@ fn run<'a, M: Memory, P: Place>(
     let len = frame.len();
     let env = KernelEnv::<M>::new(ctx);
     let outcome = program(&mut frame, &env, env.ingress());
-    finish::<M, P>(ctx, &env, (direction, may_hold), len, outcome)
+    finish::<M, H>(ctx, &env, (direction, may_hold), len, outcome)
 }
 
 /// Counts a frame by its outcome, tells of it where somebody asks, and gives the action. `len` is the frame's length as it came.
 #[inline(always)]
-fn finish<M: Memory, P: Place>(
+fn finish<M: Memory, H: Hook>(
     ctx: &XdpContext,
     env: &KernelEnv<M>,
     (direction, may_hold): (Direction, bool),
@@ -233,9 +231,9 @@ fn finish<M: Memory, P: Place>(
                 action => (Reason::FragmentFirstMissing.number(), action),
             }
         }
-        Ok(Verdict::Forward { ifindex }) => (FORWARDED, redirect::<P>(ctx, ifindex)),
-        Ok(Verdict::Native { ifindex }) => (NATIVE, redirect::<P>(ctx, ifindex)),
-        Ok(Verdict::Answer(reason)) => (reason.number(), P::back(ctx)),
+        Ok(Verdict::Forward { ifindex }) => (FORWARDED, redirect::<H>(ctx, ifindex)),
+        Ok(Verdict::Native { ifindex }) => (NATIVE, redirect::<H>(ctx, ifindex)),
+        Ok(Verdict::Answer(reason)) => (reason.number(), H::back(ctx)),
         Ok(Verdict::Deliver) => (DELIVERED, xdp_action::XDP_PASS),
         Err(Failure::Refused(reason)) => (
             reason.number(),
@@ -249,16 +247,16 @@ fn finish<M: Memory, P: Place>(
     };
     maps::count(direction, slot, len);
     if env.is_traced() {
-        maps::tell(ctx, P::stages(), Fate::new(direction, slot, len, &outcome, action));
+        maps::tell(ctx, H::stages(), Fate::new(direction, slot, len, &outcome, action));
     }
     action
 }
 
 /// Out of the interface: back out of the same one needs no redirect.
 #[inline(always)]
-fn redirect<P: Place>(ctx: &XdpContext, ifindex: u32) -> u32 {
+fn redirect<H: Hook>(ctx: &XdpContext, ifindex: u32) -> u32 {
     if ifindex as usize == ctx.ingress_ifindex() {
-        P::back(ctx)
+        H::back(ctx)
     } else {
         maps::redirect(ifindex)
     }

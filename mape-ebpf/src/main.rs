@@ -57,7 +57,7 @@ fn mape_cpu_wan(ctx: XdpContext) -> u32 {
 /// Customer edge, a stage: as `mape_wan_open`, for what another processor has received.
 #[xdp(map = "cpumap")]
 fn mape_cpu_open(ctx: XdpContext) -> u32 {
-    action::stage_elsewhere(&ctx, Stage::InboundOpen)
+    action::stage_taken_over(&ctx, Stage::InboundOpen)
 }
 
 /// As `mape_trace_xdp`, for what another processor has received.

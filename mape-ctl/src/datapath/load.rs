@@ -6,6 +6,7 @@
 mod fill;
 mod links;
 mod machine;
+mod spread;
 
 use std::{
     io,
@@ -357,7 +358,7 @@ impl<'a> Loading<'a> {
             tables,
             ports,
             wan,
-            spread: processors(&gateway.spread)?,
+            spread: spread::processors(&gateway.spread)?,
             hops,
             sizes,
             is_reload,
@@ -492,24 +493,6 @@ impl<'a> Loading<'a> {
         self.done
             .messages
             .insert(0, format!("{verb} instance {}: {what}", self.instance));
-    }
-}
-
-/// The processors that share the packets from the tunnel.
-fn processors(spread: &Spread) -> Result<Processors, LoadError> {
-    let online = || Processors::online().map_err(LoadError::Processors);
-    match spread {
-        Spread::None => Ok(Processors::default()),
-        Spread::All => online(),
-        Spread::These(wanted) => {
-            let online = online()?;
-            let missing = wanted.without(&online);
-            if missing.is_empty() {
-                Ok(wanted.clone())
-            } else {
-                Err(LoadError::NotOnline { missing, online })
-            }
-        }
     }
 }
 

@@ -213,35 +213,27 @@ impl Tables {
         self.set::<u64>(maps::NATIVE, Lease::INDEX, lease.0)
     }
 
-    /// Takes the program of a stage out: packets that it would get are counted by who would hand them on.
+    /// Takes the program of a stage out of one of the maps of stages: packets that it would get are counted by who would hand them on.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn clear_stage(&self, stage: u32) -> Result<(), TableError> {
-        let mut stages: ProgramArray<MapData> = self.typed(maps::STAGES)?;
+    pub fn clear_stage(&self, map: &'static str, stage: u32) -> Result<(), TableError> {
+        let mut stages: ProgramArray<MapData> = self.typed(map)?;
         match stages.clear_index(&stage) {
             Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            cleared => cleared.map_err(writing(maps::STAGES)),
+            cleared => cleared.map_err(writing(map)),
         }
     }
 
-    /// Enters a program where the others' tail calls look for it: a stage's number, or that of the one that tells.
+    /// Enters a program where the others' tail calls look for it, in STAGES, TUNNEL_STAGES or CPU_STAGES: by a stage's number, or that of
+    /// the one that tells.
     ///
     /// # Errors
     /// [`TableError`].
-    pub fn set_stage(&self, stage: u32, program: &ProgramFd) -> Result<(), TableError> {
-        let mut stages: ProgramArray<MapData> = self.typed(maps::STAGES)?;
-        stages.set(stage, program, 0).map_err(writing(maps::STAGES))
-    }
-
-    /// The same for the tunnel device's programs.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn set_tunnel_stage(&self, stage: u32, program: &ProgramFd) -> Result<(), TableError> {
-        let mut stages: ProgramArray<MapData> = self.typed(maps::TUNNEL_STAGES)?;
-        stages.set(stage, program, 0).map_err(writing(maps::TUNNEL_STAGES))
+    pub fn set_stage(&self, map: &'static str, stage: u32, program: &ProgramFd) -> Result<(), TableError> {
+        let mut stages: ProgramArray<MapData> = self.typed(map)?;
+        stages.set(stage, program, 0).map_err(writing(map))
     }
 
     /// The words of an interface's entry.

@@ -1,7 +1,7 @@
 //! Owns which processors take packets from the tunnel over, where a NIC cannot tell their flows apart.
 
 use aya::{
-    maps::{CpuMap, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray},
+    maps::{CpuMap, MapData, MapError, PerCpuArray, PerCpuValues},
     programs::ProgramFd,
 };
 use mape_common::{
@@ -89,15 +89,6 @@ impl Tables {
             taken.map_err(|source| TableError::Processor { number, source })?;
         }
         Ok(())
-    }
-
-    /// Enters the program of a stage where it is looked for on the processors that take packets over.
-    ///
-    /// # Errors
-    /// [`TableError`].
-    pub fn set_cpu_stage(&self, stage: u32, program: &ProgramFd) -> Result<(), TableError> {
-        let mut stages: ProgramArray<MapData> = self.typed(maps::CPU_STAGES)?;
-        stages.set(stage, program, 0).map_err(writing(maps::CPU_STAGES))
     }
 
     /// What each processor has handed on and taken over; none where none takes any.

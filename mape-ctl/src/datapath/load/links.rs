@@ -8,7 +8,7 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use mape_common::{
-    layout::programs as names,
+    layout::{maps, programs as names},
     step::stage::{self, Stage},
 };
 
@@ -29,12 +29,6 @@ use crate::{
 
 /// Behind the name of a program that ran before.
 const OLD: &str = "-old";
-/// What runs on a processor that takes packets over, behind the program that they enter by.
-const CPU_STAGES: [(u32, &str); 2] = [
-    (Stage::InboundOpen.number(), names::CPU_INBOUND_OPEN),
-    (stage::TRACE, names::CPU_TRACE),
-];
-
 /// Pins of the programs that ran before, by name: where they are now.
 pub(super) type OldPrograms = BTreeMap<String, PathBuf>;
 
@@ -47,10 +41,7 @@ impl Loading<'_> {
             wanted.extend([names::SWEEP, names::PORT]);
         }
         wanted.extend(self.stages().map(Stage::program));
-        if !self.spread.is_empty() {
-            wanted.push(names::CPU_INBOUND);
-            wanted.extend(CPU_STAGES.map(|(_, name)| name));
-        }
+        wanted.extend(self.spread_programs());
         wanted.extend(self.classifiers());
         wanted.sort_unstable();
         wanted.dedup();
@@ -75,7 +66,7 @@ impl Loading<'_> {
         let device = self.gateway.tunnel.device.clone();
         for (stage, name) in classify::STAGES {
             self.tables
-                .set_tunnel_stage(stage.number(), &programs::fd(ebpf, name)?)?;
+                .set_stage(maps::TUNNEL_STAGES, stage.number(), &programs::fd(ebpf, name)?)?;
             self.put_stage_back(stage, name);
         }
         for (side, device) in self.sides() {
@@ -123,7 +114,7 @@ impl Loading<'_> {
         self.undo.push(format!("put the old program {name} back"), move || {
             let program = SchedClassifier::from_pin(path)?;
             tables
-                .set_tunnel_stage(stage.number(), program.fd()?)
+                .set_stage(maps::TUNNEL_STAGES, stage.number(), program.fd()?)
                 .map_err(Into::into)
         });
     }
@@ -163,73 +154,6 @@ impl Loading<'_> {
         let running = attach::pinned_program(&self.pins, nic)?;
         let is_it = |path: &&PathBuf| ProgramInfo::from_pin(path).is_ok_and(|info| info.id() == running);
         old.values().find(is_it).cloned()
-    }
-
-    /// Has the processors that share the packets from the tunnel run the new programs.
-    pub(super) fn spread_anew(&mut self, ebpf: &Ebpf, old: &OldPrograms) -> Result<(), LoadError> {
-        self.note_old_spread(old.get(names::CPU_INBOUND).cloned())?;
-        if self.spread.is_empty() {
-            return Ok(());
-        }
-        for (number, name) in CPU_STAGES {
-            self.tables.set_cpu_stage(number, &programs::fd(ebpf, name)?)?;
-            if let Some(path) = old.get(name).cloned() {
-                let tables = self.tables.clone();
-                self.undo.push(format!("put the old program {name} back"), move || {
-                    let program = Xdp::from_pin(path, XdpAttachType::CpuMap)?;
-                    tables.set_cpu_stage(number, program.fd()?).map_err(Into::into)
-                });
-            }
-        }
-        Ok(self
-            .tables
-            .set_spread(&self.spread, &programs::fd(ebpf, names::CPU_INBOUND)?)?)
-    }
-
-    /// The same with the program that is there: others may be online now.
-    pub(super) fn spread_again(&mut self) -> Result<(), LoadError> {
-        let path = self.pins.program(names::CPU_INBOUND);
-        self.note_old_spread(Some(path.clone()))?;
-        if self.spread.is_empty() {
-            return Ok(());
-        }
-        let failed = |error| cannot_open(names::CPU_INBOUND, error);
-        let program = Xdp::from_pin(path, XdpAttachType::CpuMap).map_err(failed)?;
-        let fd = program.fd().map_err(failed)?;
-        Ok(self.tables.set_spread(&self.spread, fd)?)
-    }
-
-    /// Notes how to give the packets from the tunnel back to the processors that have them now.
-    fn note_old_spread(&mut self, program: Option<PathBuf>) -> Result<(), LoadError> {
-        let before = self.tables.spread()?;
-        let tables = self.tables.clone();
-        self.undo.push(
-            "give the packets from the tunnel back to those that had them",
-            move || {
-                match program.filter(|_| !before.is_empty()) {
-                    Some(path) => {
-                        let program = Xdp::from_pin(path, XdpAttachType::CpuMap)?;
-                        tables.set_spread(&before, program.fd()?)?;
-                    }
-                    None => tables.clear_spread()?,
-                }
-                tables.spread_to_no_others(&before)?;
-                Ok(())
-            },
-        );
-        Ok(())
-    }
-
-    /// Lets go of processors that share the packets no longer, now that none is handed on to them.
-    pub(super) fn leave_processors(&mut self) {
-        let left = if self.spread.is_empty() {
-            self.tables.clear_spread()
-        } else {
-            Ok(())
-        };
-        if let Err(error) = left.and_then(|()| self.tables.spread_to_no_others(&self.spread)) {
-            self.done.warnings.push(error.to_string());
-        }
     }
 
     /// Whether all programs of this gateway are in the kernel, and stay at the tunnel device without this process.
@@ -277,13 +201,15 @@ impl Loading<'_> {
             return Ok(());
         }
         for stage in Stage::ALL.iter().filter(|stage| stage.is_of_native()) {
-            self.tables.clear_stage(stage.number())?;
+            self.tables.clear_stage(maps::STAGES, stage.number())?;
             let name = stage.program();
             if let Some(path) = old.get(name).cloned() {
                 let (tables, number) = (self.tables.clone(), stage.number());
                 self.undo.push(format!("put the program {name} back"), move || {
                     let program = Xdp::from_pin(path, XdpAttachType::Interface)?;
-                    tables.set_stage(number, program.fd()?).map_err(Into::into)
+                    tables
+                        .set_stage(maps::STAGES, number, program.fd()?)
+                        .map_err(Into::into)
                 });
             }
         }
@@ -295,12 +221,15 @@ impl Loading<'_> {
         self.leave_stages(old)?;
         let stages = self.stages().map(|stage| (stage.number(), stage.program()));
         for (number, name) in stages.chain([(stage::TRACE, names::TRACE)]) {
-            self.tables.set_stage(number, &programs::fd(ebpf, name)?)?;
+            self.tables
+                .set_stage(maps::STAGES, number, &programs::fd(ebpf, name)?)?;
             if let Some(path) = old.get(name).cloned() {
                 let tables = self.tables.clone();
                 self.undo.push(format!("put the old program {name} back"), move || {
                     let program = Xdp::from_pin(path, XdpAttachType::Interface)?;
-                    tables.set_stage(number, program.fd()?).map_err(Into::into)
+                    tables
+                        .set_stage(maps::STAGES, number, program.fd()?)
+                        .map_err(Into::into)
                 });
             }
         }
@@ -451,7 +380,7 @@ fn attach_anew(
     Ok(())
 }
 
-fn cannot_open(name: &'static str, error: ProgramError) -> LoadError {
+pub(super) fn cannot_open(name: &'static str, error: ProgramError) -> LoadError {
     LoadError::OpenProgram {
         name,
         source: Box::new(error),
