@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use mape_tests::{
     gateway::config_text,
     plan::Shape,
-    process::{self, Finished},
+    process::{self, CleanUp, Finished},
 };
 use serde_json::Value;
 
@@ -145,6 +145,7 @@ impl<'a> Gateway<'a> {
 
 impl Drop for Gateway<'_> {
     fn drop(&mut self) {
+        let _clean_up = CleanUp::begin();
         if let Err(error) = self.ctl(&["unload"]).and_then(Finished::success) {
             eprintln!("cannot unload {}: {error:#}", self.instance);
         }

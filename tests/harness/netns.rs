@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::process::{self, Background, Finished};
+use crate::process::{self, Background, CleanUp, Finished};
 
 /// Where iproute2 keeps the names.
 const FOLDER: &str = "/var/run/netns";
@@ -52,6 +52,7 @@ impl Netns {
 
     /// Removes the name; the namespace ends with the last process inside.
     pub fn delete(&self) {
+        let _clean_up = CleanUp::begin();
         // Already deleted is as good.
         let _ = process::run(Command::new("ip").args(["netns", "delete", &self.name]), TOOL);
     }
