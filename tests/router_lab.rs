@@ -2,7 +2,6 @@
 //! an announcement.
 
 use std::{
-    net::Ipv4Addr,
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use mape_tests::{
     gateway::{self, Role},
     lab::{Lab, LabOptions, alone, is_root},
-    plan,
     process::watch_signals,
     traffic::numbered,
 };
@@ -37,14 +35,7 @@ impl Bench {
         let mut lab = Lab::up(&LabOptions::default())?;
         lab.load(&gateway::program()?)?;
         lab.wait_until_reachable("host1")?;
-        let far = lab.node("internet")?.enter(|| numbered::socket((plan::SERVER, PORT)))?;
-        let near = lab.node("host1")?.enter(|| {
-            let near = numbered::socket((Ipv4Addr::UNSPECIFIED, 0))?;
-            near.connect((plan::SERVER, PORT))?;
-            Ok(near)
-        })?;
-        let (seen_from, _) = numbered::greet(&near, &far)?;
-        far.connect(seen_from)?;
+        let (near, far) = numbered::pair(&lab, "host1", PORT)?;
         for socket in [&near, &far] {
             socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         }

@@ -81,17 +81,7 @@ impl Bench {
     fn flows(&self) -> Result<Vec<Flow>> {
         (FIRST_PORT..FIRST_PORT + FLOWS)
             .map(|port| {
-                let far = self
-                    .lab
-                    .node("internet")?
-                    .enter(|| numbered::socket((plan::SERVER, port)))?;
-                let near = self.lab.node("host1")?.enter(|| {
-                    let near = numbered::socket((Ipv4Addr::UNSPECIFIED, 0))?;
-                    near.connect((plan::SERVER, port))?;
-                    Ok(near)
-                })?;
-                let (seen_from, _) = numbered::greet(&near, &far)?;
-                far.connect(seen_from)?;
+                let (near, far) = numbered::pair(&self.lab, "host1", port)?;
                 Ok(Flow { near, far })
             })
             .collect()
@@ -103,16 +93,7 @@ impl Bench {
 
     /// What processors have handed on and taken over, by their numbers.
     fn handed(&self) -> Result<Vec<[u64; 2]>> {
-        let stat = self.stat()?;
-        let processors = stat.pointer("/spread/processors").and_then(Value::as_array);
-        let mut handed = Vec::new();
-        for one in processors.context("nobody shares anything")? {
-            let number = |key: &str| one[key].as_u64().with_context(|| format!("no {key}"));
-            let at = usize::try_from(number("processor")?)?;
-            handed.resize(handed.len().max(at + 1), [0; 2]);
-            handed[at] = [number("handed_on")?, number("taken_over")?];
-        }
-        Ok(handed)
+        gateway::handed(&self.stat()?)
     }
 }
 
@@ -136,18 +117,7 @@ fn shoot(flows: &[Flow]) -> Result<u32> {
     })?;
     let mut arrived = 0;
     for (number, flow) in flows.iter().enumerate() {
-        let mut next = 0;
-        let mut buffer = [0; 64];
-        while let Ok(len) = flow.near.recv(&mut buffer) {
-            let bytes = buffer[..len].try_into().context("a datagram of another length")?;
-            let round = u32::from_be_bytes(bytes);
-            ensure!(round >= next, "flow {number}: {round} came after {next} had");
-            next = round + 1;
-            arrived += 1;
-            if next == ROUNDS {
-                break;
-            }
-        }
+        arrived += numbered::in_order(&flow.near, ROUNDS).with_context(|| format!("flow {number}"))?;
     }
     Ok(arrived)
 }

@@ -234,6 +234,23 @@ impl Gateway {
     }
 }
 
+/// Packets that each processor has handed on and taken over, by what `mape-ctl stat --json` has printed; as many as the highest number
+/// of one that shares asks for.
+///
+/// # Errors
+/// When nobody shares.
+pub fn handed(stat: &Value) -> Result<Vec<[u64; 2]>> {
+    let processors = stat.pointer("/spread/processors").and_then(Value::as_array);
+    let mut handed = Vec::new();
+    for one in processors.context("nobody shares the packets from the tunnel")? {
+        let number = |key: &str| one[key].as_u64().with_context(|| format!("a processor without {key}"));
+        let at = usize::try_from(number("processor")?)?;
+        handed.resize(handed.len().max(at + 1), [0; 2]);
+        handed[at] = [number("handed_on")?, number("taken_over")?];
+    }
+    Ok(handed)
+}
+
 /// How many packets have not been forwarded for that reason, both ways, by what `mape-ctl stat --json` has printed.
 ///
 /// # Errors

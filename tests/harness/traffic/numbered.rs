@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::iperf::Direction;
@@ -130,6 +130,41 @@ pub fn greet(near: &UdpSocket, far: &UdpSocket) -> Result<(SocketAddr, usize)> {
         }
     }
     bail!("the server heard no UDP from {:?}", near.local_addr())
+}
+
+/// A socket of a host's and one of the server's at this port, connected to each other through the gateway.
+///
+/// # Errors
+/// When they never hear each other.
+pub fn pair(lab: &Lab, host: &str, port: u16) -> Result<(UdpSocket, UdpSocket)> {
+    let far = lab.node("internet")?.enter(|| socket((plan::SERVER, port)))?;
+    let near = lab.node(host)?.enter(|| {
+        let near = socket((Ipv4Addr::UNSPECIFIED, 0))?;
+        near.connect((plan::SERVER, port)).context("cannot reach the server")?;
+        Ok(near)
+    })?;
+    let (seen_from, _) = greet(&near, &far)?;
+    far.connect(seen_from)?;
+    Ok((near, far))
+}
+
+/// How many of `count` datagrams have come to a socket that hold nothing but their number; until the last of them, or until none is left.
+///
+/// # Errors
+/// When one comes after a later one, or is of another length.
+pub fn in_order(socket: &UdpSocket, count: u32) -> Result<u32> {
+    let (mut arrived, mut next) = (0, 0);
+    let mut buffer = [0; 64];
+    while next < count
+        && let Ok(len) = socket.recv(&mut buffer)
+    {
+        let number = buffer.get(..len).and_then(|bytes| bytes.try_into().ok());
+        let number = u32::from_be_bytes(number.context("a datagram of another length")?);
+        ensure!(number >= next, "{number} came where {next} was the least that could");
+        next = number + 1;
+        arrived += 1;
+    }
+    Ok(arrived)
 }
 
 /// Room for half a second at the highest rate any check uses.

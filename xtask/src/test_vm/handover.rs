@@ -1,7 +1,6 @@
 //! Owns flows that change from XDP to the stack and back while they last: by hash that nothing is torn, by number what it costs.
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -10,7 +9,6 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use mape_tests::{
     lab::Lab,
-    plan,
     process::pause,
     recipe,
     servers::Servers,
@@ -181,7 +179,10 @@ fn during(bench: &mut Bench, change: impl FnOnce(&mut Live) -> Result<()>) -> Re
     let (lab, servers) = (&*lab, &*servers);
     let stop = AtomicBool::new(false);
     let before = sent_again(lab)?;
-    let (up, down) = (pair(lab, 7_101)?, pair(lab, 7_102)?);
+    let (up, down) = (
+        numbered::pair(lab, "host1", 7_101)?,
+        numbered::pair(lab, "host1", 7_102)?,
+    );
     let load = Load {
         count: MOST,
         size: 200,
@@ -219,21 +220,6 @@ fn files(lab: &Lab, servers: &Servers, stop: &AtomicBool) -> Result<usize> {
         }
     }
     Ok(count)
-}
-
-/// A host's socket and the server's, connected to each other.
-pub(super) fn pair(lab: &Lab, port: u16) -> Result<(UdpSocket, UdpSocket)> {
-    let far = lab.node("internet")?.enter(|| numbered::socket((plan::SERVER, port)))?;
-    let near = lab.node("host1")?.enter(|| {
-        let socket = numbered::socket((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket
-            .connect((plan::SERVER, port))
-            .context("cannot reach the server")?;
-        Ok(socket)
-    })?;
-    let (seen_from, _) = numbered::greet(&near, &far)?;
-    far.connect(seen_from)?;
-    Ok((near, far))
 }
 
 /// Segments that the two ends' kernels have sent again so far.

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mape_tests::process::pause;
+use mape_tests::{gateway::handed, process::pause, traffic::numbered};
 use serde_json::Value;
 
 use super::{
     bench::{Bench, CONFIG},
-    handover::pair,
     report::Found,
 };
 use crate::vm::live::Live;
@@ -38,13 +37,7 @@ pub(super) fn by_processors(bench: &mut Bench) -> Result<Found> {
     bench.wait_until_reachable()?;
     flows(bench)?;
     let stat: Value = serde_json::from_str(&bench.must_ctl("stat --json")?)?;
-    let processors = stat.pointer("/spread/processors").and_then(Value::as_array);
-    let handed: Option<Vec<[u64; 2]>> = processors
-        .context("nobody shares anything")?
-        .iter()
-        .map(|one| Some([one["handed_on"].as_u64()?, one["taken_over"].as_u64()?]))
-        .collect();
-    let handed = handed.context("processors without numbers")?;
+    let handed = handed(&stat)?;
     let given: u64 = handed.iter().map(|[given, _]| given).sum();
     let taken: u64 = handed.iter().map(|[_, taken]| taken).sum();
     let all = u64::from(FLOWS) * u64::from(ROUNDS);
@@ -60,7 +53,9 @@ pub(super) fn by_processors(bench: &mut Bench) -> Result<Found> {
 /// Sends every flow's datagrams to the LAN host, which gets all of them, each flow's in order.
 fn flows(bench: &Bench) -> Result<()> {
     let ports = FIRST_PORT..FIRST_PORT + FLOWS;
-    let pairs = ports.map(|port| pair(&bench.lab, port)).collect::<Result<Vec<_>>>()?;
+    let pairs = ports
+        .map(|port| numbered::pair(&bench.lab, "host1", port))
+        .collect::<Result<Vec<_>>>()?;
     for round in 0..ROUNDS {
         for (_, far) in &pairs {
             far.send(&round.to_be_bytes())?;
@@ -69,14 +64,7 @@ fn flows(bench: &Bench) -> Result<()> {
     }
     let mut arrived = 0;
     for (number, (near, _)) in pairs.iter().enumerate() {
-        let mut next = 0;
-        let mut buffer = [0; 64];
-        while let Ok(len) = near.recv(&mut buffer) {
-            let round = u32::from_be_bytes(buffer[..len].try_into().context("a datagram of another length")?);
-            ensure!(round >= next, "flow {number}: {round} came after {next} had");
-            next = round + 1;
-            arrived += 1;
-        }
+        arrived += numbered::in_order(near, ROUNDS).with_context(|| format!("flow {number}"))?;
     }
     let sent = u32::from(FLOWS) * ROUNDS;
     ensure!(arrived == sent, "{arrived} of {sent} datagrams arrived");
